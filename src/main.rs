@@ -1,0 +1,2 @@
+//! piko.
+fn main() {}
