@@ -1,1 +1,30 @@
-//! Being built.
+//! The tunnel protocol, and nothing else: handshake, session, streams, control messages.
+//!
+//! An agent dials a node ([`dial`]) and asks for `GET /piko/v1/tunnel` with `Upgrade: piko-tunnel`
+//! ([`handshake`]). After the `101` both ends speak HTTP/2 with the roles turned: the node is the
+//! h2 client ([`node_session`]), the agent the h2 server ([`agent_session`]). The first stream the
+//! node opens is the control stream ([`control`]); each later one is a request, a WebSocket or a
+//! TCP connection. `docs/protocol.md` has the whole of it.
+//!
+//! This crate knows no routing, no configuration files and no metrics.
+
+pub mod agent_session;
+pub mod backoff;
+pub mod body;
+pub mod control;
+pub mod dial;
+pub mod endpoint;
+pub mod error;
+pub mod handshake;
+pub mod headers;
+pub mod io;
+pub mod limits;
+mod liveness;
+pub mod node_session;
+mod settings;
+pub mod stream;
+pub mod websocket;
+
+pub use endpoint::EndpointId;
+pub use error::SessionError;
+pub use settings::Settings;

@@ -1,0 +1,144 @@
+//! h2 streams as HTTP bodies, with back-pressure kept from end to end.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+/// What arrives on a stream, as a body. The window of a chunk is given back when it is handed on.
+pub struct RecvBody {
+    stream: RecvStream,
+    data_done: bool,
+    length: Option<u64>,
+}
+
+impl RecvBody {
+    /// The body of a message whose `content-length`, if any, is `length`.
+    pub fn new(stream: RecvStream, length: Option<u64>) -> Self {
+        RecvBody { stream, data_done: false, length }
+    }
+}
+
+impl Body for RecvBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_done {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    self.stream.flow_control().release_capacity(data.len())?;
+                    if let Some(left) = self.length.as_mut() {
+                        *left = left.saturating_sub(data.len() as u64);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(e)) => return Poll::Ready(Some(Err(e))),
+                None => self.data_done = true,
+            }
+        }
+        let trailers = ready!(self.stream.poll_trailers(cx))?;
+        Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.length {
+            Some(length) => SizeHint::with_exact(length),
+            None if self.stream.is_end_stream() => SizeHint::with_exact(0),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+/// Why a body was not sent whole.
+#[derive(Debug, thiserror::Error)]
+pub enum SendBodyError<E> {
+    /// Its source broke off. The stream was reset, so that the peer sees a broken body.
+    #[error("body broke off at its source")]
+    Source(#[source] E),
+    /// The tunnel or the peer ended the stream.
+    #[error("stream ended by the peer: {0}")]
+    Stream(#[from] h2::Error),
+    /// The peer wants no more of it.
+    #[error("stream closed by the peer")]
+    Closed,
+}
+
+/// Sends a whole body, trailers included. A source that fails resets the stream: a body that broke
+/// off never looks like one that ended.
+pub async fn send_body<B>(body: B, mut stream: SendStream<Bytes>) -> Result<(), SendBodyError<B::Error>>
+where
+    B: Body<Data = Bytes>,
+{
+    let mut body = std::pin::pin!(body);
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            // The peer may lose interest while the source is silent.
+            _ = poll_fn(|cx| stream.poll_reset(cx)) => return Err(SendBodyError::Closed),
+        };
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            Some(Err(e)) => {
+                stream.send_reset(Reason::INTERNAL_ERROR);
+                return Err(SendBodyError::Source(e));
+            }
+            None => {
+                stream.send_data(Bytes::new(), true)?;
+                return Ok(());
+            }
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let end = body.is_end_stream();
+                if let Err(e) = send_data(&mut stream, data, end).await {
+                    return Err(e.map_or(SendBodyError::Closed, SendBodyError::Stream));
+                }
+                if end {
+                    return Ok(());
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    stream.send_trailers(trailers)?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Sends one chunk, waiting for window as often as it takes. `Err(None)`: the peer closed the stream.
+pub async fn send_data(
+    stream: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    end: bool,
+) -> Result<(), Option<h2::Error>> {
+    if data.is_empty() {
+        return if end { stream.send_data(data, true).map_err(Some) } else { Ok(()) };
+    }
+    while data.has_remaining() {
+        stream.reserve_capacity(data.len());
+        let granted = match poll_fn(|cx| stream.poll_capacity(cx)).await {
+            Some(granted) => granted.map_err(Some)?,
+            None => return Err(None),
+        };
+        let chunk = data.split_to(granted.min(data.len()));
+        if !chunk.is_empty() {
+            let last = end && data.is_empty();
+            stream.send_data(chunk, last).map_err(Some)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! The control stream: newline-delimited JSON, the same in both directions.
+//!
+//! A message whose `type` this version does not know is read as [`Message::Unknown`] and ignored,
+//! so both ends of one major version work together.
+
+use bytes::{Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::body::send_data;
+use crate::limits::{CONTROL_WRITE_TIMEOUT, MAX_CONTROL_LINE};
+use crate::{EndpointId, SessionError};
+
+/// What kind of traffic a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP requests and WebSockets.
+    #[default]
+    Http,
+    /// Bytes.
+    Tcp,
+}
+
+/// One control message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Message {
+    /// Agent: listen on an endpoint. `id` is the agent's, new for each listener of the tunnel.
+    Listen {
+        /// The agent's number for this listener.
+        id: u64,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// What it serves.
+        #[serde(default)]
+        protocol: Protocol,
+    },
+    /// Node: the listener is registered and routable on this node.
+    Listening {
+        /// The listener.
+        id: u64,
+    },
+    /// Node: the listener is refused.
+    Refused {
+        /// The listener.
+        id: u64,
+        /// Stable code.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// Agent: stop routing to a listener. Streams in flight go on.
+    Unlisten {
+        /// The listener.
+        id: u64,
+    },
+    /// Either: how busy the sender is. Information only.
+    Health {
+        /// Requests in flight.
+        inflight: u64,
+    },
+    /// Node: this node is leaving; connect elsewhere, then close this tunnel.
+    Drain {
+        /// How long the node will wait, milliseconds.
+        grace_ms: u64,
+    },
+    /// A type of a later version: ignored.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Both directions of the control stream.
+pub struct ControlStream {
+    sender: ControlSender,
+    receiver: ControlReceiver,
+}
+
+/// The writing half.
+pub struct ControlSender(SendStream<Bytes>);
+
+/// The reading half.
+pub struct ControlReceiver {
+    stream: RecvStream,
+    buffer: BytesMut,
+}
+
+impl ControlStream {
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+        let receiver = ControlReceiver { stream: recv, buffer: BytesMut::new() };
+        ControlStream { sender: ControlSender(send), receiver }
+    }
+
+    /// Two owners, one for each direction.
+    pub fn split(self) -> (ControlSender, ControlReceiver) {
+        (self.sender, self.receiver)
+    }
+
+    /// See [`ControlSender::send`].
+    pub async fn send(&mut self, message: &Message) -> Result<(), SessionError> {
+        self.sender.send(message).await
+    }
+
+    /// See [`ControlReceiver::recv`].
+    pub async fn recv(&mut self) -> Result<Option<Message>, SessionError> {
+        self.receiver.recv().await
+    }
+}
+
+impl ControlSender {
+    /// Sends one message. Not cancel safe: half a line may have been sent.
+    pub async fn send(&mut self, message: &Message) -> Result<(), SessionError> {
+        let mut line = serde_json::to_vec(message).map_err(SessionError::ControlMalformed)?;
+        line.push(b'\n');
+        match timeout(CONTROL_WRITE_TIMEOUT, send_data(&mut self.0, line.into(), false)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Some(e))) => Err(e.into()),
+            Ok(Err(None)) => Err(SessionError::Closed),
+            Err(_) => Err(SessionError::ControlStuck(CONTROL_WRITE_TIMEOUT)),
+        }
+    }
+}
+
+impl ControlReceiver {
+    /// The next message; `None` once the peer has ended its side. Cancel safe.
+    pub async fn recv(&mut self) -> Result<Option<Message>, SessionError> {
+        loop {
+            if let Some(line) = take_line(&mut self.buffer)? {
+                return serde_json::from_slice(&line).map(Some).map_err(SessionError::ControlMalformed);
+            }
+            match self.stream.data().await {
+                Some(data) => {
+                    let data = data?;
+                    self.buffer.extend_from_slice(&data);
+                    self.stream.flow_control().release_capacity(data.len())?;
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Takes one line off the buffer, without its newline. Empty lines are skipped.
+fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, SessionError> {
+    while let Some(end) = buffer.iter().position(|&b| b == b'\n') {
+        if end > MAX_CONTROL_LINE {
+            break;
+        }
+        let mut line = buffer.split_to(end + 1);
+        line.truncate(end);
+        if !line.is_empty() {
+            return Ok(Some(line));
+        }
+    }
+    if buffer.len() > MAX_CONTROL_LINE {
+        return Err(SessionError::ControlTooLong(MAX_CONTROL_LINE));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_the_documented_shape() {
+        let listen =
+            Message::Listen { id: 1, endpoint: "my-endpoint".parse().unwrap(), protocol: Protocol::Http };
+        let json = r#"{"type":"listen","id":1,"endpoint":"my-endpoint","protocol":"http"}"#;
+        assert_eq!(serde_json::to_string(&listen).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Message>(json).unwrap(), listen);
+    }
+
+    #[test]
+    fn a_type_of_a_later_version_is_unknown_not_an_error() {
+        let json = r#"{"type":"resize","by":[1,2],"more":{"x":1}}"#;
+        assert_eq!(serde_json::from_str::<Message>(json).unwrap(), Message::Unknown);
+    }
+
+    #[test]
+    fn lines_are_taken_one_by_one_and_bounded() {
+        let mut buffer = BytesMut::from(&b"\n{\"a\":1}\nhalf"[..]);
+        assert_eq!(take_line(&mut buffer).unwrap().unwrap(), &b"{\"a\":1}"[..]);
+        assert!(take_line(&mut buffer).unwrap().is_none());
+        buffer.extend_from_slice(&vec![b'x'; MAX_CONTROL_LINE]);
+        assert!(matches!(take_line(&mut buffer), Err(SessionError::ControlTooLong(_))));
+    }
+}

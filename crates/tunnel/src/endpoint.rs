@@ -1,0 +1,104 @@
+//! The name traffic is addressed to, checked once and cheap to pass around.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::limits::MAX_ENDPOINT_LEN;
+
+/// An endpoint's name: 1 to 128 bytes of `A-Z a-z 0-9 . _ ~ -` (RFC 3986 unreserved). Case matters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(Arc<str>);
+
+/// Why a name is no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEndpoint {
+    /// The name is empty.
+    #[error("an endpoint name cannot be empty")]
+    Empty,
+    /// The name is too long.
+    #[error("an endpoint name has at most {MAX_ENDPOINT_LEN} bytes, this one has {0}")]
+    TooLong(usize),
+    /// A character that is not allowed.
+    #[error("an endpoint name has only letters, digits and . _ ~ -, not {0:?}")]
+    Character(char),
+}
+
+impl EndpointId {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EndpointId {
+    type Err = InvalidEndpoint;
+
+    fn from_str(name: &str) -> Result<Self, InvalidEndpoint> {
+        if name.is_empty() {
+            return Err(InvalidEndpoint::Empty);
+        }
+        if name.len() > MAX_ENDPOINT_LEN {
+            return Err(InvalidEndpoint::TooLong(name.len()));
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '~' | '-');
+        match name.chars().find(|&c| !allowed(c)) {
+            Some(c) => Err(InvalidEndpoint::Character(c)),
+            None => Ok(EndpointId(name.into())),
+        }
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl AsRef<str> for EndpointId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for EndpointId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for EndpointId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for EndpointId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert_eq!("my-endpoint_1.a~".parse::<EndpointId>().unwrap().as_str(), "my-endpoint_1.a~");
+        assert_eq!("".parse::<EndpointId>(), Err(InvalidEndpoint::Empty));
+        assert_eq!("a/b".parse::<EndpointId>(), Err(InvalidEndpoint::Character('/')));
+        assert_eq!("a".repeat(129).parse::<EndpointId>(), Err(InvalidEndpoint::TooLong(129)));
+        assert_ne!("A".parse::<EndpointId>(), "a".parse::<EndpointId>());
+    }
+}

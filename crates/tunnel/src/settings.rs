@@ -1,0 +1,65 @@
+//! What both ends of a tunnel agree on by configuration: windows and liveness.
+
+use std::time::Duration;
+
+use crate::limits;
+
+/// Windows and liveness of one tunnel. Each end uses its own; they need not be equal.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// HTTP/2 window of one stream, bytes. Caps one stream at window / round-trip time.
+    pub stream_window: u32,
+    /// HTTP/2 window of the connection, bytes: the memory one tunnel may hold in flight.
+    pub connection_window: u32,
+    /// How often a PING is sent on a tunnel.
+    pub ping_interval: Duration,
+    /// How long its answer may take before the tunnel is taken for dead.
+    pub ping_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            stream_window: 1 << 20,
+            connection_window: 16 << 20,
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Settings {
+    /// The h2 client a node (or a node's peer link) runs on a tunnel.
+    pub(crate) fn client(&self) -> h2::client::Builder {
+        let mut builder = h2::client::Builder::new();
+        builder
+            .enable_push(false)
+            .max_concurrent_streams(0)
+            .initial_max_send_streams(limits::MAX_STREAMS as usize)
+            .initial_window_size(self.stream_window)
+            .initial_connection_window_size(self.connection_window)
+            .max_frame_size(limits::MAX_FRAME)
+            .max_header_list_size(limits::MAX_HEADER_LIST)
+            .max_send_buffer_size(limits::MAX_SEND_BUFFER);
+        builder
+    }
+
+    /// The h2 server an agent (or a node's peer port) runs on a tunnel.
+    ///
+    /// The peer is a node, which resets a stream whenever a client hangs up: the rapid-reset guard
+    /// meant for browsers would let a few impatient clients end the whole tunnel, so it is off.
+    pub(crate) fn server(&self) -> h2::server::Builder {
+        let mut builder = h2::server::Builder::new();
+        builder
+            .max_concurrent_streams(limits::MAX_STREAMS)
+            .max_pending_accept_reset_streams(limits::MAX_PENDING_RESETS)
+            .max_concurrent_reset_streams(limits::MAX_REMEMBERED_RESETS)
+            .max_local_error_reset_streams(None)
+            .initial_window_size(self.stream_window)
+            .initial_connection_window_size(self.connection_window)
+            .max_frame_size(limits::MAX_FRAME)
+            .max_header_list_size(limits::MAX_HEADER_LIST)
+            .max_send_buffer_size(limits::MAX_SEND_BUFFER);
+        builder
+    }
+}

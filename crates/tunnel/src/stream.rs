@@ -1,0 +1,100 @@
+//! One h2 stream as a byte stream.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// An h2 stream read and written as bytes. Half-close is kept: shutting down the write side sends
+/// END_STREAM, and reading goes on. Dropping it unfinished resets the stream.
+pub struct TunnelStream {
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+    unread: Bytes,
+    finished: bool,
+}
+
+impl TunnelStream {
+    /// Both halves of one stream.
+    pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+        TunnelStream { send, recv, unread: Bytes::new(), finished: false }
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.send.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(data)) => self.unread = data,
+                Some(Err(e)) => return Poll::Ready(Err(to_io(e))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let n = self.unread.len().min(out.remaining());
+        out.put_slice(&self.unread[..n]);
+        self.unread.advance(n);
+        // The window goes back only for what the reader took: a slow reader slows the sender.
+        self.recv.flow_control().release_capacity(n).map_err(to_io)?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        self.send.reserve_capacity(data.len());
+        loop {
+            return match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(0)) => continue,
+                Some(Ok(n)) => {
+                    let n = n.min(data.len());
+                    self.send.send_data(Bytes::copy_from_slice(&data[..n]), false).map_err(to_io)?;
+                    Poll::Ready(Ok(n))
+                }
+                Some(Err(e)) => Poll::Ready(Err(to_io(e))),
+                None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            };
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.finished {
+            self.finished = true;
+            self.send.send_data(Bytes::new(), true).map_err(to_io)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn to_io(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+    }
+    match error.reason() {
+        Some(Reason::CANCEL | Reason::NO_ERROR | Reason::STREAM_CLOSED) => {
+            io::Error::new(io::ErrorKind::ConnectionReset, error)
+        }
+        _ => io::Error::other(error),
+    }
+}
