@@ -1,1 +1,20 @@
-//! Being built.
+//! A node: `piko server` as a library.
+//!
+//! A node has five ports. Clients come to the **proxy** port ([`proxy`], Pingora's `ProxyHttp`
+//! lifecycle), agents to the **upstream** port ([`upstream`]), people and probes to the **admin**
+//! port ([`admin`]), other nodes to the **gossip** port ([`cluster`]) and the **peer** port
+//! ([`peer`]). A request finds its upstream in [`route`]: a tunnel of an agent connected here, or
+//! the link to a node that has one. [`node`] puts the parts together and [`shutdown`] takes them
+//! apart again.
+
+pub mod admin;
+pub mod cluster;
+pub mod config;
+pub mod error;
+pub mod metrics;
+pub mod node;
+pub mod peer;
+pub mod proxy;
+pub mod route;
+pub mod shutdown;
+pub mod upstream;

@@ -1,0 +1,182 @@
+//! A link to every active node: dialled when the node appears, redialled as long as it is there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use piko_tunnel::backoff::Backoff;
+use piko_tunnel::control::ControlStream;
+use piko_tunnel::node_session::{self, Driver, Opener};
+use piko_tunnel::{SessionError, Settings};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::handshake::{self, HandshakeError, Secret};
+use crate::cluster::{RemoteNode, Table};
+use crate::route::target::{Kind, Target, Targets};
+
+/// Connecting to a node in the same network takes milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// First and longest pause between tries: a node that is back should be reached quickly.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// The live links, by node id.
+pub struct Links {
+    live: RwLock<HashMap<String, Arc<Target>>>,
+    targets: Arc<Targets>,
+    secret: Secret,
+    settings: Settings,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("connect: {0}")]
+    Connect(#[from] std::io::Error),
+    #[error("connect: no answer within {CONNECT_TIMEOUT:?}")]
+    ConnectTimeout,
+    #[error("authenticate: {0}")]
+    Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+impl Links {
+    /// No links yet: [`Links::run`] makes them.
+    pub fn new(targets: Arc<Targets>, secret: Secret, settings: Settings) -> Arc<Self> {
+        Arc::new(Links {
+            live: RwLock::default(),
+            targets,
+            secret,
+            settings,
+            changes: watch::Sender::new(0),
+        })
+    }
+
+    /// The live link to a node.
+    pub fn target(&self, node: &str) -> Option<Arc<Target>> {
+        self.live.read().get(node).cloned()
+    }
+
+    /// Counts up at each change.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Keeps a link to each node that is active in the table, until stopped.
+    pub async fn run(self: Arc<Self>, table: Arc<Table>, stop: CancellationToken) {
+        let mut changes = table.subscribe_changes();
+        let mut wanted: HashMap<String, CancellationToken> = HashMap::new();
+        let mut tasks = JoinSet::new();
+        loop {
+            let nodes: HashMap<_, _> =
+                table.active_remotes().into_iter().map(|node| (link_key(&node), node)).collect();
+            wanted.retain(|key, unwanted| {
+                let keep = nodes.contains_key(key);
+                if !keep {
+                    unwanted.cancel();
+                }
+                keep
+            });
+            for (key, node) in nodes {
+                wanted.entry(key).or_insert_with(|| {
+                    let unwanted = stop.child_token();
+                    tasks.spawn(self.clone().keep(node, unwanted.clone()));
+                    unwanted
+                });
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { break },
+                Some(_) = tasks.join_next() => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        tasks.shutdown().await;
+    }
+
+    /// One node's link, redialled until unwanted.
+    async fn keep(self: Arc<Self>, node: Arc<RemoteNode>, unwanted: CancellationToken) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            let once = async {
+                match self.connect(&node).await {
+                    Ok((opener, driver, control)) => {
+                        backoff.reset();
+                        let ended = self.live(&node, opener, driver, control).await;
+                        warn!(node.id = %node.id, reason = %ended, "peer link ended");
+                    }
+                    Err(e) => debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer"),
+                }
+                sleep(backoff.next()).await;
+            };
+            tokio::select! {
+                () = once => {}
+                () = unwanted.cancelled() => return,
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        node: &RemoteNode,
+    ) -> Result<(Opener, Driver<TcpStream>, ControlStream), LinkError> {
+        let connect = TcpStream::connect(&*node.peer_addr);
+        let mut stream = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| LinkError::ConnectTimeout)??;
+        stream.set_nodelay(true)?;
+        handshake::dial(&mut stream, &self.secret).await?;
+        Ok(node_session::handshake(stream, &self.settings).await?)
+    }
+
+    /// Offers the link to the router for as long as it lives.
+    async fn live(
+        &self,
+        node: &RemoteNode,
+        opener: Opener,
+        driver: Driver<TcpStream>,
+        control: ControlStream,
+    ) -> SessionError {
+        info!(node.id = %node.id, peer.addr = %node.peer_addr, "linked to peer");
+        let target = self.targets.add(Kind::Node { id: node.id.clone() }, opener);
+        let _entry = Entry::insert(self, node.id.clone(), target);
+        // Nothing is said on it yet; a node of a later version may.
+        let _control = control;
+        driver.run().await
+    }
+}
+
+/// The restarted node has a new id and a new epoch: its link is another one.
+fn link_key(node: &RemoteNode) -> String {
+    format!("{}@{}/{}", node.id, node.peer_addr, node.epoch)
+}
+
+/// A live link's place in the map; gone when dropped, on cancel too.
+struct Entry<'a> {
+    links: &'a Links,
+    node: String,
+    target: Arc<Target>,
+}
+
+impl<'a> Entry<'a> {
+    fn insert(links: &'a Links, node: String, target: Arc<Target>) -> Self {
+        links.live.write().insert(node.clone(), target.clone());
+        links.changes.send_modify(|n| *n += 1);
+        Entry { links, node, target }
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.target.set_leaving();
+        let mut live = self.links.live.write();
+        if live.get(&self.node).is_some_and(|target| target.id() == self.target.id()) {
+            live.remove(&self.node);
+        }
+        drop(live);
+        self.links.changes.send_modify(|n| *n += 1);
+    }
+}

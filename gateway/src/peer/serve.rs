@@ -1,0 +1,134 @@
+//! The peer port: links of other nodes arrive here; their requests go to agents of this node.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use piko_tunnel::Settings;
+use piko_tunnel::agent_session::AgentSession;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::handshake::{self, Secret};
+use super::relay::relay;
+use crate::route::Router;
+
+/// A running peer port.
+pub struct PeerPort {
+    addr: SocketAddr,
+    accepting: CancellationToken,
+    /// Ask the other nodes to open no more streams.
+    leaving: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[derive(Clone)]
+struct Shared {
+    router: Arc<Router>,
+    secret: Secret,
+    settings: Settings,
+    leaving: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl PeerPort {
+    /// Serves other nodes on a bound listener.
+    pub fn start(
+        listener: TcpListener,
+        router: Arc<Router>,
+        secret: Secret,
+        settings: Settings,
+    ) -> std::io::Result<PeerPort> {
+        let port = PeerPort {
+            addr: listener.local_addr()?,
+            accepting: CancellationToken::new(),
+            leaving: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let shared =
+            Shared { router, secret, settings, leaving: port.leaving.clone(), tasks: port.tasks.clone() };
+        port.tasks.spawn(accept(listener, shared, port.accepting.clone(), port.cut.clone()));
+        Ok(port)
+    }
+
+    /// The bound address.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Takes no new streams, lets those open finish until the deadline, then cuts the rest.
+    pub async fn stop(self, within: Duration) {
+        self.accepting.cancel();
+        self.leaving.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Shared, stop: CancellationToken, cut: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, addr)) => {
+                let (shared, cut) = (shared.clone(), cut.clone());
+                shared.tasks.clone().spawn(async move {
+                    tokio::select! {
+                        () = link(stream, addr, shared, cut.clone()) => {}
+                        () = cut.cancelled() => {}
+                    }
+                });
+            }
+            Err(e) => {
+                warn!(error = %e, "failed to accept a peer");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One link of another node.
+async fn link(mut stream: TcpStream, addr: SocketAddr, shared: Shared, cut: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    if let Err(e) = handshake::accept(&mut stream, &shared.secret).await {
+        warn!(peer.addr = %addr, error = %e, "refused a peer link");
+        return;
+    }
+    let (mut session, _control) = match AgentSession::handshake(stream, &shared.settings).await {
+        Ok(parts) => parts,
+        Err(e) => return debug!(peer.addr = %addr, error = %e, "peer link failed"),
+    };
+    let mut told = false;
+    loop {
+        let incoming = tokio::select! {
+            incoming = session.accept() => incoming,
+            () = shared.leaving.cancelled(), if !told => {
+                told = true;
+                session.graceful_shutdown();
+                continue;
+            }
+        };
+        match incoming {
+            Some(Ok(incoming)) => {
+                let (router, cut) = (shared.router.clone(), cut.clone());
+                shared.tasks.spawn(async move {
+                    tokio::select! {
+                        () = relay(incoming, &router) => {}
+                        () = cut.cancelled() => {}
+                    }
+                });
+            }
+            Some(Err(e)) => return debug!(peer.addr = %addr, error = %e, "peer link ended"),
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The proxy port: Pingora's service on a socket we bound, inside our own runtime.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora_core::apps::HttpServerOptions;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::services::Service as _;
+use pingora_core::services::listening::Service;
+use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use super::connect::{TunnelConnector, tunnel_alpn};
+use super::endpoint::Domains;
+use super::session::Timeouts;
+use super::{Gateway, MAX_TRIES};
+use crate::metrics::Metrics;
+use crate::route::Router;
+use crate::route::target::Targets;
+
+/// What the proxy port needs to know.
+pub struct ProxyOptions {
+    /// Time to the response headers. `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// Silence allowed in a body, either way. `None`: no limit.
+    pub idle: Option<Duration>,
+    /// How long a client's idle connection is kept.
+    pub keepalive: Option<Duration>,
+    /// Suffixes under which hosts name endpoints.
+    pub domains: Vec<String>,
+    /// One log line a request?
+    pub access_log: bool,
+}
+
+/// A running proxy port.
+pub struct Proxy {
+    addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    metrics: Arc<Metrics>,
+}
+
+impl Proxy {
+    /// Serves on a listener that is already bound, so that a port in use is our error, not a panic.
+    pub fn start(
+        listener: TcpListener,
+        options: ProxyOptions,
+        router: Arc<Router>,
+        targets: Arc<Targets>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Proxy> {
+        let addr = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let gateway = Gateway {
+            router,
+            metrics: metrics.clone(),
+            domains: Domains::new(&options.domains),
+            alpn: tunnel_alpn(),
+            access_log: options.access_log,
+            idle: options.idle,
+            keepalive: options.keepalive.map(|idle| idle.as_secs()),
+        };
+        let timeouts = Timeouts { response: options.timeout, idle: options.idle };
+        let mut service = service(gateway, TunnelConnector { targets, timeouts });
+        let name = addr.to_string();
+        service.add_tcp(&name);
+        let mut sockets = pingora_core::server::Fds::new();
+        sockets.add(name, listener.into_raw_fd());
+        let (stop, stopped) = watch::channel(false);
+        // Owned by `Proxy`: `stop` awaits it.
+        let task = tokio::spawn(async move {
+            service.start_service(Some(Arc::new(Mutex::new(sockets))), stopped, 1).await;
+        });
+        Ok(Proxy { addr, stop, task, metrics })
+    }
+
+    /// The bound address.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops accepting, lets requests in flight finish until the deadline, then cuts the rest.
+    /// Returns how many were cut.
+    pub async fn stop(mut self, within: Duration) -> i64 {
+        let _ = self.stop.send(true);
+        let deadline = tokio::time::Instant::now() + within;
+        let mut poll = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            let busy = self.metrics.proxy.requests_in_flight.get();
+            if busy == 0 || tokio::time::Instant::now() >= deadline {
+                self.task.abort();
+                let _ = (&mut self.task).await;
+                return busy;
+            }
+            poll.tick().await;
+        }
+    }
+}
+
+fn service(gateway: Gateway, connector: TunnelConnector) -> Service<HttpProxy<Gateway, TunnelConnector>> {
+    let conf = ServerConf { max_retries: MAX_TRIES + 1, ..ServerConf::default() };
+    let mut options = HttpServerOptions::default();
+    options.h2c = true;
+    ProxyServiceBuilder::new(&Arc::new(conf), gateway)
+        .name("proxy")
+        .custom(connector, Arc::new(|_, _, _| Box::pin(async { None })))
+        .server_options(options)
+        .build()
+}

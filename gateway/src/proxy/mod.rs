@@ -1,0 +1,281 @@
+//! THE HOT PATH: the life of a request on the node its client reached, phase by phase.
+
+mod connect;
+pub mod endpoint;
+mod listen;
+mod session;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Version, header};
+use piko_tunnel::{EndpointId, headers, limits};
+use pingora_core::upstreams::peer::{ALPN, HttpPeer};
+use pingora_error::{Error, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tracing::debug;
+
+use crate::error::Failure;
+use crate::metrics::Metrics;
+use crate::route::{Kind, Router, Target};
+use endpoint::Domains;
+pub use listen::{Proxy, ProxyOptions};
+
+/// Tries of one request, first included.
+const MAX_TRIES: usize = 3;
+
+/// The proxy port's logic.
+pub(crate) struct Gateway {
+    router: Arc<Router>,
+    metrics: Arc<Metrics>,
+    domains: Domains,
+    alpn: ALPN,
+    access_log: bool,
+    idle: Option<Duration>,
+    keepalive: Option<u64>,
+}
+
+/// One request.
+pub(crate) struct Request {
+    started: Instant,
+    endpoint: Option<EndpointId>,
+    target: Option<Arc<Target>>,
+    tried: Vec<u64>,
+    failure: Option<Failure>,
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        Request { started: Instant::now(), endpoint: None, target: None, tried: Vec::new(), failure: None }
+    }
+
+    // which endpoint?
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Request) -> Result<bool> {
+        self.metrics.proxy.requests_in_flight.inc();
+        // Pingora's custom path may still poll the client after the response is out; without this, a
+        // fast client's next request is taken for a body and the connection cut.
+        session.downstream_session.set_pipelining_enabled(true);
+        session.downstream_session.set_keepalive(self.keepalive);
+        session.downstream_session.set_read_timeout(self.idle);
+        session.downstream_session.set_write_timeout(self.idle);
+        let request = session.req_header();
+        if headers::list_size(&request.headers) > limits::MAX_MESSAGE_HEADERS {
+            return Err(Failure::HeadersTooLarge.into_error());
+        }
+        let host = request.headers.get(header::HOST);
+        if host.is_none() && request.version == Version::HTTP_11 && request.uri.authority().is_none() {
+            return Err(Failure::InvalidHost.into_error());
+        }
+        let host = host.and_then(|host| host.to_str().ok());
+        let authority = host.or(request.uri.authority().map(|authority| authority.as_str()));
+        let found = endpoint::find(&request.headers, authority, &self.domains);
+        ctx.endpoint = Some(found.map_err(Failure::into_error)?);
+        answer_expect(session).await?;
+        Ok(false)
+    }
+
+    // which upstream?
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Request) -> Result<Box<HttpPeer>> {
+        let Some(endpoint) = &ctx.endpoint else { return Err(Failure::Internal.into_error()) };
+        let Some(target) = self.router.select(endpoint.as_str(), &ctx.tried).await else {
+            let failure = if ctx.tried.is_empty() { Failure::NoUpstream } else { Failure::Unreachable };
+            return Err(failure.into_error());
+        };
+        if !ctx.tried.is_empty() {
+            self.metrics.proxy.retries.inc();
+        }
+        match target.kind() {
+            Kind::Agent { .. } => self.metrics.proxy.upstream_requests.inc(),
+            Kind::Node { id } => self.metrics.proxy.remote_requests.with_label_values(&[id]).inc(),
+        }
+        ctx.tried.push(target.id());
+        let peer = connect::peer_for(&target, &self.alpn);
+        ctx.target = Some(target);
+        Ok(peer)
+    }
+
+    // which headers?
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Request,
+    ) -> Result<()> {
+        for name in &headers::PRIVATE {
+            request.remove_header(name);
+        }
+        if let Some(endpoint) = &ctx.endpoint {
+            request.insert_header(headers::LISTENER, endpoint.as_str())?;
+        }
+        let client = session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip());
+        forwarded(request, client)
+    }
+
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        _: &mut Request,
+    ) -> Result<()> {
+        for name in [headers::LISTENER, headers::UPGRADE, headers::UPGRADED, headers::FORWARD] {
+            if response.headers.contains_key(&name) {
+                response.remove_header(&name);
+            }
+        }
+        Ok(())
+    }
+
+    // nothing was sent: any other upstream will do
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Request,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        error.set_retry(ctx.tried.len() < MAX_TRIES);
+        error.into_up()
+    }
+
+    // something was sent: only if the upstream did not start on it, or it may be repeated
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Request,
+        reused: bool,
+    ) -> Box<Error> {
+        let answered = session.as_ref().response_written().is_some();
+        let body_held = !session.as_ref().retry_buffer_truncated();
+        let repeatable = *error.etype() == session::REFUSED || session.req_header().method.is_idempotent();
+        if answered || !body_held || !repeatable || ctx.tried.len() >= MAX_TRIES {
+            error.set_retry(false);
+        } else {
+            error.retry.decide_reuse(reused);
+        }
+        error
+    }
+
+    // what does the client read?
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Request) -> FailToProxy {
+        let failure = Failure::of(error);
+        ctx.failure = failure;
+        debug!(error = %error, endpoint = ctx.endpoint.as_ref().map(|e| e.as_str()), "request failed");
+        let none = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        let Some(failure) = failure else { return none };
+        // A reply that has begun can only be broken off.
+        if session.as_ref().response_written().is_some() {
+            return none;
+        }
+        let reply = failure.reply();
+        self.metrics.proxy.errors.with_label_values(&[reply.code]).inc();
+        if respond(session, failure).await.is_err() {
+            return none;
+        }
+        FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Request, _: &Error) -> bool {
+        true // the access log has it
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Request, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true // the retry metric has it
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Request) {
+        self.metrics.proxy.requests_in_flight.dec();
+        let status = session.as_ref().response_written().map_or(0, |response| response.status.as_u16());
+        let elapsed = ctx.started.elapsed();
+        let request = session.req_header();
+        self.metrics.proxy.observe(
+            &request.method,
+            status,
+            elapsed,
+            headers::list_size(&request.headers) + request.uri.path().len(),
+            session.body_bytes_sent(),
+        );
+        if self.access_log {
+            log_access(session, ctx, status, elapsed);
+        }
+    }
+}
+
+/// Answers `Expect: 100-continue` here: waiting for the service to do it costs the client a second.
+async fn answer_expect(session: &mut Session) -> Result<()> {
+    let expects = session.req_header().headers.get(header::EXPECT);
+    if expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        session.req_header_mut().remove_header(&header::EXPECT);
+        session.downstream_session.write_continue_response().await?;
+    }
+    Ok(())
+}
+
+/// `X-Forwarded-For` gets the client appended; `-Proto` and `-Host` are set where no proxy before us
+/// has. `Forwarded` is left as it came.
+fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> Result<()> {
+    if let Some(client) = client {
+        let mut chain = String::with_capacity(48);
+        for value in request.headers.get_all("x-forwarded-for") {
+            chain.push_str(&String::from_utf8_lossy(value.as_bytes()));
+            chain.push_str(", ");
+        }
+        use std::fmt::Write as _;
+        let _ = write!(chain, "{client}");
+        request.insert_header("x-forwarded-for", chain)?;
+    }
+    if !request.headers.contains_key("x-forwarded-proto") {
+        request.insert_header("x-forwarded-proto", HeaderValue::from_static("http"))?;
+    }
+    if !request.headers.contains_key("x-forwarded-host")
+        && let Some(host) = request.headers.get(header::HOST).cloned()
+    {
+        request.insert_header("x-forwarded-host", host)?;
+    }
+    Ok(())
+}
+
+async fn respond(session: &mut Session, failure: Failure) -> Result<()> {
+    let reply = failure.reply();
+    let body = reply.body();
+    let mut head = ResponseHeader::build(reply.status, Some(4))?;
+    head.insert_header(header::CONTENT_TYPE, "application/json")?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    head.insert_header(headers::ERROR, reply.code)?;
+    head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
+    session.downstream_session.set_keepalive(None);
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(Bytes::from(body)), true).await
+}
+
+fn log_access(session: &Session, ctx: &Request, status: u16, elapsed: Duration) {
+    let request = session.req_header();
+    let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let target = ctx.target.as_ref().map(|target| match target.kind() {
+        Kind::Agent { agent_id, .. } => agent_id.as_str(),
+        Kind::Node { id } => id.as_str(),
+    });
+    let client = session.client_addr().map(ToString::to_string);
+    tracing::info!(
+        target: "piko::access",
+        method = %request.method,
+        host,
+        path = request.uri.path(),
+        status,
+        endpoint = ctx.endpoint.as_ref().map(|endpoint| endpoint.as_str()),
+        upstream = target,
+        client,
+        error = ctx.failure.map(|failure| failure.reply().code),
+        tries = ctx.tried.len(),
+        duration_ms = elapsed.as_secs_f64() * 1e3,
+        "request"
+    );
+}

@@ -1,0 +1,386 @@
+//! One request on a tunnel, as Pingora's upstream session: the adapter between `ProxyHttp` and h2.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, Stream, stream};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header, request, uri};
+use piko_tunnel::body::send_data;
+use piko_tunnel::headers;
+use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite, client::Session};
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::{Digest, UniqueIDType};
+use pingora_error::{Error, ErrorType, OrErr as _, Result, RetryType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::error::Failure;
+use crate::route::target::InFlight;
+
+/// The agent or node did not start on the request: any method may be sent elsewhere.
+pub(super) const REFUSED: ErrorType = ErrorType::Custom("UpstreamRefused");
+
+/// How long a tunnel session waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    /// For response headers, counted from the last byte of the request that moved.
+    pub(super) response: Option<Duration>,
+    /// For the next bytes of a body, either way.
+    pub(super) idle: Option<Duration>,
+}
+
+/// A request stream. Dropping it unfinished resets the stream, which tells the agent.
+pub(super) struct TunnelSession {
+    _inflight: InFlight,
+    sender: SendRequest<Bytes>,
+    timeouts: Timeouts,
+    body: Option<SendStream<Bytes>>,
+    progress: Arc<Progress>,
+    response: Option<ResponseFuture>,
+    recv: Option<RecvStream>,
+    head: Option<ResponseHeader>,
+    upgrade: bool,
+    upgraded: bool,
+    request_done: bool,
+    digest: Digest,
+}
+
+/// When the request body last moved: while an upload goes on, the response is not late.
+struct Progress {
+    start: Instant,
+    moved: AtomicU64,
+}
+
+impl Progress {
+    fn touch(&self) {
+        self.moved.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.moved.load(Relaxed))
+    }
+}
+
+impl TunnelSession {
+    pub(super) fn new(inflight: InFlight, sender: SendRequest<Bytes>, timeouts: Timeouts) -> Self {
+        TunnelSession {
+            _inflight: inflight,
+            sender,
+            timeouts,
+            body: None,
+            progress: Arc::new(Progress { start: Instant::now(), moved: AtomicU64::new(0) }),
+            response: None,
+            recv: None,
+            head: None,
+            upgrade: false,
+            upgraded: false,
+            request_done: false,
+            digest: Digest::default(),
+        }
+    }
+
+    /// An h2 error with what it means for a retry.
+    fn error(&self, doing: &'static str, error: h2::Error) -> Box<Error> {
+        let reason = error.reason();
+        let refused = error.is_remote()
+            && (error.is_reset() && reason == Some(Reason::REFUSED_STREAM)
+                || error.is_go_away() && reason == Some(Reason::NO_ERROR));
+        let answered = self.head.is_some();
+        let reset_by_peer = error.is_reset() && error.is_remote();
+        let kind = if refused { REFUSED } else { ErrorType::ReadError };
+        let mut error = Error::because(kind, doing, error);
+        error.retry = match (answered, refused, reset_by_peer) {
+            (true, ..) => false.into(),
+            (false, true, _) => true.into(),
+            (false, false, true) => false.into(),
+            // The tunnel broke: the request may be repeated if its method allows it.
+            (false, false, false) => RetryType::ReusedOnly,
+        };
+        error.into_up()
+    }
+
+    /// The final response head, or an informational one, within the response timeout.
+    async fn next_head(&mut self) -> Result<Head> {
+        let mut response = self.response.take().or_err(ErrorType::InternalError, "response read twice")?;
+        let mut next = poll_fn(|cx| {
+            if let Poll::Ready(Some(Ok(info))) = response.poll_informational(cx) {
+                return Poll::Ready(Ok(Head::Informational(info)));
+            }
+            Pin::new(&mut response).poll(cx).map_ok(Head::Final)
+        });
+        let head = match self.timeouts.response {
+            None => next.await,
+            Some(limit) => loop {
+                let deadline = self.progress.last() + limit;
+                match timeout_at(deadline, &mut next).await {
+                    Ok(head) => break head,
+                    Err(_) if self.progress.last() + limit > Instant::now() => continue,
+                    Err(_) => return Err(Failure::Timeout.into_error().into_up()),
+                }
+            },
+        };
+        let head = head.map_err(|e| self.error("reading the response", e))?;
+        if matches!(head, Head::Informational(_)) {
+            self.response = Some(response);
+        }
+        Ok(head)
+    }
+}
+
+enum Head {
+    Informational(http::Response<()>),
+    Final(http::Response<RecvStream>),
+}
+
+async fn within<T>(limit: Option<Duration>, doing: &'static str, work: impl Future<Output = T>) -> Result<T> {
+    match limit {
+        None => Ok(work.await),
+        Some(limit) => match timeout(limit, work).await {
+            Ok(done) => Ok(done),
+            Err(_) => Err(Error::explain(ErrorType::ReadTimedout, doing).into_up()),
+        },
+    }
+}
+
+/// The request as it goes over the tunnel: absolute URI, nothing hop-by-hop. Pingora's custom path
+/// leaves all of this to us.
+fn tunnel_request(request: RequestHeader) -> Result<(request::Parts, bool)> {
+    let mut parts: request::Parts = request.into();
+    let upgrade = websocket_upgrade(&parts.headers);
+    headers::strip_hop_by_hop(&mut parts.headers);
+    if upgrade {
+        parts.headers.insert(headers::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    let host = parts.headers.remove(header::HOST);
+    let authority = match (&host, parts.uri.authority()) {
+        (Some(host), _) if !host.is_empty() => uri::Authority::try_from(host.as_bytes()),
+        (_, Some(authority)) => Ok(authority.clone()),
+        _ => Ok(uri::Authority::from_static("localhost")),
+    };
+    let mut target = uri::Parts::default();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(authority.map_err(|_| Failure::InvalidHost.into_error())?);
+    target.path_and_query =
+        Some(parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    parts.uri = Uri::from_parts(target).map_err(|_| Failure::BadRequest.into_error())?;
+    parts.version = Version::HTTP_2;
+    Ok((parts, upgrade))
+}
+
+/// Does the request ask for a WebSocket (RFC 6455)? Other upgrades are not passed on.
+pub(super) fn websocket_upgrade(headers: &HeaderMap) -> bool {
+    let token = |name, token| headers.get(name).is_some_and(|value| headers::has_token(value, token));
+    token(header::UPGRADE, "websocket") && token(header::CONNECTION, "upgrade")
+}
+
+#[async_trait]
+impl Session for TunnelSession {
+    async fn write_request_header(&mut self, request: Box<RequestHeader>, end: bool) -> Result<()> {
+        let (parts, upgrade) = tunnel_request(*request)?;
+        self.upgrade = upgrade;
+        // An upgraded stream is written to after the response: it cannot be ended here.
+        let end = end && !upgrade;
+        let sent = self.sender.send_request(http::Request::from_parts(parts, ()), end);
+        let (response, body) = sent.map_err(|e| self.error("sending the request", e))?;
+        self.response = Some(response);
+        self.body = Some(body);
+        self.request_done = end;
+        Ok(())
+    }
+
+    async fn write_request_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        let Some(body) = self.body.as_mut() else { return Ok(()) };
+        write(body, data, end, self.timeouts.idle).await
+    }
+
+    async fn finish_request_body(&mut self) -> Result<()> {
+        if let Some(body) = self.body.as_mut().filter(|_| !self.request_done) {
+            self.request_done = true;
+            body.send_data(Bytes::new(), true).or_err(ErrorType::WriteError, "ending the request")?;
+        }
+        Ok(())
+    }
+
+    fn set_read_timeout(&mut self, _: Option<Duration>) {}
+
+    fn set_write_timeout(&mut self, _: Option<Duration>) {}
+
+    async fn read_response_header(&mut self) -> Result<()> {
+        let (mut parts, recv) = match self.next_head().await? {
+            Head::Informational(info) => {
+                self.head = Some(ResponseHeader::from(info.into_parts().0));
+                return Ok(());
+            }
+            Head::Final(response) => response.into_parts(),
+        };
+        let upgraded = parts.headers.remove(headers::UPGRADED);
+        if let Some(protocol) = upgraded.filter(|_| self.upgrade && parts.status == StatusCode::OK) {
+            parts.status = StatusCode::SWITCHING_PROTOCOLS;
+            parts.headers.insert(header::UPGRADE, protocol);
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            self.upgraded = true;
+        }
+        self.head = Some(ResponseHeader::from(parts));
+        self.recv = Some(recv);
+        Ok(())
+    }
+
+    async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
+        // An upgraded connection is quiet as long as both ends like.
+        let idle = self.timeouts.idle.filter(|_| !self.upgraded);
+        let Some(recv) = self.recv.as_mut() else { return Ok(None) };
+        match within(idle, "response body is idle", recv.data()).await? {
+            Some(Ok(data)) => {
+                // The task queue between here and the client is short: back-pressure is kept.
+                let _ = recv.flow_control().release_capacity(data.len());
+                Ok(Some(data))
+            }
+            Some(Err(e)) => Err(self.error("reading the response body", e)),
+            None => Ok(None),
+        }
+    }
+
+    fn response_finished(&self) -> bool {
+        self.recv.as_ref().is_some_and(RecvStream::is_end_stream)
+    }
+
+    async fn shutdown(&mut self, _code: u32, _doing: &str) {
+        if let Some(body) = self.body.as_mut() {
+            body.send_reset(Reason::CANCEL);
+        }
+    }
+
+    fn response_header(&self) -> Option<&ResponseHeader> {
+        self.head.as_ref()
+    }
+
+    fn was_upgraded(&self) -> bool {
+        self.upgraded
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        Some(&self.digest)
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        Some(&mut self.digest)
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        None
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        None
+    }
+
+    async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
+        let idle = self.timeouts.idle;
+        let Some(recv) = self.recv.as_mut() else { return Ok(None) };
+        match within(idle, "response trailers are late", recv.trailers()).await? {
+            Ok(trailers) => Ok(trailers),
+            Err(e) if e.is_remote() && e.reason() == Some(Reason::NO_ERROR) => Ok(None),
+            Err(e) => Err(self.error("reading the trailers", e)),
+        }
+    }
+
+    fn fd(&self) -> UniqueIDType {
+        -1
+    }
+
+    async fn check_response_end_or_error(&mut self, _headers: bool) -> Result<bool> {
+        let Some(recv) = self.recv.as_mut().filter(|recv| recv.is_end_stream()) else { return Ok(false) };
+        // h2 calls a reset stream ended, too: only the next poll tells (hyperium/h2#806).
+        match tokio::task::unconstrained(recv.data()).now_or_never() {
+            Some(None) => Ok(true),
+            Some(Some(Err(e))) => Err(self.error("ending the response", e)),
+            Some(Some(Ok(_))) | None => {
+                Error::e_explain(ErrorType::H2Error, "ended response has more").map_err(|e: Box<Error>| e.into_up())
+            }
+        }
+    }
+
+    fn take_request_body_writer(&mut self) -> Option<Box<dyn BodyWrite>> {
+        let stream = self.body.take()?;
+        let progress = self.progress.clone();
+        Some(Box::new(RequestBody { stream, done: self.request_done, idle: self.timeouts.idle, progress }))
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(
+        &mut self,
+    ) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
+        Some(Box::new(stream::empty()))
+    }
+
+    async fn drain_custom_messages(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        Some(Box::new(()))
+    }
+}
+
+/// The request body's end of the stream.
+struct RequestBody {
+    stream: SendStream<Bytes>,
+    done: bool,
+    idle: Option<Duration>,
+    progress: Arc<Progress>,
+}
+
+async fn write(
+    stream: &mut SendStream<Bytes>,
+    data: Bytes,
+    end: bool,
+    idle: Option<Duration>,
+) -> Result<()> {
+    match within(idle, "request body is stuck", send_data(stream, data, end)).await? {
+        Ok(()) => Ok(()),
+        Err(Some(e)) => Err(Error::because(ErrorType::WriteError, "sending the request body", e).into_up()),
+        Err(None) => Err(Error::explain(ErrorType::WriteError, "upstream closed the stream").into_up()),
+    }
+}
+
+#[async_trait]
+impl BodyWrite for RequestBody {
+    async fn write_all_buf(&mut self, data: &mut Bytes) -> Result<()> {
+        if self.done {
+            return Ok(());
+        }
+        let chunk = data.split_to(data.len());
+        self.progress.touch();
+        write(&mut self.stream, chunk, false, self.idle).await?;
+        self.progress.touch();
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        if !self.done {
+            self.done = true;
+            self.progress.touch();
+            let ended = self.stream.send_data(Bytes::new(), true);
+            ended.or_err(ErrorType::WriteError, "ending the request body")?;
+        }
+        Ok(())
+    }
+
+    async fn cleanup(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn upgrade_body_writer(&mut self) {}
+}

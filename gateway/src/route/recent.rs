@@ -1,0 +1,53 @@
+//! Which endpoints had an upstream a moment ago: only for these is it worth waiting.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+
+/// How long an endpoint counts as recent after its last request was routed.
+const MEMORY: Duration = Duration::from_secs(30);
+/// Endpoints remembered at most; old ones go first when it is reached.
+const CAPACITY: usize = 100_000;
+
+/// Endpoint to the time, in milliseconds since the start, when it last had an upstream.
+pub(super) struct Recent {
+    start: Instant,
+    seen: RwLock<HashMap<Box<str>, AtomicU64>>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Recent { start: Instant::now(), seen: RwLock::default() }
+    }
+}
+
+impl Recent {
+    /// Notes that the endpoint has an upstream now.
+    pub(super) fn saw(&self, endpoint: &str) {
+        let now = self.now();
+        if let Some(seen) = self.seen.read().get(endpoint) {
+            seen.store(now, Relaxed);
+            return;
+        }
+        let mut seen = self.seen.write();
+        if seen.len() >= CAPACITY {
+            seen.retain(|_, at| now - at.load(Relaxed).min(now) < MEMORY.as_millis() as u64);
+        }
+        if seen.len() < CAPACITY {
+            seen.insert(endpoint.into(), AtomicU64::new(now));
+        }
+    }
+
+    /// Had the endpoint an upstream a moment ago?
+    pub(super) fn contains(&self, endpoint: &str) -> bool {
+        let now = self.now();
+        let seen = self.seen.read();
+        seen.get(endpoint).is_some_and(|at| now - at.load(Relaxed).min(now) < MEMORY.as_millis() as u64)
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+}

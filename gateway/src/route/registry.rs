@@ -1,0 +1,105 @@
+//! The endpoints served by agents connected to this node.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use piko_tunnel::EndpointId;
+use tokio::sync::watch;
+
+use super::target::{Kind, Target};
+use crate::cluster::Table;
+
+/// Endpoint to its tunnels. Entries are copied on change, so a look-up is one clone of an `Arc`.
+pub struct Registry {
+    endpoints: RwLock<HashMap<EndpointId, Arc<[Arc<Target>]>>>,
+    table: Arc<Table>,
+    changes: watch::Sender<u64>,
+}
+
+/// One upstream, as status shows it.
+#[derive(Debug, Clone)]
+pub struct UpstreamView {
+    /// Where the agent's connection comes from.
+    pub addr: SocketAddr,
+    /// What the agent calls itself.
+    pub agent_id: String,
+    /// Requests in flight on its tunnel.
+    pub inflight: usize,
+}
+
+/// A registered upstream. Dropping it takes the upstream out, on panic and cancel too, and once only.
+pub struct Registration {
+    registry: Arc<Registry>,
+    endpoint: EndpointId,
+    target: Arc<Target>,
+}
+
+impl Registry {
+    /// An empty registry which tells `table`, and so the cluster, of each change.
+    pub fn new(table: Arc<Table>) -> Arc<Self> {
+        Arc::new(Registry { endpoints: RwLock::default(), table, changes: watch::Sender::new(0) })
+    }
+
+    /// Makes `target` an upstream of the endpoint until the registration drops.
+    pub fn register(self: &Arc<Self>, endpoint: EndpointId, target: Arc<Target>) -> Registration {
+        self.change(&endpoint, |targets| targets.push(target.clone()));
+        Registration { registry: self.clone(), endpoint, target }
+    }
+
+    /// The upstreams of an endpoint on this node.
+    pub fn lookup(&self, endpoint: &str) -> Option<Arc<[Arc<Target>]>> {
+        self.endpoints.read().get(endpoint).cloned()
+    }
+
+    /// Counts up at each change.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Every endpoint with its upstreams.
+    pub fn endpoints(&self) -> BTreeMap<String, Vec<UpstreamView>> {
+        let view = |target: &Arc<Target>| match target.kind() {
+            Kind::Agent { addr, agent_id } => {
+                Some(UpstreamView { addr: *addr, agent_id: agent_id.clone(), inflight: target.inflight() })
+            }
+            Kind::Node { .. } => None,
+        };
+        let endpoints = self.endpoints.read();
+        endpoints.iter().map(|(id, ts)| (id.to_string(), ts.iter().filter_map(view).collect())).collect()
+    }
+
+    /// How many endpoints, and how many upstreams in all.
+    pub fn size(&self) -> (usize, usize) {
+        let endpoints = self.endpoints.read();
+        (endpoints.len(), endpoints.values().map(|targets| targets.len()).sum())
+    }
+
+    fn change(&self, endpoint: &EndpointId, edit: impl FnOnce(&mut Vec<Arc<Target>>)) {
+        // Under the one lock: the table must hear of counts in the order they came about.
+        let mut endpoints = self.endpoints.write();
+        let mut targets = endpoints.get(endpoint).map(|targets| targets.to_vec()).unwrap_or_default();
+        edit(&mut targets);
+        self.table.set_local(endpoint, u32::try_from(targets.len()).unwrap_or(u32::MAX));
+        if targets.is_empty() {
+            endpoints.remove(endpoint);
+        } else {
+            endpoints.insert(endpoint.clone(), targets.into());
+        }
+        drop(endpoints);
+        self.changes.send_modify(|n| *n += 1);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let id = self.target.id();
+        self.registry.change(&self.endpoint, |targets| {
+            // One registration, one entry: a tunnel may listen on an endpoint twice.
+            if let Some(at) = targets.iter().position(|t| t.id() == id) {
+                targets.remove(at);
+            }
+        });
+    }
+}

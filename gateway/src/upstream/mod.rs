@@ -1,0 +1,6 @@
+//! The upstream port: agents ask for a tunnel here, register their listeners, and are kept until they go.
+
+mod serve;
+mod tunnel;
+
+pub use serve::{UpstreamOptions, UpstreamPort};

@@ -1,0 +1,117 @@
+//! One agent's tunnel: its listeners come and go by control messages until the tunnel ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use piko_tunnel::control::{ControlReceiver, ControlSender, Message};
+use piko_tunnel::io::BoxIo;
+use piko_tunnel::{EndpointId, SessionError, limits, node_session};
+use tracing::{debug, info};
+
+use super::serve::{Agent, Shared};
+use crate::route::registry::Registration;
+use crate::route::target::{Kind, Target};
+
+/// Runs one tunnel from the handshake to its end.
+pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
+    let handshake = node_session::handshake(io, &shared.options.tunnel);
+    let (opener, driver, control) = tokio::select! {
+        done = handshake => match done {
+            Ok(parts) => parts,
+            Err(e) => {
+                shared.metrics.upstream.handshake_refused("tunnel");
+                debug!(agent.addr = %agent.addr, error = %e, "tunnel handshake failed");
+                return;
+            }
+        },
+        () = shared.cut.cancelled() => return,
+    };
+    shared.metrics.upstream.handshake_accepted();
+    let _open = shared.metrics.upstream.tunnel_opened();
+    let kind = Kind::Agent { addr: agent.addr, agent_id: agent.id.clone() };
+    let target = shared.targets.add(kind, opener);
+    info!(agent.addr = %agent.addr, agent.id, "agent connected");
+    let (sender, receiver) = control.split();
+    let listeners = Listeners { agent: &agent, shared: &shared, target: target.clone(), open: HashMap::new() };
+    let ended = tokio::select! {
+        ended = driver.run() => ended,
+        ended = listeners.serve(sender, receiver) => ended,
+        () = shared.cut.cancelled() => SessionError::Closed,
+    };
+    target.set_leaving();
+    info!(agent.addr = %agent.addr, agent.id, reason = %ended, "agent disconnected");
+}
+
+/// The listeners of one tunnel. Dropping them takes their upstreams out of the registry.
+struct Listeners<'a> {
+    agent: &'a Agent,
+    shared: &'a Arc<Shared>,
+    target: Arc<Target>,
+    open: HashMap<u64, Registration>,
+}
+
+impl Listeners<'_> {
+    /// Answers control messages; ends only with the control stream.
+    async fn serve(mut self, mut sender: ControlSender, mut receiver: ControlReceiver) -> SessionError {
+        let mut drain = self.shared.drain.subscribe();
+        let mut told = false;
+        loop {
+            let reply = tokio::select! {
+                message = receiver.recv() => match message {
+                    Ok(Some(message)) => self.on(message),
+                    Ok(None) => {
+                        // The agent ended its side: nothing more is registered, streams in flight go on.
+                        self.open.clear();
+                        self.target.set_leaving();
+                        return std::future::pending().await;
+                    }
+                    Err(e) => return e,
+                },
+                grace = draining(&mut drain), if !told => {
+                    told = true;
+                    Some(Message::Drain { grace_ms: grace.as_millis() as u64 })
+                }
+            };
+            if let Some(reply) = reply
+                && let Err(e) = sender.send(&reply).await
+            {
+                return e;
+            }
+        }
+    }
+
+    fn on(&mut self, message: Message) -> Option<Message> {
+        match message {
+            Message::Listen { id, endpoint, .. } => Some(match self.listen(id, endpoint) {
+                Ok(()) => Message::Listening { id },
+                Err((code, message)) => Message::Refused { id, code: code.into(), message },
+            }),
+            Message::Unlisten { id } => {
+                self.open.remove(&id);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn listen(&mut self, id: u64, endpoint: EndpointId) -> Result<(), (&'static str, String)> {
+        if self.open.contains_key(&id) {
+            return Err(("duplicate_listener", format!("listener {id} is open already")));
+        }
+        if self.open.len() >= limits::MAX_LISTENERS {
+            return Err(("too_many_listeners", format!("a tunnel has at most {}", limits::MAX_LISTENERS)));
+        }
+        info!(endpoint = %endpoint, agent.addr = %self.agent.addr, "registered endpoint");
+        self.open.insert(id, self.shared.registry.register(endpoint, self.target.clone()));
+        Ok(())
+    }
+}
+
+/// Waits for the order to drain.
+async fn draining(drain: &mut tokio::sync::watch::Receiver<Option<Duration>>) -> Duration {
+    match drain.wait_for(Option::is_some).await.ok().and_then(|grace| *grace) {
+        Some(grace) => grace,
+        None => std::future::pending().await,
+    }
+}
