@@ -1,2 +1,12 @@
-//! piko.
-fn main() {}
+//! The one program: `piko server`, `agent`, `forward`, `status`, `demo`, `config`, `bench`.
+
+mod commands;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    commands::run(std::env::args_os())
+}

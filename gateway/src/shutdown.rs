@@ -1,0 +1,48 @@
+//! The order of leaving, in one place.
+//!
+//! 1. not ready: `/ready` says 503, so that balancers stop sending clients and agents here;
+//! 2. wait `shutdown_delay` for them to notice;
+//! 3. drain: agents are told to connect to another node first and to leave this one then;
+//! 4. requests in flight, of clients and of other nodes, finish, up to `grace_period` in all;
+//! 5. leave the cluster;
+//! 6. the admin port last, so that the leaving can be watched.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
+
+use crate::node::Parts;
+
+/// How long the others get to hear that this node left.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Takes a node apart, in order. `delay` and `grace` as in the configuration.
+pub(crate) async fn run(parts: Parts, delay: Duration, grace: Duration) {
+    let Parts { proxy, upstream, peer, cluster, admin, ready, background, .. } = parts;
+    info!("shutting down: not ready any more");
+    ready.send_replace(false);
+    sleep(delay).await;
+
+    let deadline = Instant::now() + grace;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    info!("shutting down: draining agents");
+    upstream.drain(grace);
+    if timeout_at(deadline, upstream.drained()).await.is_err() {
+        warn!("agents did not leave within the grace period");
+    }
+
+    info!("shutting down: finishing requests");
+    let (cut, ()) = tokio::join!(proxy.stop(left()), peer.stop(left()));
+    if cut > 0 {
+        warn!(requests = cut, "requests did not finish within the grace period");
+    }
+    upstream.stop().await;
+
+    info!("shutting down: leaving the cluster");
+    cluster.leave(LEAVE_TIMEOUT).await;
+    cluster.shutdown().await;
+    background.stop().await;
+    admin.stop().await;
+    info!("shut down");
+}

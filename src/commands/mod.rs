@@ -1,0 +1,80 @@
+//! The command line: one file a command, and what they share: the runtime and the exit codes.
+
+mod agent;
+mod bench;
+mod config;
+mod demo;
+mod forward;
+mod server;
+mod status;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+use piko_bootstrap::config::{ConfigError, ConfigSpec};
+
+/// The work failed.
+const FAILED: u8 = 1;
+/// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+const BAD_CONFIG: u8 = 78;
+
+/// Runs what was typed. Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration.
+pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // clap itself ends the process with 2 and says why where the words are wrong.
+    let matches = command().get_matches_from(args);
+    let done = match matches.subcommand() {
+        Some(("server", m)) => match m.subcommand() {
+            Some(("status", m)) => status::run(m),
+            _ => server::run(m),
+        },
+        Some(("agent", m)) => agent::run(m),
+        Some(("forward", m)) => forward::run(m),
+        Some(("status", m)) => status::run(m),
+        Some(("demo", m)) => demo::run(m),
+        Some(("config", m)) => config::run(m),
+        Some(("bench", m)) => bench::run(m),
+        _ => unreachable!("clap requires a subcommand"),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            let mut stderr = std::io::stderr();
+            let _ = writeln!(stderr, "error: {error:#}");
+            let bad_config = error.chain().any(|cause| cause.is::<ConfigError>());
+            ExitCode::from(if bad_config { BAD_CONFIG } else { FAILED })
+        }
+    }
+}
+
+fn command() -> Command {
+    Command::new("piko")
+        .about("A tunnelling gateway: services behind NAT open outbound tunnels, a cluster of nodes carries traffic to them")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(server::command())
+        .subcommand(agent::command())
+        .subcommand(forward::command())
+        .subcommand(status::command())
+        .subcommand(demo::command())
+        .subcommand(config::command())
+        .subcommand(bench::command())
+}
+
+/// The configuration of a command, complete and checked.
+fn load<T: ConfigSpec>(matches: &ArgMatches) -> anyhow::Result<T> {
+    Ok(piko_bootstrap::config::load::<T>(matches)?)
+}
+
+/// Runs a command on the one runtime of the process.
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(work))
+}
+
+/// Is a person watching?
+fn on_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
