@@ -1,1 +1,6 @@
-//! Being built.
+//! What any of our processes needs before its first byte: configuration, logging, TLS, signals.
+
+pub mod config;
+pub mod log;
+pub mod signal;
+pub mod tls;

@@ -1,0 +1,117 @@
+//! Reading the file: expansion, other spellings, and errors that say where.
+
+use std::path::Path;
+
+use serde_yaml::{Mapping, Value};
+
+use super::{ConfigError, ConfigSpec, Invalid, expand, keys};
+
+/// Reads and checks the file, and returns it with today's spellings.
+pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value, ConfigError> {
+    let read = std::fs::read_to_string(path);
+    let mut text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let wrong = |line, message| ConfigError::File { path: path.to_owned(), line, message };
+    if expand_env {
+        text = expand::expand(&text, |name| std::env::var(name).ok());
+    }
+    let mut root: Value = serde_yaml::from_str(&text).map_err(|e| {
+        wrong(e.location().map(|at| at.line()), format!("not valid YAML: {}", without_location(&e)))
+    })?;
+    if root.is_null() {
+        root = Value::Mapping(Mapping::new());
+    }
+    if !root.is_mapping() {
+        return Err(wrong(Some(1), "expected keys and values, such as `proxy: {bind_addr: \":8000\"}`".into()));
+    }
+    let renamed = rename(&mut root, T::ALIASES);
+    // Deserialised from the text where possible: only that knows the lines.
+    let typed =
+        if renamed { serde_yaml::from_value::<T>(root.clone()) } else { serde_yaml::from_str::<T>(&text) };
+    // An empty document is no mapping to serde, and no mistake to us.
+    if let Err(e) = typed
+        && root.as_mapping().is_some_and(|m| !m.is_empty())
+    {
+        let message = without_location(&e);
+        let line = e.location().map(|at| at.line()).or_else(|| line_of(&text, &message));
+        return Err(wrong(line, explain::<T>(&message)));
+    }
+    Ok(root)
+}
+
+/// An error of the whole, with the line of its key in the file.
+pub(super) fn locate(path: &Path, invalid: Invalid) -> ConfigError {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let line = line_of_key(&text, &invalid.key);
+    ConfigError::File { path: path.to_owned(), line, message: format!("{}: {}", invalid.key, invalid.message) }
+}
+
+/// Moves values from other spellings to today's. A key given in both is left as today's.
+fn rename(root: &mut Value, aliases: &[(&str, &str)]) -> bool {
+    let mut renamed = false;
+    for (old, now) in aliases {
+        if let Some(value) = keys::take(root, old) {
+            renamed = true;
+            keys::put(root, now, value);
+            prune(root, old);
+        }
+    }
+    renamed
+}
+
+/// Drops the mapping that held an old key, if it is empty now.
+fn prune(root: &mut Value, path: &str) {
+    if let Some((parent, _)) = path.rsplit_once('.') {
+        let empty = lookup(root, parent).and_then(Value::as_mapping).is_some_and(Mapping::is_empty);
+        if empty {
+            keys::take(root, parent);
+            prune(root, parent);
+        }
+    }
+}
+
+fn lookup<'v>(root: &'v Value, path: &str) -> Option<&'v Value> {
+    path.split('.').try_fold(root, |at, part| at.get(part))
+}
+
+/// serde_yaml ends its messages with the place, which we print first.
+fn without_location(error: &serde_yaml::Error) -> String {
+    let message = error.to_string();
+    match message.rfind(" at line ") {
+        Some(at) => message[..at].to_owned(),
+        None => message,
+    }
+}
+
+/// For an unknown key: the nearest known one instead of the list of all.
+fn explain<T: ConfigSpec>(message: &str) -> String {
+    let Some((context, rest)) = message.split_once("unknown field `") else { return message.to_owned() };
+    let Some((unknown, expected)) = rest.split_once('`') else { return message.to_owned() };
+    let known: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
+    let nearest = known.iter().max_by(|a, b| {
+        strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
+    });
+    let context = context.trim_end_matches(": ");
+    let key = if context.is_empty() { unknown.to_owned() } else { format!("{context}.{unknown}") };
+    match nearest {
+        Some(near) if strsim::jaro_winkler(near, unknown) > 0.7 => {
+            format!("{key}: unknown key; did you mean `{near}`?")
+        }
+        _ => format!("{key}: unknown key; known here: {}", known.join(", ")),
+    }
+}
+
+/// The line of the key a message starts with or names in back-quotes.
+fn line_of(text: &str, message: &str) -> Option<usize> {
+    let quoted = message.split('`').nth(1);
+    let path = message.split(':').next().unwrap_or_default();
+    quoted.and_then(|key| line_of_key(text, key)).or_else(|| line_of_key(text, path))
+}
+
+fn line_of_key(text: &str, path: &str) -> Option<usize> {
+    let key = path.rsplit('.').next().filter(|key| !key.is_empty())?;
+    let key = key.split('[').next().unwrap_or(key);
+    let found = text.lines().position(|line| {
+        line.trim_start().trim_start_matches("- ").strip_prefix(key).is_some_and(|rest| rest.starts_with(':'))
+    });
+    found.map(|index| index + 1)
+}

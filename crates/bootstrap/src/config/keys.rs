@@ -1,0 +1,138 @@
+//! The keys of a configuration, taken from its type.
+
+use schemars::generate::SchemaSettings;
+use serde_json::Value as Json;
+use serde_yaml::{Mapping, Value};
+
+use super::ConfigSpec;
+
+/// What a key's value looks like on a command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Bool,
+    Number,
+    Text,
+    List,
+    /// A list of mappings: in the file only.
+    Structs,
+}
+
+/// One key.
+#[derive(Debug, Clone)]
+pub(super) struct Key {
+    /// With dots: `proxy.bind_addr`.
+    pub(super) path: String,
+    /// Its doc comment.
+    pub(super) help: String,
+    pub(super) default: Json,
+    pub(super) shape: Shape,
+}
+
+/// Every key of `T`, in the order of its fields.
+pub(super) fn of<T: ConfigSpec>() -> Vec<Key> {
+    let default = serde_json::to_value(T::default()).unwrap_or(Json::Null);
+    let schema = inlined::<T>();
+    let mut keys = Vec::new();
+    walk("", &default, &schema, &mut keys);
+    keys
+}
+
+/// The JSON Schema with nothing by reference.
+fn inlined<T: ConfigSpec>() -> Json {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.inline_subschemas = true;
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
+
+fn walk(path: &str, default: &Json, schema: &Json, keys: &mut Vec<Key>) {
+    let Some(fields) = default.as_object() else {
+        let help = schema["description"].as_str().unwrap_or_default().to_owned();
+        let shape = match default {
+            Json::Bool(_) => Shape::Bool,
+            Json::Number(_) => Shape::Number,
+            Json::Array(_) if schema["items"]["properties"].is_object() => Shape::Structs,
+            Json::Array(_) => Shape::List,
+            _ => Shape::Text,
+        };
+        keys.push(Key { path: path.to_owned(), help, default: default.clone(), shape });
+        return;
+    };
+    // The fields in the order they are declared, which the schema keeps or the default does.
+    for (name, value) in fields {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        walk(&path, value, &schema["properties"][name], keys);
+    }
+}
+
+/// `proxy.bind_addr` → `proxy.bind-addr`.
+pub(super) fn flag(path: &str) -> String {
+    path.replace('_', "-")
+}
+
+/// `proxy.bind_addr` → `PIKO_PROXY_BIND_ADDR`.
+fn env(path: &str) -> String {
+    format!("PIKO_{}", path.replace(['.', '-'], "_").to_uppercase())
+}
+
+impl Key {
+    pub(super) fn flag(&self) -> String {
+        flag(&self.path)
+    }
+
+    pub(super) fn env_names(&self, aliases: &[(&str, &str)]) -> Vec<String> {
+        let old = aliases.iter().filter(|(_, now)| *now == self.path).map(|(old, _)| env(old));
+        std::iter::once(env(&self.path)).chain(old).collect()
+    }
+
+    /// The first paragraph of the doc comment, the default and the variable.
+    pub(super) fn help_line(&self) -> String {
+        let first = self.help.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+        let default = match &self.default {
+            Json::Null => String::new(),
+            Json::String(text) if text.is_empty() => String::new(),
+            Json::Array(list) if list.is_empty() => String::new(),
+            Json::String(text) => format!(" [default: {text}]"),
+            other => format!(" [default: {other}]"),
+        };
+        format!("{first}{default} [env: {}]", env(&self.path))
+    }
+
+    /// What was typed, as YAML.
+    pub(super) fn value(&self, texts: &[String]) -> Value {
+        let scalar = |text: &str| match self.shape {
+            Shape::Bool | Shape::Number => serde_yaml::from_str(text).unwrap_or_else(|_| text.into()),
+            _ => Value::String(text.to_owned()),
+        };
+        match self.shape {
+            Shape::List => {
+                let items = texts.iter().flat_map(|text| text.split(','));
+                Value::Sequence(items.map(str::trim).filter(|s| !s.is_empty()).map(Value::from).collect())
+            }
+            Shape::Structs => {
+                texts.last().and_then(|text| serde_yaml::from_str(text).ok()).unwrap_or(Value::Null)
+            }
+            _ => scalar(texts.last().map(String::as_str).unwrap_or_default()),
+        }
+    }
+}
+
+/// Puts a value at a path, making the mappings on the way.
+pub(super) fn put(root: &mut Value, path: &str, value: Value) {
+    let mut at = root;
+    for part in path.split('.') {
+        if !at.is_mapping() {
+            *at = Value::Mapping(Mapping::new());
+        }
+        let Value::Mapping(mapping) = at else { return };
+        at = mapping.entry(Value::from(part)).or_insert(Value::Null);
+    }
+    *at = value;
+}
+
+/// Takes the value at a path out.
+pub(super) fn take(root: &mut Value, path: &str) -> Option<Value> {
+    match path.split_once('.') {
+        Some((first, rest)) => take(root.get_mut(first)?, rest),
+        None => root.as_mapping_mut()?.remove(path),
+    }
+}

@@ -1,0 +1,35 @@
+//! SIGTERM and SIGINT: the first asks to leave well, the second to leave at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Two tokens, cancelled by the first and the second signal.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    /// Leave well.
+    pub first: CancellationToken,
+    /// Leave at once.
+    pub second: CancellationToken,
+}
+
+/// Listens for SIGTERM and SIGINT from now on.
+pub fn shutdown() -> Shutdown {
+    let tokens = Shutdown { first: CancellationToken::new(), second: CancellationToken::new() };
+    let (first, second) = (tokens.first.clone(), tokens.second.clone());
+    let (term, int) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    // Lives as long as the process: there is nobody to await it.
+    tokio::spawn(async move {
+        let (Ok(mut term), Ok(mut int)) = (term, int) else {
+            tracing::error!("cannot listen for signals; stop this process with SIGKILL");
+            return;
+        };
+        for token in [first, second] {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    tokens
+}
