@@ -1,19 +1,20 @@
 //! One node, put together: the only file that knows every part.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use piko_tunnel::Settings;
+use piko_bootstrap::config::BindAddr;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
-use crate::config::Config;
+use crate::config::{Config, advertised};
 use crate::metrics::Metrics;
 use crate::peer::{Links, PeerPort, Secret};
 use crate::proxy::{Proxy, ProxyOptions};
@@ -38,7 +39,7 @@ pub(crate) struct Parts {
     pub(crate) upstream: UpstreamPort,
     pub(crate) peer: PeerPort,
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) admin: RunningAdmin,
+    pub(crate) admin: Admin,
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) background: Background,
 }
@@ -74,6 +75,14 @@ pub enum StartError {
     /// A port could not be set up.
     #[error("cannot serve: {0}")]
     Serve(#[from] std::io::Error),
+    /// The file of the cluster secret cannot be read.
+    #[error("cluster.secret_file: {}: {source}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Gossip could not start, or the join failed.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -92,14 +101,16 @@ impl Node {
     pub async fn start(config: Config) -> Result<Node, StartError> {
         let settings = config.tunnel.settings();
         let listeners = Listeners::bind(&config)?;
-        let bound = listeners.addrs()?;
-        let cluster = Arc::new(Cluster::start(cluster_options(&config, &bound)?).await?);
-        let (table, id) = (cluster.table(), cluster.table().local_id().to_owned());
+        let bound = listeners.addrs(config.cluster.gossip.bind_addr.socket())?;
+        let key = secret(&config)?;
+        let cluster = Arc::new(Cluster::start(cluster_options(&config, &bound, key.clone())).await?);
+        let table = cluster.table();
+        let id = table.local_id();
 
         let metrics = Arc::new(Metrics::new());
         let targets = Arc::new(Targets::default());
         let registry = Registry::new(table.clone());
-        let secret = Secret::new(config.cluster.secret_bytes());
+        let secret = Secret::new(key.as_deref());
         let links = Links::new(targets.clone(), secret.clone(), settings.clone());
         let router = Arc::new(Router::new(
             registry.clone(),
@@ -111,9 +122,14 @@ impl Node {
         background.spawn(links.run(table.clone(), background.stop.clone()));
 
         let ready = watch::Sender::new(false);
-        let admin_state =
-            NodeAdmin { table: table.clone(), registry: registry.clone(), cluster: cluster.clone(), ready: ready.subscribe() };
-        let admin = RunningAdmin::start(listeners.admin, Arc::new(admin_state), metrics.clone());
+        let state = admin::State {
+            table: table.clone(),
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            ready: ready.subscribe(),
+            gossip_addr: cluster.gossip_addr(),
+        };
+        let admin = Admin::start(listeners.admin, Arc::new(state));
         let peer = PeerPort::start(listeners.peer, router.clone(), secret, settings.clone())?;
         let options = UpstreamOptions { node_id: id.clone(), tunnel: settings };
         let upstream =
@@ -167,6 +183,102 @@ impl Node {
     /// Leaves in the order of [`shutdown`].
     pub async fn shutdown(self) {
         shutdown::run(self.parts, self.delay, self.grace).await;
+    }
+}
+
+impl Listeners {
+    /// Binds every TCP port, or none.
+    fn bind(config: &Config) -> Result<Listeners, StartError> {
+        let proxy = bind("proxy.bind_addr", &config.proxy.bind_addr)?;
+        let upstream = bind("upstream.bind_addr", &config.upstream.bind_addr)?;
+        let admin = bind("admin.bind_addr", &config.admin.bind_addr)?;
+        let peer = bind("cluster.peer.bind_addr", &config.cluster.peer.bind_addr)?;
+        Ok(Listeners {
+            proxy,
+            upstream: TcpListener::from_std(upstream)?,
+            admin: TcpListener::from_std(admin)?,
+            peer: TcpListener::from_std(peer)?,
+        })
+    }
+
+    fn addrs(&self, gossip: SocketAddr) -> std::io::Result<LocalAddrs> {
+        Ok(LocalAddrs {
+            proxy: self.proxy.local_addr()?,
+            upstream: self.upstream.local_addr()?,
+            admin: self.admin.local_addr()?,
+            peer: self.peer.local_addr()?,
+            gossip,
+        })
+    }
+}
+
+fn bind(key: &'static str, addr: &BindAddr) -> Result<StdListener, StartError> {
+    let listen = || {
+        let addr = addr.socket();
+        let domain = socket2::Domain::for_address(addr);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(4096)?;
+        Ok(socket.into())
+    };
+    listen().map_err(|source| StartError::Bind { key, addr: addr.to_string(), source })
+}
+
+/// The cluster secret, from the configuration or its file.
+fn secret(config: &Config) -> Result<Option<Vec<u8>>, StartError> {
+    let cluster = &config.cluster;
+    if let Some(path) = &cluster.secret_file {
+        let read = std::fs::read_to_string(path);
+        let text = read.map_err(|source| StartError::Secret { path: path.clone(), source })?;
+        return Ok(Some(text.trim().as_bytes().to_vec()));
+    }
+    if cluster.secret.is_empty() {
+        let gossip = cluster.gossip.bind_addr.socket().ip();
+        if !gossip.is_loopback() {
+            warn!(
+                "no cluster.secret: gossip is neither encrypted nor authenticated, and anyone who reaches it can join and take traffic"
+            );
+        }
+        return Ok(None);
+    }
+    Ok(Some(cluster.secret.expose().as_bytes().to_vec()))
+}
+
+fn cluster_options(config: &Config, bound: &LocalAddrs, secret: Option<Vec<u8>>) -> cluster::Options {
+    let c = &config.cluster;
+    let id = if c.node_id.is_empty() { cluster::node_id(&c.node_id_prefix) } else { c.node_id.clone() };
+    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let identity = Identity {
+        id,
+        epoch,
+        proxy_addr: advertised(&config.proxy.advertise_addr, bound.proxy),
+        admin_addr: advertised(&config.admin.advertise_addr, bound.admin),
+        peer_addr: advertised(&c.peer.advertise_addr, bound.peer),
+    };
+    // Gossip's address has to be an address, not a name: it is memberlist's id for this node.
+    let advertise = advertised(&c.gossip.advertise_addr, bound.gossip).parse().ok();
+    cluster::Options {
+        identity,
+        bind: bound.gossip,
+        advertise,
+        join: c.join.clone(),
+        join_timeout: c.join_timeout.into(),
+        abort_if_join_fails: c.abort_if_join_fails,
+        secret,
+        gossip_interval: c.gossip.interval.into(),
+    }
+}
+
+fn proxy_options(config: &Config) -> ProxyOptions {
+    let proxy = &config.proxy;
+    ProxyOptions {
+        timeout: proxy.timeout.on(),
+        idle: proxy.http.body_idle_timeout.on(),
+        keepalive: proxy.http.idle_timeout.on(),
+        domains: proxy.domains.clone(),
+        access_log: !proxy.access_log.disable,
     }
 }
 

@@ -78,7 +78,7 @@ impl Router {
     fn pick(&self, endpoint: &str, tried: &[u64]) -> Option<Arc<Target>> {
         let local = self.registry.lookup(endpoint);
         let remote = self.table.remote(endpoint);
-        if let (Some(local), true) = (&local, remote.is_empty())
+        if let (Some(local), None) = (&local, &remote)
             && let [only] = &local[..]
         {
             return (only.accepts() && !tried.contains(&only.id())).then(|| only.clone());
@@ -87,7 +87,7 @@ impl Router {
         for target in local.iter().flat_map(|targets| targets.iter()) {
             candidates.push(Candidate { target: target.clone(), weight: 1 });
         }
-        for route in remote {
+        for route in remote.iter().flat_map(|routes| routes.iter()) {
             if let Some(target) = self.links.target(&route.node.id) {
                 candidates.push(Candidate { target, weight: route.upstreams });
             }

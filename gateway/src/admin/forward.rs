@@ -1,0 +1,66 @@
+//! `?forward=<node id>`: the same question to another node's admin port.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Answer;
+use super::routes::with_type;
+
+/// The whole answer of the other node.
+const WITHIN: Duration = Duration::from_secs(15);
+/// Largest answer passed on, bytes: metrics and status of a busy node are far below.
+const MAX_ANSWER: usize = 64 << 20;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Asks the admin port at `addr`; 504 when it is slow, 502 when it cannot be reached.
+pub(super) async fn to(addr: &str, request: &Request<Incoming>) -> Answer {
+    match timeout(WITHIN, ask(addr, request)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(e)) => {
+            debug!(admin.addr = addr, error = %e, "failed to forward a status request");
+            failed(StatusCode::BAD_GATEWAY, "upstream unreachable")
+        }
+        Err(_) => failed(StatusCode::GATEWAY_TIMEOUT, "upstream timeout"),
+    }
+}
+
+async fn ask(addr: &str, request: &Request<Incoming>) -> Result<Answer, BoxError> {
+    let stream = TcpStream::connect(addr).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let mut ask = Request::builder().method(request.method()).uri(request.uri().path_and_query().map_or("/", |p| p.as_str()));
+    ask = ask.header(header::HOST, addr);
+    if let Some(token) = request.headers().get(header::AUTHORIZATION) {
+        ask = ask.header(header::AUTHORIZATION, token);
+    }
+    let exchange = async {
+        let (parts, body) = sender.send_request(ask.body(Full::<Bytes>::default())?).await?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
+        let mut answer = Response::new(Full::new(body));
+        *answer.status_mut() = parts.status;
+        for name in [header::CONTENT_TYPE, header::LOCATION] {
+            if let Some(value) = parts.headers.get(&name) {
+                answer.headers_mut().insert(name, value.clone());
+            }
+        }
+        Ok(answer)
+    };
+    tokio::pin!(connection);
+    tokio::pin!(exchange);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        ended = &mut connection => { ended?; exchange.await }
+    }
+}
+
+fn failed(status: StatusCode, words: &str) -> Answer {
+    with_type(status, "application/json; charset=utf-8", Bytes::from(format!("{{\"error\":\"{words}\"}}")))
+}

@@ -1,0 +1,116 @@
+//! The routes of the admin port. `GET` and `HEAD` only; each takes `?forward=<node id>`.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde::Serialize;
+
+use super::{Answer, State, forward, view};
+use crate::cluster::Status;
+
+/// Answers one request, here or on the node it is to be forwarded to.
+pub(super) async fn answer(request: &Request<Incoming>, state: &State) -> Answer {
+    if let Some(node) = query(request, "forward").filter(|node| *node != state.table.local_id()) {
+        let nodes = state.table.nodes();
+        return match nodes.into_iter().find(|known| known.identity.id == node) {
+            Some(known) => forward::to(&known.identity.admin_addr, request).await,
+            None => status(StatusCode::NOT_FOUND),
+        };
+    }
+    if *request.method() != Method::GET && *request.method() != Method::HEAD {
+        return not_found();
+    }
+    let path = request.uri().path();
+    match local(path, state) {
+        Some(answer) => answer,
+        None => match path.strip_suffix('/').filter(|path| !path.is_empty() && local(path, state).is_some()) {
+            Some(path) => moved(path),
+            None => not_found(),
+        },
+    }
+}
+
+fn local(path: &str, state: &State) -> Option<Answer> {
+    let local_id = state.table.local_id();
+    let named = |id: &str| if id == "local" { local_id.clone() } else { id.to_owned() };
+    Some(match path {
+        "/health" => status(StatusCode::OK),
+        "/ready" if *state.ready.borrow() => status(StatusCode::OK),
+        "/ready" => status(StatusCode::SERVICE_UNAVAILABLE),
+        "/metrics" => metrics(state),
+        "/status/cluster/nodes" => json(&view::nodes(&state.table.nodes())),
+        "/status/upstream/endpoints" => json(&view::endpoint_counts(&state.registry)),
+        "/status/proxy/endpoints" => json(&view::endpoint_addresses(&state.registry)),
+        "/status/gossip/nodes" => json(&view::gossip_nodes(state)),
+        _ => {
+            let (id, show): (_, fn(&State, &str) -> Option<serde_json::Value>) =
+                if let Some(id) = path.strip_prefix("/status/cluster/nodes/") {
+                    (id, view::node)
+                } else {
+                    (path.strip_prefix("/status/gossip/nodes/")?, view::gossip_node)
+                };
+            if id.is_empty() || id.contains('/') {
+                return None;
+            }
+            match show(state, &named(id)) {
+                Some(node) => json(&node),
+                None => status(StatusCode::NOT_FOUND),
+            }
+        }
+    })
+}
+
+fn metrics(state: &State) -> Answer {
+    let gauges = &state.metrics.gauges;
+    let (endpoints, upstreams) = state.registry.size();
+    gauges.endpoints.set(endpoints as i64);
+    gauges.upstreams.set(upstreams as i64);
+    let nodes = state.table.nodes();
+    for status in [Status::Active, Status::Unreachable, Status::Left] {
+        let count = nodes.iter().filter(|node| node.status == status).count();
+        gauges.nodes.with_label_values(&[status.as_str()]).set(count as i64);
+    }
+    match state.metrics.render() {
+        Ok(text) => with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into()),
+        Err(e) => with_type(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", e.to_string().into()),
+    }
+}
+
+fn query(request: &Request<Incoming>, key: &str) -> Option<String> {
+    let query = request.uri().query()?;
+    let found = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key);
+    found.map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
+}
+
+fn json<T: Serialize>(value: &T) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(body) => with_type(StatusCode::OK, "application/json; charset=utf-8", body.into()),
+        Err(e) => with_type(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", e.to_string().into()),
+    }
+}
+
+pub(super) fn status(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer
+}
+
+pub(super) fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn not_found() -> Answer {
+    with_type(StatusCode::NOT_FOUND, "text/plain", Bytes::from_static(b"404 page not found"))
+}
+
+fn moved(path: &str) -> Answer {
+    let mut answer = status(StatusCode::MOVED_PERMANENTLY);
+    if let Ok(location) = HeaderValue::from_str(path) {
+        answer.headers_mut().insert(header::LOCATION, location);
+    }
+    answer
+}

@@ -1,0 +1,95 @@
+//! What status shows: shapes of their own, so that what is inside can change. As Piko's at HEAD.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::State;
+use crate::cluster::{NodeView, Status};
+use crate::route::Registry;
+
+#[derive(Serialize)]
+pub(super) struct NodeRow {
+    id: String,
+    status: &'static str,
+    proxy_addr: String,
+    admin_addr: String,
+    endpoints: usize,
+    upstreams: u64,
+}
+
+/// `GET /status/cluster/nodes`, by id.
+pub(super) fn nodes(nodes: &[NodeView]) -> Vec<NodeRow> {
+    let row = |node: &NodeView| NodeRow {
+        id: node.identity.id.clone(),
+        status: node.status.as_str(),
+        proxy_addr: node.identity.proxy_addr.clone(),
+        admin_addr: node.identity.admin_addr.clone(),
+        endpoints: node.endpoints.len(),
+        upstreams: node.endpoints.values().map(|n| u64::from(*n)).sum(),
+    };
+    nodes.iter().map(row).collect()
+}
+
+/// `GET /status/cluster/nodes/:id`
+pub(super) fn node(state: &State, id: &str) -> Option<Value> {
+    let node = find(state, id)?;
+    Some(json!({
+        "id": node.identity.id,
+        "status": node.status.as_str(),
+        "proxy_addr": node.identity.proxy_addr,
+        "admin_addr": node.identity.admin_addr,
+        "endpoints": node.endpoints,
+    }))
+}
+
+/// `GET /status/upstream/endpoints`: endpoint to number of upstreams on this node.
+pub(super) fn endpoint_counts(registry: &Registry) -> BTreeMap<String, usize> {
+    registry.endpoints().into_iter().map(|(endpoint, upstreams)| (endpoint, upstreams.len())).collect()
+}
+
+/// `GET /status/proxy/endpoints`: endpoint to addresses of agents' connections to this node.
+pub(super) fn endpoint_addresses(registry: &Registry) -> BTreeMap<String, Vec<String>> {
+    let addresses = |upstreams: Vec<crate::route::UpstreamView>| {
+        upstreams.iter().map(|upstream| upstream.addr.to_string()).collect()
+    };
+    registry.endpoints().into_iter().map(|(endpoint, upstreams)| (endpoint, addresses(upstreams))).collect()
+}
+
+/// `GET /status/gossip/nodes`
+pub(super) fn gossip_nodes(state: &State) -> Vec<Value> {
+    state.table.nodes().iter().map(|node| gossip_meta(state, node)).collect()
+}
+
+/// `GET /status/gossip/nodes/:id`
+pub(super) fn gossip_node(state: &State, id: &str) -> Option<Value> {
+    let node = find(state, id)?;
+    let entry = |key: String, value: String| {
+        json!({ "key": key, "value": value, "version": node.version, "internal": false, "deleted": false })
+    };
+    let mut entries = vec![
+        entry("proxy_addr".into(), node.identity.proxy_addr.clone()),
+        entry("admin_addr".into(), node.identity.admin_addr.clone()),
+    ];
+    entries.extend(node.endpoints.iter().map(|(name, n)| entry(format!("endpoint:{name}"), n.to_string())));
+    let mut meta = gossip_meta(state, &node);
+    meta["Entries"] = Value::Array(entries);
+    Some(meta)
+}
+
+fn gossip_meta(state: &State, node: &NodeView) -> Value {
+    json!({
+        "id": node.identity.id,
+        "addr": node.gossip_addr.unwrap_or(state.gossip_addr).to_string(),
+        "version": node.version,
+        "left": node.status == Status::Left,
+        "unreachable": node.status == Status::Unreachable,
+        // Nodes are forgotten by this one's own clock: there is no common time to show.
+        "expiry": "0001-01-01T00:00:00Z",
+    })
+}
+
+fn find(state: &State, id: &str) -> Option<NodeView> {
+    state.table.nodes().into_iter().find(|node| node.identity.id == id)
+}

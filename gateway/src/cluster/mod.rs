@@ -1,0 +1,160 @@
+//! The cluster: who is there (memberlist) and which endpoints each node has (our own tables).
+//!
+//! [`state`] is the pure part: events in, changes out. [`gossip`] is the only file that names
+//! memberlist. `sync` moves tables between nodes, `join` finds nodes to join.
+
+mod gossip;
+mod join;
+pub mod state;
+mod sync;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::Rng as _;
+use tokio_util::sync::CancellationToken;
+
+use gossip::Gossip;
+pub use state::{NodeView, RemoteNode, RemoteRoute, Status, Table};
+pub use wire::Identity;
+
+/// How to take part in a cluster.
+pub struct Options {
+    /// Who this node is.
+    pub identity: Identity,
+    /// Where gossip listens, TCP and UDP.
+    pub bind: SocketAddr,
+    /// What other nodes dial, where it differs from the bound address.
+    pub advertise: Option<SocketAddr>,
+    /// `host` or `host:port` of nodes to join.
+    pub join: Vec<String>,
+    /// How long the first join may take.
+    pub join_timeout: Duration,
+    /// Is it an error if no node could be joined?
+    pub abort_if_join_fails: bool,
+    /// Encrypts and authenticates gossip.
+    pub secret: Option<Vec<u8>>,
+    /// How often membership changes are passed on.
+    pub gossip_interval: Duration,
+}
+
+/// Why a node cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// Gossip did not start.
+    #[error("cluster.gossip.bind_addr: cannot gossip on {addr}: {message}")]
+    Start {
+        /// The address as configured.
+        addr: SocketAddr,
+        /// What memberlist said.
+        message: String,
+    },
+    /// No node could be joined.
+    #[error("cluster join: none of {addresses:?} could be joined within {within:?}: {last}")]
+    Join {
+        /// As configured.
+        addresses: Vec<String>,
+        /// The limit.
+        within: Duration,
+        /// The last failure.
+        last: String,
+    },
+}
+
+/// This node's part in the cluster.
+pub struct Cluster {
+    table: Arc<Table>,
+    gossip: Arc<Gossip>,
+    join: join::Joiner,
+    stop: CancellationToken,
+    /// Gossip's own threads: whatever happens to them, requests go on.
+    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+}
+
+/// Gossip is small work; two threads keep one stuck task from stopping it.
+const GOSSIP_THREADS: usize = 2;
+
+/// A node id: the prefix and seven random characters, new at every start.
+pub fn node_id(prefix: &str) -> String {
+    const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut rng = rand::rng();
+    let random = (0..7).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
+    prefix.chars().chain(random).collect()
+}
+
+impl Cluster {
+    /// Starts gossip. Nothing is joined yet.
+    pub async fn start(options: Options) -> Result<Cluster, ClusterError> {
+        let fail = |message: String| ClusterError::Start { addr: options.bind, message };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(GOSSIP_THREADS)
+            .thread_name("gossip")
+            .enable_all()
+            .build()
+            .map_err(|e| fail(e.to_string()))?;
+        let table = Arc::new(Table::new(options.identity.clone()));
+        let started = Gossip::start(runtime.handle().clone(), &options, table.clone()).await;
+        let (gossip, events) = match started {
+            Ok(parts) => parts,
+            Err(message) => {
+                runtime.shutdown_background();
+                return Err(fail(message));
+            }
+        };
+        let gossip = Arc::new(gossip);
+        let stop = CancellationToken::new();
+        // Both end with the runtime they run on, which `shutdown` and `Drop` stop.
+        runtime.spawn(sync::run(gossip.clone(), table.clone(), events, stop.clone()));
+        let join = join::Joiner::new(&options, gossip.clone(), table.clone());
+        Ok(Cluster { table, gossip, join, stop, runtime: Mutex::new(Some(runtime)) })
+    }
+
+    /// The first join; then the rejoin loop goes on in the background. Returns how many nodes were
+    /// joined: 0 where there is no other to join.
+    pub async fn join(&self) -> Result<usize, ClusterError> {
+        let joined = self.join.first().await;
+        if let Some(runtime) = self.runtime.lock().as_ref() {
+            runtime.spawn(self.join.clone().keep(self.stop.clone()));
+        }
+        joined
+    }
+
+    /// What is known of the cluster.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.clone()
+    }
+
+    /// The address gossip is bound to.
+    pub fn gossip_addr(&self) -> SocketAddr {
+        self.gossip.addr()
+    }
+
+    /// Tells the others that this node leaves. A second call does nothing.
+    pub async fn leave(&self, within: Duration) {
+        if !self.stop.is_cancelled() {
+            self.stop.cancel();
+            let _ = tokio::time::timeout(within, self.gossip.leave()).await;
+        }
+    }
+
+    /// Stops gossip. Without [`Cluster::leave`] before, the others will find this node unreachable.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.gossip.shutdown()).await;
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}

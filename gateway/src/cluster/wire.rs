@@ -1,0 +1,97 @@
+//! What nodes tell each other, and how it is written: one version byte, then postcard.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// First byte of every message. Another one is another version's: ignored.
+const FORMAT: u8 = 1;
+/// Largest message taken, bytes: a table of some million endpoints.
+const MAX_MESSAGE: usize = 64 << 20;
+/// Operations in one delta at most.
+const MAX_OPS: usize = 4096;
+/// Payload of one UDP delta, bytes: under any usual MTU with encryption around it.
+pub(super) const MAX_DELTA: usize = 1200;
+
+/// Who a node is. Travels in memberlist's metadata and in heartbeats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The id users see.
+    pub id: String,
+    /// When the process started, ms since 1970: a newer one replaces what an older one said.
+    pub epoch: u64,
+    /// Where its clients go.
+    pub proxy_addr: String,
+    /// Where its status is.
+    pub admin_addr: String,
+    /// Where other nodes send requests.
+    pub peer_addr: String,
+}
+
+/// One change of one endpoint: its upstreams now; 0 is gone.
+pub(super) type Op = (String, u32);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// Operation `i` makes version `base + 1 + i` of the owner's table.
+    Delta { owner: String, epoch: u64, base: u64, ops: Vec<Op> },
+    /// The owner lives at this gossip address, and its table has this version.
+    Heartbeat { addr: SocketAddr, identity: Identity, version: u64 },
+    /// Send me what is newer than `have`, if you are still of that epoch; else everything.
+    Pull { reply_to: SocketAddr, epoch: u64, have: u64 },
+    /// The owner's whole table.
+    Snapshot { owner: String, epoch: u64, version: u64, endpoints: Vec<Op> },
+    /// The owner leaves.
+    Bye { owner: String, epoch: u64 },
+}
+
+pub(super) fn encode(message: &Message) -> Vec<u8> {
+    let bytes = postcard::to_extend(message, vec![FORMAT]);
+    bytes.expect("these types always serialise")
+}
+
+/// `None` for what is malformed, too large, or another version's.
+pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
+    let (&FORMAT, body) = bytes.split_first()? else { return None };
+    if body.len() > MAX_MESSAGE {
+        return None;
+    }
+    let message = postcard::from_bytes(body).ok()?;
+    match &message {
+        Message::Delta { ops, .. } if ops.len() > MAX_OPS => None,
+        _ => Some(message),
+    }
+}
+
+/// The metadata of memberlist: at most 512 bytes.
+pub(super) fn encode_identity(identity: &Identity) -> Result<Vec<u8>, String> {
+    let bytes = postcard::to_extend(identity, vec![FORMAT]).map_err(|e| e.to_string())?;
+    if bytes.len() > 512 {
+        return Err(format!("node id and addresses take {} bytes, at most 512 fit; shorten them", bytes.len()));
+    }
+    Ok(bytes)
+}
+
+pub(super) fn decode_identity(bytes: &[u8]) -> Option<Identity> {
+    let (&FORMAT, body) = bytes.split_first()? else { return None };
+    postcard::from_bytes(body).ok()
+}
+
+/// Splits operations into deltas that each fit a packet.
+pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op]) -> Vec<Message> {
+    let mut messages = Vec::new();
+    let mut rest = ops;
+    while !rest.is_empty() {
+        let mut size = owner.len() + 32;
+        let fits = rest.iter().take(MAX_OPS).take_while(|(name, _)| {
+            size += name.len() + 7;
+            size <= MAX_DELTA
+        });
+        let n = fits.count().max(1);
+        let (now, later) = rest.split_at(n);
+        messages.push(Message::Delta { owner: owner.to_owned(), epoch, base, ops: now.to_vec() });
+        base += n as u64;
+        rest = later;
+    }
+    messages
+}
