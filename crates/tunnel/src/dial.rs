@@ -1,1 +1,267 @@
+//! The agent's half of the handshake: from a URL to the bytes of a tunnel.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
+use url::Url;
+
+use crate::handshake::{
+    AGENT_ID, AGENT_VERSION, NODE_ID, TENANT_ID, TUNNEL_PATH, UPGRADE_TOKEN, WS_PROTOCOL, websocket_key,
+};
+use crate::headers;
+use crate::io::BoxIo;
+use crate::websocket;
+
+/// Connecting to one address, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the request to the 101.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a refusal's body, bytes: a sentence.
+const MAX_REFUSAL: usize = 8 << 10;
+
+/// What to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// `Upgrade: piko-tunnel`, and WebSocket where something on the way does not pass that.
+    #[default]
+    Auto,
+    /// `Upgrade: piko-tunnel` only.
+    Upgrade,
+    /// WebSocket only.
+    WebSocket,
+}
+
+/// Where to dial and as whom.
+#[derive(Clone)]
+pub struct DialOptions {
+    /// `http://host:port[/prefix]` or `https://…` of the upstream port.
+    pub url: Url,
+    /// Bearer token.
+    pub token: Option<String>,
+    /// The tenant whose keys verify it.
+    pub tenant_id: Option<String>,
+    /// What the node shows this agent as.
+    pub agent_id: String,
+    /// How to ask.
+    pub transport: Transport,
+    /// For `https`.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// A tunnel's bytes, before HTTP/2.
+pub struct Dialed {
+    /// The bytes.
+    pub io: BoxIo,
+    /// The node that answered.
+    pub node_id: String,
+    /// Where it is (or the balancer before it).
+    pub addr: SocketAddr,
+}
+
+/// Why there is no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The URL cannot be dialled.
+    #[error("connect.url {0}: expected http://host:port or https://host:port")]
+    Url(Url),
+    /// TCP failed.
+    #[error("connect to {0}: {1}")]
+    Connect(String, #[source] std::io::Error),
+    /// Something took too long.
+    #[error("connect to {0}: no answer within {1:?}")]
+    Late(String, Duration),
+    /// The server's certificate, or ours, was not accepted. Trying again will not help.
+    #[error("connect to {0}: certificate not accepted: {1}")]
+    Certificate(String, #[source] std::io::Error),
+    /// HTTP failed.
+    #[error("connect to {0}: {1}")]
+    Http(String, #[source] hyper::Error),
+    /// The node answered something else than 101.
+    #[error("{}: {message}", status.as_u16())]
+    Refused {
+        /// Its status.
+        status: StatusCode,
+        /// Its words.
+        message: String,
+        /// Did a node of ours say so, not something before it?
+        by_node: bool,
+    },
+}
+
+impl DialError {
+    /// May another try succeed?
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            DialError::Connect(..) | DialError::Late(..) | DialError::Http(..) => true,
+            DialError::Url(_) | DialError::Certificate(..) => false,
+            DialError::Refused { status, .. } => {
+                matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+            }
+        }
+    }
+
+    /// Did something on the way not pass our upgrade? WebSocket may get through then.
+    fn suggests_websocket(&self) -> bool {
+        match self {
+            DialError::Refused { status, by_node, .. } => {
+                // A node which never saw the header says 426; a balancer whatever it likes.
+                *status == StatusCode::UPGRADE_REQUIRED || (!by_node && !self.is_retryable())
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Dials a node and asks for a tunnel.
+pub async fn dial(options: &DialOptions) -> Result<Dialed, DialError> {
+    match options.transport {
+        Transport::Upgrade => ask(options, false).await,
+        Transport::WebSocket => ask(options, true).await,
+        Transport::Auto => match ask(options, false).await {
+            Err(e) if e.suggests_websocket() => ask(options, true).await,
+            answered => answered,
+        },
+    }
+}
+
+async fn ask(options: &DialOptions, websocket: bool) -> Result<Dialed, DialError> {
+    let (io, addr, authority) = connect(options).await?;
+    let name = options.url.to_string();
+    let exchange = async {
+        let failed = |e| DialError::Http(name.clone(), e);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
+        let connection = connection.with_upgrades();
+        tokio::pin!(connection);
+        let request = request(options, websocket, &authority);
+        let response = tokio::select! {
+            response = sender.send_request(request) => response.map_err(failed)?,
+            ended = &mut connection => {
+                ended.map_err(failed)?;
+                let closed = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                return Err(DialError::Connect(name.clone(), closed));
+            }
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let (parts, body) = response.into_parts();
+            let body = Limited::new(body, MAX_REFUSAL).collect();
+            let body = tokio::select! {
+                body = body => body.map(|b| b.to_bytes()).unwrap_or_default(),
+                _ = &mut connection => Bytes::new(),
+            };
+            return Err(refused(parts.status, &parts.headers, &body));
+        }
+        let node_id = response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        let upgraded = tokio::select! {
+            upgraded = hyper::upgrade::on(response) => upgraded,
+            ended = &mut connection => {
+                ended.map_err(failed)?;
+                return Err(DialError::Connect(name.clone(), std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        };
+        Ok((upgraded.map_err(failed)?, node_id))
+    };
+    let late = |_| DialError::Late(options.url.to_string(), ANSWER_TIMEOUT);
+    let (upgraded, node_id) = tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.map_err(late)??;
+    let io: BoxIo = match upgraded.downcast::<TokioIo<BoxIo>>() {
+        Ok(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
+        Ok(parts) => {
+            let (rest, write) = tokio::io::split(parts.io.into_inner());
+            Box::new(tokio::io::join(std::io::Cursor::new(parts.read_buf).chain(rest), write))
+        }
+        Err(upgraded) => Box::new(TokioIo::new(upgraded)),
+    };
+    let io: BoxIo = if websocket { Box::new(websocket::client(io).await) } else { io };
+    Ok(Dialed { io, node_id, addr })
+}
+
+/// TCP, and TLS where the URL says so. Also what to send as `Host`.
+async fn connect(options: &DialOptions) -> Result<(BoxIo, SocketAddr, String), DialError> {
+    let url = &options.url;
+    let wrong = || DialError::Url(url.clone());
+    let host = url.host_str().ok_or_else(wrong)?.to_owned();
+    let port = url.port_or_known_default().ok_or_else(wrong)?;
+    let tls = match url.scheme() {
+        "http" => None,
+        "https" => Some(options.tls.clone().ok_or_else(wrong)?),
+        _ => return Err(wrong()),
+    };
+    let authority = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.clone(),
+    };
+    let name = url.to_string();
+    let whole = async {
+        let failed = |e| DialError::Connect(name.clone(), e);
+        let bare = host.trim_matches(['[', ']']);
+        let stream = TcpStream::connect((bare, port)).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let addr = stream.peer_addr().map_err(failed)?;
+        let Some(tls) = tls else { return Ok((Box::new(stream) as BoxIo, addr, authority)) };
+        let server = ServerName::try_from(bare.to_owned()).map_err(|_| wrong())?;
+        match TlsConnector::from(tls).connect(server, stream).await {
+            Ok(stream) => Ok((Box::new(stream) as BoxIo, addr, authority)),
+            Err(e) if is_certificate(&e) => Err(DialError::Certificate(name.clone(), e)),
+            Err(e) => Err(failed(e)),
+        }
+    };
+    let late = |_| DialError::Late(options.url.to_string(), CONNECT_TIMEOUT);
+    tokio::time::timeout(CONNECT_TIMEOUT, whole).await.map_err(late)?
+}
+
+fn is_certificate(error: &std::io::Error) -> bool {
+    use tokio_rustls::rustls::Error as Tls;
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
+    matches!(
+        tls,
+        Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented | Tls::UnsupportedNameType | Tls::AlertReceived(_))
+    )
+}
+
+fn request(options: &DialOptions, websocket: bool, authority: &str) -> Request<Empty<Bytes>> {
+    let prefix = options.url.path().trim_end_matches('/');
+    let mut request = Request::new(Empty::new());
+    // A prefix that was a URL's path is one again.
+    *request.uri_mut() = format!("{prefix}{TUNNEL_PATH}").parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    let mut set = |name, value: &str, secret: bool| {
+        if let Ok(mut value) = HeaderValue::from_str(value) {
+            value.set_sensitive(secret);
+            headers.insert(name, value);
+        }
+    };
+    set(header::HOST, authority, false);
+    set(header::CONNECTION, "Upgrade", false);
+    set(AGENT_ID, &options.agent_id, false);
+    set(AGENT_VERSION, env!("CARGO_PKG_VERSION"), false);
+    if websocket {
+        set(header::UPGRADE, "websocket", false);
+        set(header::SEC_WEBSOCKET_VERSION, "13", false);
+        set(header::SEC_WEBSOCKET_KEY, &websocket_key(), false);
+        set(header::SEC_WEBSOCKET_PROTOCOL, WS_PROTOCOL, false);
+    } else {
+        set(header::UPGRADE, UPGRADE_TOKEN, false);
+    }
+    if let Some(token) = &options.token {
+        set(header::AUTHORIZATION, &format!("Bearer {token}"), true);
+    }
+    if let Some(tenant) = &options.tenant_id {
+        set(TENANT_ID, tenant, false);
+    }
+    request
+}
+
+fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> DialError {
+    let words = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let words = words.and_then(|json| json.get("error")?.as_str().map(str::to_owned));
+    let message = words.unwrap_or_else(|| status.canonical_reason().unwrap_or("refused").to_lowercase());
+    DialError::Refused { status, message, by_node: headers.contains_key(headers::ERROR) }
+}

@@ -112,7 +112,7 @@ impl Links {
                     }
                     Err(e) => debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer"),
                 }
-                sleep(backoff.next()).await;
+                sleep(backoff.pause()).await;
             };
             tokio::select! {
                 () = once => {}

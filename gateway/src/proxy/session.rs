@@ -110,7 +110,7 @@ impl TunnelSession {
 
     /// The final response head, or an informational one, within the response timeout.
     async fn next_head(&mut self) -> Result<Head> {
-        let mut response = self.response.take().or_err(ErrorType::InternalError, "response read twice")?;
+        let mut response = self.response.take().ok_or_else(|| Failure::Internal.into_error())?;
         let mut next = poll_fn(|cx| {
             if let Poll::Ready(Some(Ok(info))) = response.poll_informational(cx) {
                 return Poll::Ready(Ok(Head::Informational(info)));

@@ -16,8 +16,6 @@ use piko_tunnel::io::BoxIo;
 use piko_tunnel::{Settings, headers, limits, websocket};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -207,7 +205,7 @@ async fn raw(upgraded: Upgraded, kind: Upgrade) -> BoxIo {
     match kind {
         Upgrade::Tunnel => io,
         Upgrade::WebSocket => {
-            Box::new(websocket::bytes(WebSocketStream::from_raw_socket(io, Role::Server, None).await))
+            Box::new(websocket::server(io).await)
         }
     }
 }
