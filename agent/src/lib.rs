@@ -1,1 +1,25 @@
-//! Being built.
+//! The other end of a tunnel: keeps endpoints registered and forwards what comes to services.
+//!
+//! An [`Agent`] holds one tunnel for all its listeners , answers requests from a pool of
+//! connections to each service , and copies bytes for TCP and WebSocket .
+//!
+//! ```no_run
+//! use piko_agent::{Agent, config::AgentConfig};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # async fn example() -> Result<(), piko_agent::AgentError> {
+//! let mut config = AgentConfig::default();
+//! config.endpoints = vec!["my-endpoint/localhost:4000".into()];
+//! let agent = Agent::new(config)?;
+//! agent.run(CancellationToken::new(), |event| println!("{event:?}")).await
+//! # }
+//! ```
+
+pub mod config;
+mod request;
+mod run;
+mod service;
+mod tcp;
+mod tunnel;
+
+pub use run::{Agent, AgentError, Event};

@@ -3,8 +3,6 @@
 mod agent;
 mod bench;
 mod config;
-mod demo;
-mod forward;
 mod server;
 mod status;
 
@@ -30,9 +28,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             _ => server::run(m),
         },
         Some(("agent", m)) => agent::run(m),
-        Some(("forward", m)) => forward::run(m),
         Some(("status", m)) => status::run(m),
-        Some(("demo", m)) => demo::run(m),
         Some(("config", m)) => config::run(m),
         Some(("bench", m)) => bench::run(m),
         _ => unreachable!("clap requires a subcommand"),
@@ -56,9 +52,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(server::command())
         .subcommand(agent::command())
-        .subcommand(forward::command())
         .subcommand(status::command())
-        .subcommand(demo::command())
         .subcommand(config::command())
         .subcommand(bench::command())
 }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -9,17 +10,25 @@ use h2::{Reason, RecvStream, SendStream};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
+use crate::progress::Progress;
+
 /// What arrives on a stream, as a body. The window of a chunk is given back when it is handed on.
 pub struct RecvBody {
     stream: RecvStream,
     data_done: bool,
     length: Option<u64>,
+    progress: Arc<Progress>,
 }
 
 impl RecvBody {
     /// The body of a message whose `content-length`, if any, is `length`.
     pub fn new(stream: RecvStream, length: Option<u64>) -> Self {
-        RecvBody { stream, data_done: false, length }
+        RecvBody { stream, data_done: false, length, progress: Arc::default() }
+    }
+
+    /// Touched whenever a chunk is handed on.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
     }
 }
 
@@ -35,6 +44,7 @@ impl Body for RecvBody {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     self.stream.flow_control().release_capacity(data.len())?;
+                    self.progress.touch();
                     if let Some(left) = self.length.as_mut() {
                         *left = left.saturating_sub(data.len() as u64);
                     }

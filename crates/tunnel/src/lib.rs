@@ -21,6 +21,7 @@ pub mod io;
 pub mod limits;
 mod liveness;
 pub mod node_session;
+pub mod progress;
 mod settings;
 pub mod stream;
 pub mod websocket;

@@ -3,7 +3,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -16,12 +15,13 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header, request, uri};
 use piko_tunnel::body::send_data;
 use piko_tunnel::headers;
+use piko_tunnel::progress::Progress;
 use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite, client::Session};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::{Digest, UniqueIDType};
 use pingora_error::{Error, ErrorType, OrErr as _, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use crate::error::Failure;
 use crate::route::target::InFlight;
@@ -54,22 +54,6 @@ pub(super) struct TunnelSession {
     digest: Digest,
 }
 
-/// When the request body last moved: while an upload goes on, the response is not late.
-struct Progress {
-    start: Instant,
-    moved: AtomicU64,
-}
-
-impl Progress {
-    fn touch(&self) {
-        self.moved.store(self.start.elapsed().as_millis() as u64, Relaxed);
-    }
-
-    fn last(&self) -> Instant {
-        self.start + Duration::from_millis(self.moved.load(Relaxed))
-    }
-}
-
 impl TunnelSession {
     pub(super) fn new(inflight: InFlight, sender: SendRequest<Bytes>, timeouts: Timeouts) -> Self {
         TunnelSession {
@@ -77,7 +61,7 @@ impl TunnelSession {
             sender,
             timeouts,
             body: None,
-            progress: Arc::new(Progress { start: Instant::now(), moved: AtomicU64::new(0) }),
+            progress: Arc::default(),
             response: None,
             recv: None,
             head: None,
@@ -117,16 +101,9 @@ impl TunnelSession {
             }
             Pin::new(&mut response).poll(cx).map_ok(Head::Final)
         });
-        let head = match self.timeouts.response {
-            None => next.await,
-            Some(limit) => loop {
-                let deadline = self.progress.last() + limit;
-                match timeout_at(deadline, &mut next).await {
-                    Ok(head) => break head,
-                    Err(_) if self.progress.last() + limit > Instant::now() => continue,
-                    Err(_) => return Err(Failure::Timeout.into_error().into_up()),
-                }
-            },
+        // While an upload goes on, the response is not late.
+        let Some(head) = self.progress.within(self.timeouts.response, &mut next).await else {
+            return Err(Failure::Timeout.into_error().into_up());
         };
         let head = head.map_err(|e| self.error("reading the response", e))?;
         if matches!(head, Head::Informational(_)) {

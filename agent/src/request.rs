@@ -1,0 +1,226 @@
+//! One HTTP request or WebSocket from the node, to the service and back.
+
+use std::future::poll_fn;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri};
+use http_body_util::{Either, Empty};
+use hyper::body::{Body as _, Incoming};
+use hyper_util::rt::TokioIo;
+use piko_tunnel::body::{RecvBody, send_body};
+use piko_tunnel::progress::Progress;
+use piko_tunnel::stream::TunnelStream;
+use piko_tunnel::{headers, limits};
+use tracing::debug;
+
+use crate::service::{Pool, Service};
+
+/// Why the agent answers itself.
+#[derive(Debug, Clone, Copy)]
+enum Failure {
+    Unreachable,
+    Timeout,
+    ResponseHeaders,
+}
+
+impl Failure {
+    fn reply(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
+            Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
+            Failure::ResponseHeaders => {
+                (StatusCode::BAD_GATEWAY, "upstream_headers_too_large", "upstream response headers are too large")
+            }
+        }
+    }
+}
+
+/// What a log line of one request needs, kept aside before the request goes on.
+struct Line {
+    started: Instant,
+    method: Method,
+    path: String,
+}
+
+/// Serves one stream. A client that hangs up, or a tunnel that ends, ends the request to the service.
+pub(crate) async fn serve(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    service: &Service,
+    (scheme, authority, pool): (&Scheme, &Authority, &Pool),
+) {
+    let line = service.access_log.then(|| Line {
+        started: Instant::now(),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+    });
+    let (mut parts, stream) = request.into_parts();
+    let upgrade = parts.headers.remove(headers::UPGRADE);
+    if service_request(&mut parts, scheme, authority).is_err() {
+        respond.send_reset(Reason::PROTOCOL_ERROR);
+        return;
+    }
+    let served = match upgrade {
+        Some(protocol) => websocket(parts, protocol, stream, &mut respond, service, pool).await,
+        None => plain(parts, stream, &mut respond, service, pool).await,
+    };
+    let status = match served {
+        Ok(status) => status,
+        Err(Some(failure)) => reply(&mut respond, failure),
+        Err(None) => StatusCode::default(),
+    };
+    if let Some(line) = line {
+        tracing::info!(
+            endpoint = %service.endpoint,
+            method = %line.method,
+            path = line.path,
+            status = status.as_u16(),
+            duration_ms = line.started.elapsed().as_secs_f64() * 1e3,
+            "request"
+        );
+    }
+}
+
+/// Turns the tunnel's request into the service's: its address in the URI, the client's `Host` kept.
+fn service_request(parts: &mut request::Parts, scheme: &Scheme, authority: &Authority) -> Result<(), http::Error> {
+    headers::strip_private(&mut parts.headers);
+    if let Some(host) = parts.uri.authority() {
+        parts.headers.insert(header::HOST, HeaderValue::from_str(host.as_str())?);
+    }
+    let mut target = uri::Parts::default();
+    target.scheme = Some(scheme.clone());
+    target.authority = Some(authority.clone());
+    target.path_and_query = parts.uri.path_and_query().cloned();
+    parts.uri = Uri::from_parts(target)?;
+    parts.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// `Err(None)`: the client is gone, there is nobody to answer.
+type Served = Result<StatusCode, Option<Failure>>;
+
+async fn plain(
+    parts: request::Parts,
+    stream: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+    service: &Service,
+    pool: &Pool,
+) -> Served {
+    let head = parts.method == Method::HEAD;
+    let (body, progress) = if stream.is_end_stream() {
+        (Either::Right(Empty::new()), None)
+    } else {
+        let length = parts.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = RecvBody::new(stream, length);
+        let progress = body.progress();
+        (Either::Left(body), Some(progress))
+    };
+    let progress = progress.unwrap_or_default();
+    let response = ask(Request::from_parts(parts, body), respond, service.timeout, &progress, pool).await?;
+    let (status, body, send) = pass_head(response, respond, head)?;
+    if let Some(send) = send
+        && let Err(e) = send_body(body, send).await
+    {
+        debug!(endpoint = %service.endpoint, error = %e, "response broke off");
+    }
+    Ok(status)
+}
+
+/// The service's response head, unless it is late or the client hangs up before.
+async fn ask(
+    request: Request<Either<RecvBody, Empty<Bytes>>>,
+    respond: &mut SendResponse<Bytes>,
+    patience: Option<Duration>,
+    progress: &Progress,
+    pool: &Pool,
+) -> Result<Response<Incoming>, Option<Failure>> {
+    tokio::select! {
+        answered = progress.within(patience, pool.request(request)) => match answered {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(e)) => {
+                debug!(error = %e, source = ?std::error::Error::source(&e), "service failed");
+                Err(Some(Failure::Unreachable))
+            }
+            None => Err(Some(Failure::Timeout)),
+        },
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(None),
+    }
+}
+
+/// Passes the response head on. `None` for the stream: there is no body.
+fn pass_head(
+    response: Response<Incoming>,
+    respond: &mut SendResponse<Bytes>,
+    head: bool,
+) -> Result<(StatusCode, Incoming, Option<SendStream<Bytes>>), Option<Failure>> {
+    let (mut parts, body) = response.into_parts();
+    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_private(&mut parts.headers);
+    if headers::list_size(&parts.headers) > limits::MAX_MESSAGE_HEADERS {
+        return Err(Some(Failure::ResponseHeaders));
+    }
+    parts.version = Version::HTTP_2;
+    let status = parts.status;
+    let end = head || body.is_end_stream();
+    match respond.send_response(Response::from_parts(parts, ()), end) {
+        Ok(send) => Ok((status, body, (!end).then_some(send))),
+        Err(_) => Err(None),
+    }
+}
+
+/// A WebSocket: after the service's 101 the stream is bytes both ways. Any other answer passes as it is.
+async fn websocket(
+    mut parts: request::Parts,
+    protocol: HeaderValue,
+    stream: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+    service: &Service,
+    pool: &Pool,
+) -> Served {
+    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    parts.headers.insert(header::UPGRADE, protocol);
+    let request = Request::from_parts(parts, Either::Right(Empty::new()));
+    let mut response = ask(request, respond, service.timeout, &Progress::default(), pool).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let (status, body, send) = pass_head(response, respond, false)?;
+        if let Some(send) = send {
+            let _ = send_body(body, send).await;
+        }
+        return Ok(status);
+    }
+    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Some(Failure::Unreachable))?;
+    let (mut parts, _) = response.into_parts();
+    let protocol = parts.headers.remove(header::UPGRADE);
+    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_private(&mut parts.headers);
+    parts.status = StatusCode::OK;
+    parts.version = Version::HTTP_2;
+    let protocol = protocol.unwrap_or(HeaderValue::from_static("websocket"));
+    parts.headers.insert(headers::UPGRADED, protocol);
+    let send = respond.send_response(Response::from_parts(parts, ()), false).map_err(|_| None)?;
+    let mut near = TunnelStream::new(send, stream);
+    let mut far = TokioIo::new(upgraded);
+    // Either end going away ends the other; that is no news.
+    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    Ok(StatusCode::SWITCHING_PROTOCOLS)
+}
+
+fn reply(respond: &mut SendResponse<Bytes>, failure: Failure) -> StatusCode {
+    let (status, code, words) = failure.reply();
+    let body = Bytes::from(format!("{{\"error\":\"{words}\",\"code\":\"{code}\"}}\n"));
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    response.headers_mut().insert(headers::ERROR, HeaderValue::from_static(code));
+    if let Ok(mut send) = respond.send_response(response, false) {
+        // A stream that is gone by now needs no answer.
+        let _ = send.send_data(body, true);
+    }
+    status
+}

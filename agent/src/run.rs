@@ -1,0 +1,259 @@
+//! Keeps the listeners registered: connect, serve, and connect again, for ever after the first success.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use piko_bootstrap::config::Invalid;
+use piko_bootstrap::tls::{self, TlsError};
+use piko_tunnel::backoff::Backoff;
+use piko_tunnel::dial::{DialError, DialOptions, Transport};
+use piko_tunnel::{SessionError, Settings};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::config::{self, AgentConfig, Listener};
+use crate::service;
+use crate::tunnel::{Services, Tunnel};
+
+/// Tries to get a tunnel to a node other than the one that drains, before any will do.
+const OTHER_NODE_TRIES: usize = 5;
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// No listeners.
+    #[error("no listeners configured")]
+    NoListeners,
+    /// The configuration makes no sense.
+    #[error("{}: {}", .0.key, .0.message)]
+    Config(Invalid),
+    /// The service cannot be addressed.
+    #[error("{0} is no service")]
+    Service(String),
+    /// The token file cannot be read.
+    #[error("connect.token_file: {0}")]
+    TokenFile(#[source] std::io::Error),
+    /// TLS cannot be set up.
+    #[error("connect.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// No tunnel.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The tunnel failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The node refused a listener.
+    #[error("listener refused: {message} ({code})")]
+    Refused {
+        /// Stable code.
+        code: String,
+        /// Words.
+        message: String,
+    },
+    /// The first connect took too long.
+    #[error("not connected within {within:?}: {last}")]
+    ConnectTimeout {
+        /// The limit.
+        within: Duration,
+        /// The last failure.
+        last: String,
+    },
+}
+
+impl AgentError {
+    fn is_retryable(&self) -> bool {
+        match self {
+            AgentError::Dial(e) => e.is_retryable(),
+            AgentError::Session(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What an agent tells whoever runs it.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// All listeners are registered on this node.
+    Connected {
+        /// The node.
+        node_id: String,
+    },
+    /// The tunnel ended; the agent is connecting again.
+    Disconnected {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An agent, not yet connected.
+pub struct Agent {
+    listeners: Vec<Listener>,
+    services: Services,
+    options: DialOptions,
+    settings: Settings,
+    first_connect: Duration,
+    grace: Duration,
+    /// Streams being served, over all tunnels.
+    streams: TaskTracker,
+}
+
+impl Agent {
+    /// Checks the configuration; connects to nothing yet.
+    pub fn new(config: AgentConfig) -> Result<Agent, AgentError> {
+        let listeners = config.resolve().map_err(AgentError::Config)?;
+        if listeners.is_empty() {
+            return Err(AgentError::NoListeners);
+        }
+        let services = service::all(&listeners, !config.access_log.disable)?;
+        let services = services.into_iter().map(|s| (s.endpoint.to_string(), s)).collect();
+        Ok(Agent {
+            listeners,
+            services: Arc::new(services),
+            options: dial_options(&config)?,
+            settings: config.tunnel.settings(),
+            first_connect: config.connect.timeout.into(),
+            grace: config.grace_period.into(),
+            streams: TaskTracker::new(),
+        })
+    }
+
+    /// What it will listen on.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// Runs until `shutdown`; then leaves well: no new streams, those open finish, up to the grace
+    /// period. Fails only before the first success.
+    pub async fn run(self, shutdown: CancellationToken, tell: impl Fn(Event)) -> Result<(), AgentError> {
+        let mut tunnels = JoinSet::new();
+        let mut leaves = Vec::<CancellationToken>::new();
+        let mut tunnel = tokio::select! {
+            first = self.first() => first?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        loop {
+            let node_id = tunnel.node_id.clone();
+            info!(node.id = %node_id, listeners = self.listeners.len(), "connected");
+            tell(Event::Connected { node_id: node_id.clone() });
+            // Make before break: the new tunnel is registered, now the ones before may go.
+            leaves.drain(..).for_each(|leave| leave.cancel());
+            let leave = CancellationToken::new();
+            leaves.push(leave.clone());
+            let (drain, mut draining) = watch::channel(false);
+            let serving = tunnel.serve(self.services.clone(), self.streams.clone(), drain, leave);
+            let current = tunnels.spawn(serving);
+            let avoid = loop {
+                tokio::select! {
+                    Some(ended) = tunnels.join_next_with_id() => {
+                        let (id, reason) = match ended {
+                            Ok((id, reason)) => (id, reason.to_string()),
+                            Err(e) => (e.id(), e.to_string()),
+                        };
+                        if id == current.id() {
+                            warn!(node.id = %node_id, reason, "disconnected");
+                            tell(Event::Disconnected { reason });
+                            break None;
+                        }
+                    }
+                    Ok(()) = draining.changed() => break Some(node_id.clone()),
+                    () = shutdown.cancelled() => {
+                        self.leave(tunnels, leaves).await;
+                        return Ok(());
+                    }
+                }
+            };
+            tunnel = tokio::select! {
+                next = self.again(avoid.as_deref()) => next,
+                () = shutdown.cancelled() => {
+                    self.leave(tunnels, leaves).await;
+                    return Ok(());
+                }
+            };
+        }
+    }
+
+    /// The first tunnel: retried within the connect timeout, but not where it cannot help.
+    async fn first(&self) -> Result<Tunnel, AgentError> {
+        let mut backoff = Backoff::agent();
+        let deadline = Instant::now() + self.first_connect;
+        let mut last = String::from("no answer");
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match timeout(left, self.open()).await {
+                Ok(Ok(tunnel)) => return Ok(tunnel),
+                Ok(Err(e)) if e.is_retryable() => {
+                    warn!(error = %e, "failed to connect; trying again");
+                    last = e.to_string();
+                }
+                Ok(Err(e)) => return Err(e),
+                Err(_) => {}
+            }
+            let pause = backoff.pause();
+            if Instant::now() + pause >= deadline {
+                return Err(AgentError::ConnectTimeout { within: self.first_connect, last });
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// Another tunnel, however long it takes. `avoid`: a node that drains.
+    async fn again(&self, avoid: Option<&str>) -> Tunnel {
+        let mut backoff = Backoff::agent();
+        let mut tries = 0;
+        loop {
+            match self.open().await {
+                Ok(tunnel) if Some(tunnel.node_id.as_str()) == avoid && tries < OTHER_NODE_TRIES => tries += 1,
+                Ok(tunnel) => return tunnel,
+                Err(e) => warn!(error = %e, "failed to connect; trying again"),
+            }
+            sleep(backoff.pause()).await;
+        }
+    }
+
+    async fn open(&self) -> Result<Tunnel, AgentError> {
+        Tunnel::open(&self.options, &self.settings, &self.services, &self.streams).await
+    }
+
+    async fn leave(&self, mut tunnels: JoinSet<SessionError>, leaves: Vec<CancellationToken>) {
+        info!("leaving: finishing requests");
+        leaves.iter().for_each(CancellationToken::cancel);
+        self.streams.close();
+        let done = async {
+            while tunnels.join_next().await.is_some() {}
+            self.streams.wait().await;
+        };
+        if timeout(self.grace, done).await.is_err() {
+            warn!("requests did not finish within the grace period");
+        }
+    }
+}
+
+fn dial_options(config: &AgentConfig) -> Result<DialOptions, AgentError> {
+    let connect = &config.connect;
+    let token = match &connect.token_file {
+        Some(path) => Some(std::fs::read_to_string(path).map_err(AgentError::TokenFile)?.trim().to_owned()),
+        None => (!connect.token.is_empty()).then(|| connect.token.expose().to_owned()),
+    };
+    let url = connect.parsed_url().map_err(AgentError::Config)?;
+    let identity = connect.tls.cert.as_deref().zip(connect.tls.key.as_deref());
+    let tls = match url.scheme() {
+        "https" => Some(tls::client(connect.tls.root_cas.as_deref(), identity)?),
+        _ => None,
+    };
+    Ok(DialOptions {
+        url,
+        token,
+        tenant_id: (!connect.tenant_id.is_empty()).then(|| connect.tenant_id.clone()),
+        agent_id: format!("agent-{:08x}", rand::random::<u32>()),
+        transport: match connect.transport {
+            config::Transport::Auto => Transport::Auto,
+            config::Transport::Upgrade => Transport::Upgrade,
+            config::Transport::Websocket => Transport::WebSocket,
+        },
+        tls,
+    })
+}

@@ -1,0 +1,154 @@
+//! One tunnel: registered listeners, streams in, and how it ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+
+use h2::Reason;
+use http::Method;
+use piko_tunnel::agent_session::{AgentSession, Incoming};
+use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
+use piko_tunnel::dial::{DialOptions, Dialed, dial};
+use piko_tunnel::io::BoxIo;
+use piko_tunnel::{SessionError, Settings, headers};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::run::AgentError;
+use crate::service::{Service, Target};
+use crate::{request, tcp};
+
+/// The node answers each listen at once; one that does not is stuck.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a tunnel serves, by endpoint.
+pub(crate) type Services = Arc<HashMap<String, Arc<Service>>>;
+
+/// A tunnel with all listeners registered.
+pub(crate) struct Tunnel {
+    pub(crate) node_id: String,
+    session: AgentSession<BoxIo>,
+    sender: ControlSender,
+    receiver: ControlReceiver,
+    listeners: usize,
+}
+
+impl Tunnel {
+    /// Dials, speaks the handshake and registers every listener.
+    pub(crate) async fn open(
+        options: &DialOptions,
+        settings: &Settings,
+        services: &Services,
+        streams: &TaskTracker,
+    ) -> Result<Tunnel, AgentError> {
+        let Dialed { io, node_id, .. } = dial(options).await?;
+        let (session, control) = AgentSession::handshake(io, settings).await?;
+        let (sender, receiver) = control.split();
+        let mut tunnel = Tunnel { node_id, session, sender, receiver, listeners: 0 };
+        let register = tunnel.register(services, streams);
+        match tokio::time::timeout(LISTEN_TIMEOUT, register).await {
+            Ok(done) => done.map(|()| tunnel),
+            Err(_) => Err(SessionError::HandshakeTimeout(LISTEN_TIMEOUT).into()),
+        }
+    }
+
+    async fn register(&mut self, services: &Services, streams: &TaskTracker) -> Result<(), AgentError> {
+        let Tunnel { session, sender, receiver, listeners, .. } = self;
+        let control = async {
+            for (id, service) in (0..).zip(services.values()) {
+                let protocol = match service.target {
+                    Target::Http { .. } => Protocol::Http,
+                    Target::Tcp(_) => Protocol::Tcp,
+                };
+                sender.send(&Message::Listen { id, endpoint: service.endpoint.clone(), protocol }).await?;
+            }
+            while *listeners < services.len() {
+                match receiver.recv().await?.ok_or(SessionError::Closed)? {
+                    Message::Listening { .. } => *listeners += 1,
+                    Message::Refused { code, message, .. } => return Err(AgentError::Refused { code, message }),
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        tokio::pin!(control);
+        // The session has to be polled for the control stream to move; a node with an early listener
+        // may already send requests.
+        loop {
+            tokio::select! {
+                done = &mut control => return done,
+                incoming = session.accept() => match incoming {
+                    Some(Ok(incoming)) => spawn(incoming, services, streams),
+                    Some(Err(e)) => return Err(e.into()),
+                    None => return Err(SessionError::Closed.into()),
+                },
+            }
+        }
+    }
+
+    /// Serves until the tunnel ends. `drain` is set when the node wants to be rid of us. On `leave`,
+    /// takes no more streams, lets those open finish, and ends.
+    pub(crate) async fn serve(
+        self,
+        services: Services,
+        streams: TaskTracker,
+        drain: watch::Sender<bool>,
+        leave: CancellationToken,
+    ) -> SessionError {
+        let Tunnel { mut session, mut sender, mut receiver, listeners, .. } = self;
+        let mut leaving = false;
+        let mut control_open = true;
+        loop {
+            tokio::select! {
+                incoming = session.accept() => match incoming {
+                    Some(Ok(incoming)) => spawn(incoming, &services, &streams),
+                    Some(Err(e)) => return e,
+                    None => return SessionError::Closed,
+                },
+                message = receiver.recv(), if control_open => match message {
+                    Ok(Some(Message::Drain { .. })) => drop(drain.send_replace(true)),
+                    Ok(Some(_)) => {}
+                    Ok(None) => control_open = false,
+                    Err(e) if leaving => { debug!(error = %e, "control stream ended"); control_open = false }
+                    Err(e) => return e,
+                },
+                () = leave.cancelled(), if !leaving => {
+                    leaving = true;
+                    // First the node stops routing here, then it hears that no stream will be taken:
+                    // what it sends in between is still served.
+                    for id in 0..listeners as u64 {
+                        if sender.send(&Message::Unlisten { id }).await.is_err() {
+                            break;
+                        }
+                    }
+                    session.graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// Serves one stream in a task that `streams` counts.
+fn spawn(incoming: Incoming, services: &Services, streams: &TaskTracker) {
+    let Incoming { request, mut respond } = incoming;
+    let endpoint = request.headers().get(headers::LISTENER).and_then(|value| value.to_str().ok());
+    let Some(service) = endpoint.and_then(|endpoint| services.get(endpoint)).cloned() else {
+        // Nothing was done with it: the node may send it elsewhere.
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return;
+    };
+    streams.spawn(async move {
+        match &service.target {
+            Target::Tcp(addr) if request.method() == Method::CONNECT => {
+                tcp::serve(request, respond, addr, service.timeout).await;
+            }
+            Target::Http { scheme, authority, pool } if request.method() != Method::CONNECT => {
+                request::serve(request, respond, &service, (scheme, authority, pool)).await;
+            }
+            _ => respond.send_reset(Reason::REFUSED_STREAM),
+        }
+    });
+}

@@ -1,0 +1,68 @@
+//! A deadline that moves as long as bytes do: an upload that goes on is not a late response.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+/// When something last moved.
+#[derive(Debug)]
+pub struct Progress {
+    start: Instant,
+    /// Milliseconds after the start.
+    moved: AtomicU64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress { start: Instant::now(), moved: AtomicU64::new(0) }
+    }
+}
+
+impl Progress {
+    /// It moved just now.
+    pub fn touch(&self) {
+        self.moved.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    /// Waits for `work` until nothing has moved for `limit`. `None`: that long it took.
+    pub async fn within<T>(&self, limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+        let Some(limit) = limit else { return Some(work.await) };
+        let mut work = std::pin::pin!(work);
+        loop {
+            match timeout_at(self.deadline(limit), &mut work).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.deadline(limit) > Instant::now() => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn deadline(&self, limit: Duration) -> Instant {
+        self.start + Duration::from_millis(self.moved.load(Relaxed)) + limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_silence_counts() {
+        let limit = Some(Duration::from_secs(1));
+        let progress = Arc::new(Progress::default());
+        let upload = async {
+            for _ in 0..10 {
+                sleep(Duration::from_millis(900)).await;
+                progress.touch();
+            }
+        };
+        assert_eq!(progress.within(limit, upload).await, Some(()));
+        assert_eq!(progress.within(limit, sleep(Duration::from_secs(2))).await, None);
+    }
+}

@@ -1,0 +1,83 @@
+//! `piko agent`: keep a service's endpoints registered. Both spellings: the seed's
+//! `--endpoints my-endpoint/localhost:4000` and today's `agent http my-endpoint 4000`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Arg, ArgMatches, Command};
+use piko_agent::config::{AgentConfig, ListenerConfig, Protocol};
+use piko_agent::{Agent, Event};
+use piko_bootstrap::config::{self, ConfigError, ConfigSpec as _};
+use piko_bootstrap::{log, signal};
+use tracing::warn;
+
+pub(crate) fn command() -> Command {
+    let one = |name: &'static str, about: &'static str| {
+        let command = Command::new(name)
+            .about(about)
+            .arg(Arg::new("endpoint").required(true).value_name("ENDPOINT"))
+            .arg(Arg::new("addr").required(true).value_name("ADDR").help("4000, host:port, or for http a URL"));
+        config::args::<AgentConfig>(command)
+    };
+    let command = Command::new("agent")
+        .about("Keep endpoints registered and forward their traffic to services")
+        .after_help("Example: piko agent --endpoints my-endpoint/localhost:4000")
+        .subcommand(one("http", "One HTTP listener"))
+        .subcommand(one("tcp", "One TCP listener"))
+        .subcommand(config::args::<AgentConfig>(Command::new("start").about("All listeners of the configuration file")));
+    config::args::<AgentConfig>(command)
+}
+
+pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let (matches, protocol) = match matches.subcommand() {
+        Some(("http", m)) => (m, Some(Protocol::Http)),
+        Some(("tcp", m)) => (m, Some(Protocol::Tcp)),
+        Some((_, m)) => (m, None),
+        None => (matches, None),
+    };
+    let mut config: AgentConfig = super::load(matches)?;
+    if let Some(protocol) = protocol {
+        let word = |name| matches.get_one::<String>(name).cloned().unwrap_or_default();
+        let listener =
+            ListenerConfig { endpoint_id: word("endpoint"), addr: word("addr"), protocol, timeout: None };
+        config.listeners = vec![listener];
+        config.endpoints.clear();
+        config.validate().map_err(ConfigError::Invalid)?;
+    }
+    log::init(&config.log.level, &config.log.subsystems, !super::on_terminal());
+    super::block_on(serve(config))?
+}
+
+async fn serve(config: AgentConfig) -> anyhow::Result<ExitCode> {
+    let signals = signal::shutdown();
+    let url = config.connect.url.clone();
+    let agent = Agent::new(config).context("failed to run agent")?;
+    let lines: Vec<_> = agent.listeners().iter().map(|l| (l.endpoint.to_string(), l.service.to_string())).collect();
+    let tell = move |event: Event| {
+        if super::on_terminal() {
+            greet(&event, &lines, &url);
+        }
+    };
+    tokio::select! {
+        done = agent.run(signals.first.clone(), tell) => done.context("failed to run agent")?,
+        () = signals.second.cancelled() => warn!("second signal: stopping at once"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For a person at a terminal: what is reachable, and how to try it.
+fn greet(event: &Event, lines: &[(String, String)], url: &str) {
+    let mut out = std::io::stderr();
+    let _ = match event {
+        Event::Connected { node_id } => {
+            let _ = writeln!(out, "\nConnected to {url} (node {node_id})\n");
+            for (endpoint, service) in lines {
+                let _ = writeln!(out, "  {endpoint} → {service}");
+            }
+            let first = lines.first().map_or("", |(endpoint, _)| endpoint);
+            writeln!(out, "\nTry: curl http://localhost:8000 -H \"x-piko-endpoint: {first}\"   (the cluster's proxy port)\n")
+        }
+        Event::Disconnected { reason } => writeln!(out, "Disconnected ({reason}); connecting again"),
+    };
+}

@@ -1,0 +1,148 @@
+//! `piko status`: what the cluster knows, asked on an admin port.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use clap::{Arg, ArgMatches, Command};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use url::Url;
+
+/// The whole answer.
+const WITHIN: Duration = Duration::from_secs(15);
+/// Largest answer read, bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+pub(crate) fn command() -> Command {
+    let id = || Arg::new("id").required(true).value_name("ID").help("A node's id, or `local`");
+    let status = Arg::new("status").long("status").value_parser(["active", "unreachable", "left"]).help("Only nodes in this state");
+    let group = |name: &'static str, about: &'static str| Command::new(name).about(about).subcommand_required(true).arg_required_else_help(true);
+    Command::new("status")
+        .about("Show what the cluster knows")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(Arg::new("server.url").long("server.url").global(true).default_value("http://localhost:8002").help("An admin port"))
+        .arg(Arg::new("forward").long("forward").global(true).value_name("NODE").help("Ask this node instead of the one that answers"))
+        .arg(Arg::new("output").long("output").short('o').global(true).default_value("yaml").value_parser(["yaml", "json", "table"]))
+        .subcommand(
+            group("cluster", "Nodes")
+                .subcommand(Command::new("nodes").about("Every known node").arg(status))
+                .subcommand(Command::new("node").about("One node and its endpoints").arg(id())),
+        )
+        .subcommand(group("proxy", "Endpoints").subcommand(
+            Command::new("endpoints").about("Endpoints of a node, with the addresses of agents' connections"),
+        ))
+        .subcommand(group("upstream", "Upstreams").subcommand(
+            Command::new("endpoints").about("Endpoints of a node, with the number of upstreams"),
+        ))
+        .subcommand(
+            group("gossip", "Membership")
+                .subcommand(Command::new("nodes").about("Every known node, as gossip sees it"))
+                .subcommand(Command::new("node").about("One node's entries").arg(id())),
+        )
+}
+
+pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let Some((group, inner)) = matches.subcommand() else { bail!("nothing asked") };
+    let Some((what, leaf)) = inner.subcommand() else { bail!("nothing asked") };
+    let id = leaf.try_get_one::<String>("id").ok().flatten();
+    let path = match id {
+        Some(id) => format!("/status/{group}/{what}s/{id}"),
+        None => format!("/status/{group}/{what}"),
+    };
+    let word = |name: &str| leaf.get_one::<String>(name).cloned();
+    let url = word("server.url").unwrap_or_default();
+    let asked = super::block_on(ask(&url, &path, word("forward").as_deref()))?;
+    let mut answer = asked.with_context(|| format!("failed to get {group} {what}: {url}"))?;
+    if let Some(status) = leaf.try_get_one::<String>("status").ok().flatten()
+        && let Some(nodes) = answer.as_array_mut()
+    {
+        nodes.retain(|node| node["status"] == status.as_str());
+    }
+    let text = match word("output").as_deref() {
+        Some("json") => serde_json::to_string_pretty(&answer)? + "\n",
+        Some("table") => table(&answer),
+        _ => serde_yaml::to_string(&wrapped(group, what, answer))?,
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The shapes of the command line: lists have a name.
+fn wrapped(group: &str, what: &str, answer: Value) -> Value {
+    match (group, what) {
+        (_, "nodes") => serde_json::json!({ "nodes": answer }),
+        ("proxy", "endpoints") => serde_json::json!({ "endpoints": answer }),
+        _ => answer,
+    }
+}
+
+async fn ask(url: &str, path: &str, forward: Option<&str>) -> anyhow::Result<Value> {
+    let base = Url::parse(url).with_context(|| format!("{url:?} is no URL; write it like http://localhost:8002"))?;
+    let (Some(host), Some(port), "http") = (base.host_str(), base.port_or_known_default(), base.scheme()) else {
+        bail!("expected http://host:port");
+    };
+    let mut target = base.clone();
+    target.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    if let Some(node) = forward {
+        target.query_pairs_mut().append_pair("forward", node);
+    }
+    let query = target.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let exchange = async {
+        let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.context("connect")?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with the answer: the process does, too.
+        let connection = tokio::spawn(connection);
+        let request = Request::get(format!("{}{query}", target.path()))
+            .header(header::HOST, format!("{host}:{port}"))
+            .body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await.context("request")?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        connection.abort();
+        if !status.is_success() {
+            let unknown = if status == 404 { " (no such node, or no such route)" } else { "" };
+            bail!("request: bad status: {}{unknown}", status.as_u16());
+        }
+        let body = body.map_err(|e| anyhow::anyhow!("read answer: {e}"))?.to_bytes();
+        serde_json::from_slice(&body).context("answer is no JSON; is this an admin port?")
+    };
+    match tokio::time::timeout(WITHIN, exchange).await {
+        Ok(done) => done,
+        Err(_) => bail!("no answer within {WITHIN:?}"),
+    }
+}
+
+/// Rows with aligned columns: of a list of objects its fields, of a map its keys and values.
+fn table(answer: &Value) -> String {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    };
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    match answer {
+        Value::Array(items) => {
+            if let Some(first) = items.first().and_then(Value::as_object) {
+                rows.push(first.keys().map(|key| key.to_uppercase()).collect());
+            }
+            rows.extend(items.iter().filter_map(Value::as_object).map(|o| o.values().map(text).collect()));
+        }
+        Value::Object(map) => rows.extend(map.iter().map(|(key, value)| vec![key.clone(), text(value)])),
+        other => rows.push(vec![text(other)]),
+    }
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
