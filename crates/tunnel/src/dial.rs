@@ -139,33 +139,32 @@ async fn ask(options: &DialOptions, websocket: bool) -> Result<Dialed, DialError
     let exchange = async {
         let failed = |e| DialError::Http(name.clone(), e);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
-        let connection = connection.with_upgrades();
-        tokio::pin!(connection);
+        // It ends well with the upgrade, too: only its failures end the exchange.
+        let failure = async {
+            match connection.with_upgrades().await {
+                Ok(()) => std::future::pending().await,
+                Err(e) => e,
+            }
+        };
+        tokio::pin!(failure);
         let request = request(options, websocket, &authority);
         let response = tokio::select! {
             response = sender.send_request(request) => response.map_err(failed)?,
-            ended = &mut connection => {
-                ended.map_err(failed)?;
-                let closed = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-                return Err(DialError::Connect(name.clone(), closed));
-            }
+            e = &mut failure => return Err(failed(e)),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, MAX_REFUSAL).collect();
             let body = tokio::select! {
                 body = body => body.map(|b| b.to_bytes()).unwrap_or_default(),
-                _ = &mut connection => Bytes::new(),
+                _ = &mut failure => Bytes::new(),
             };
             return Err(refused(parts.status, &parts.headers, &body));
         }
         let node_id = response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let upgraded = tokio::select! {
             upgraded = hyper::upgrade::on(response) => upgraded,
-            ended = &mut connection => {
-                ended.map_err(failed)?;
-                return Err(DialError::Connect(name.clone(), std::io::ErrorKind::UnexpectedEof.into()));
-            }
+            e = &mut failure => return Err(failed(e)),
         };
         Ok((upgraded.map_err(failed)?, node_id))
     };
