@@ -256,23 +256,26 @@ impl AgentConfig {
         let long = self.listeners.iter().enumerate().map(|(i, l)| (format!("listeners[{i}]"), l.clone()));
         let short = self.endpoints.iter().enumerate().map(|(i, text)| {
             let key = format!("endpoints[{i}]");
-            let (endpoint_id, addr) = text
-                .split_once('/')
-                .ok_or_else(|| Invalid::new(&key, format!("invalid endpoint: {text:?}; write it like my-endpoint/localhost:4000")))?;
+            let (endpoint_id, addr) = text.split_once('/').ok_or_else(|| {
+                Invalid::new(
+                    &key,
+                    format!("invalid endpoint: {text:?}; write it like my-endpoint/localhost:4000"),
+                )
+            })?;
             let (endpoint_id, addr) = (endpoint_id.to_owned(), addr.to_owned());
             Ok((key, ListenerConfig { endpoint_id, addr, protocol: Protocol::Http, timeout: None }))
         });
         for listener in long.map(Ok).chain(short) {
             let (key, config) = listener?;
-            let endpoint: EndpointId = config
-                .endpoint_id
-                .parse()
-                .map_err(|e| Invalid::new(format!("{key}.endpoint_id"), format!("{:?}: {e}", config.endpoint_id)))?;
+            let endpoint: EndpointId = config.endpoint_id.parse().map_err(|e| {
+                Invalid::new(format!("{key}.endpoint_id"), format!("{:?}: {e}", config.endpoint_id))
+            })?;
             let service = parse_addr(&config.addr, config.protocol)
                 .map_err(|e| Invalid::new(format!("{key}.addr"), e))?;
             match seen.insert(endpoint.clone(), service.clone()) {
                 Some(other) if other != service => {
-                    let message = format!("endpoint {endpoint} has two services, {other} and {service}; give it one");
+                    let message =
+                        format!("endpoint {endpoint} has two services, {other} and {service}; give it one");
                     return Err(Invalid::new(key, message));
                 }
                 Some(_) => continue,
@@ -304,7 +307,10 @@ impl ConfigSpec for AgentConfig {
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| value.get().is_zero()) {
             return Err(Invalid::new(key, "must be more than 0"));
         }
-        let windows = [("stream_window", self.tunnel.stream_window), ("connection_window", self.tunnel.connection_window)];
+        let windows = [
+            ("stream_window", self.tunnel.stream_window),
+            ("connection_window", self.tunnel.connection_window),
+        ];
         for (key, size) in windows {
             if !(64 << 10..=(1 << 31) - 1).contains(&size.0) {
                 return Err(Invalid::new(format!("tunnel.{key}"), "must be from 64KiB to 2147483647"));
@@ -312,9 +318,10 @@ impl ConfigSpec for AgentConfig {
         }
         match self.log.level.as_str() {
             "debug" | "info" | "warn" | "error" => Ok(()),
-            other => {
-                Err(Invalid::new("log.level", format!("unsupported level: {other:?}; use debug, info, warn or error")))
-            }
+            other => Err(Invalid::new(
+                "log.level",
+                format!("unsupported level: {other:?}; use debug, info, warn or error"),
+            )),
         }
     }
 }
@@ -322,7 +329,12 @@ impl ConfigSpec for AgentConfig {
 impl ConnectConfig {
     /// The URL, parsed.
     pub fn parsed_url(&self) -> Result<Url, Invalid> {
-        let wrong = || Invalid::new("connect.url", format!("invalid url: {:?}; write it like http://localhost:8001", self.url));
+        let wrong = || {
+            Invalid::new(
+                "connect.url",
+                format!("invalid url: {:?}; write it like http://localhost:8001", self.url),
+            )
+        };
         let url = Url::parse(&self.url).map_err(|_| wrong())?;
         if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(url) } else { Err(wrong()) }
     }
@@ -355,7 +367,11 @@ mod tests {
             ("https://1.2.3.4:8080", "https://1.2.3.4:8080/"),
             ("https://google.com", "https://google.com/"),
         ] {
-            assert_eq!(parse_addr(text, Protocol::Http).unwrap(), ServiceAddr::Http(url.parse().unwrap()), "{text}");
+            assert_eq!(
+                parse_addr(text, Protocol::Http).unwrap(),
+                ServiceAddr::Http(url.parse().unwrap()),
+                "{text}"
+            );
         }
         for text in ["invalid", "", ":80", "host:0", "host:70000", "ftp://x", "http://x/path"] {
             assert!(parse_addr(text, Protocol::Http).unwrap_err().contains("localhost:4000"), "{text}");

@@ -32,9 +32,11 @@ impl Failure {
         match self {
             Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
             Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
-            Failure::ResponseHeaders => {
-                (StatusCode::BAD_GATEWAY, "upstream_headers_too_large", "upstream response headers are too large")
-            }
+            Failure::ResponseHeaders => (
+                StatusCode::BAD_GATEWAY,
+                "upstream_headers_too_large",
+                "upstream response headers are too large",
+            ),
         }
     }
 }
@@ -86,7 +88,11 @@ pub(crate) async fn serve(
 }
 
 /// Turns the tunnel's request into the service's: its address in the URI, the client's `Host` kept.
-fn service_request(parts: &mut request::Parts, scheme: &Scheme, authority: &Authority) -> Result<(), http::Error> {
+fn service_request(
+    parts: &mut request::Parts,
+    scheme: &Scheme,
+    authority: &Authority,
+) -> Result<(), http::Error> {
     headers::strip_private(&mut parts.headers);
     if let Some(host) = parts.uri.authority() {
         parts.headers.insert(header::HOST, HeaderValue::from_str(host.as_str())?);

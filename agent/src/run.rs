@@ -206,7 +206,9 @@ impl Agent {
         let mut tries = 0;
         loop {
             match self.open().await {
-                Ok(tunnel) if Some(tunnel.node_id.as_str()) == avoid && tries < OTHER_NODE_TRIES => tries += 1,
+                Ok(tunnel) if Some(tunnel.node_id.as_str()) == avoid && tries < OTHER_NODE_TRIES => {
+                    tries += 1
+                }
                 Ok(tunnel) => return tunnel,
                 Err(e) => warn!(error = %e, "failed to connect; trying again"),
             }

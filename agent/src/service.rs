@@ -41,7 +41,8 @@ pub(crate) enum Target {
 
 /// The services of all listeners, sharing one pool.
 pub(crate) fn all(listeners: &[Listener], access_log: bool) -> Result<Vec<Arc<Service>>, AgentError> {
-    let https = listeners.iter().any(|l| matches!(&l.service, ServiceAddr::Http(url) if url.scheme() == "https"));
+    let https =
+        listeners.iter().any(|l| matches!(&l.service, ServiceAddr::Http(url) if url.scheme() == "https"));
     let pool = pool(https)?;
     listeners.iter().map(|listener| service(listener, &pool, access_log).map(Arc::new)).collect()
 }
@@ -70,8 +71,11 @@ fn pool(https: bool) -> Result<Pool, AgentError> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config((*tls).clone()).https_or_http().enable_http1().wrap_connector(tcp);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config((*tls).clone())
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-
 use h2::Reason;
 use http::Method;
 use piko_tunnel::agent_session::{AgentSession, Incoming};
@@ -68,7 +67,9 @@ impl Tunnel {
             while *listeners < services.len() {
                 match receiver.recv().await?.ok_or(SessionError::Closed)? {
                     Message::Listening { .. } => *listeners += 1,
-                    Message::Refused { code, message, .. } => return Err(AgentError::Refused { code, message }),
+                    Message::Refused { code, message, .. } => {
+                        return Err(AgentError::Refused { code, message });
+                    }
                     _ => {}
                 }
             }

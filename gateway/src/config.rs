@@ -265,7 +265,10 @@ impl ConfigSpec for Config {
         self.tunnel.validate()?;
         let cluster = &self.cluster;
         if !cluster.node_id.is_empty() && !cluster.node_id_prefix.is_empty() {
-            return Err(Invalid::new("cluster.node_id_prefix", "cannot be set together with cluster.node_id"));
+            return Err(Invalid::new(
+                "cluster.node_id_prefix",
+                "cannot be set together with cluster.node_id",
+            ));
         }
         if !cluster.secret.is_empty() && cluster.secret_file.is_some() {
             return Err(Invalid::new("cluster.secret_file", "cannot be set together with cluster.secret"));
@@ -287,16 +290,20 @@ impl LogConfig {
     pub fn validate(&self) -> Result<(), Invalid> {
         match self.level.as_str() {
             "debug" | "info" | "warn" | "error" => Ok(()),
-            other => Err(Invalid::new("log.level", format!("unsupported level: {other:?}; use debug, info, warn or error"))),
+            other => Err(Invalid::new(
+                "log.level",
+                format!("unsupported level: {other:?}; use debug, info, warn or error"),
+            )),
         }
     }
 }
 
 impl TunnelConfig {
     fn validate(&self) -> Result<(), Invalid> {
-        for (key, size) in
-            [("tunnel.stream_window", self.stream_window), ("tunnel.connection_window", self.connection_window)]
-        {
+        for (key, size) in [
+            ("tunnel.stream_window", self.stream_window),
+            ("tunnel.connection_window", self.connection_window),
+        ] {
             // RFC 9113, section 6.9.1: a window is at most 2^31-1; below 64 KiB not one frame fits.
             if !(64 << 10..=(1 << 31) - 1).contains(&size.0) {
                 return Err(Invalid::new(key, "must be from 64KiB to 2147483647"));
@@ -342,7 +349,9 @@ fn machine_ip() -> IpAddr {
     match ask() {
         Ok(ip) if !ip.is_unspecified() => ip,
         _ => {
-            tracing::warn!("no network address found: advertising 127.0.0.1, which only this machine reaches");
+            tracing::warn!(
+                "no network address found: advertising 127.0.0.1, which only this machine reaches"
+            );
             IpAddr::from([127, 0, 0, 1])
         }
     }

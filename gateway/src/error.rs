@@ -63,9 +63,7 @@ impl Failure {
                 "request headers are too large",
             ),
             Failure::NoUpstream => (StatusCode::BAD_GATEWAY, "no_upstream", "no available upstreams"),
-            Failure::Unreachable => {
-                (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable")
-            }
+            Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
             Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
             Failure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
         };

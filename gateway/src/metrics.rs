@@ -77,19 +77,35 @@ impl Metrics {
             latency: add(
                 r,
                 HistogramVec::new(
-                    histogram("piko_proxy_request_latency_seconds", "Time from request to end of response", LATENCY),
+                    histogram(
+                        "piko_proxy_request_latency_seconds",
+                        "Time from request to end of response",
+                        LATENCY,
+                    ),
                     &["status", "method"],
                 ),
             ),
             request_size: add(
                 r,
-                Histogram::with_opts(histogram("piko_proxy_request_size_bytes", "Path and headers of requests", SIZES)),
+                Histogram::with_opts(histogram(
+                    "piko_proxy_request_size_bytes",
+                    "Path and headers of requests",
+                    SIZES,
+                )),
             ),
             response_size: add(
                 r,
-                Histogram::with_opts(histogram("piko_proxy_response_size_bytes", "Bodies of responses", SIZES)),
+                Histogram::with_opts(histogram(
+                    "piko_proxy_response_size_bytes",
+                    "Bodies of responses",
+                    SIZES,
+                )),
             ),
-            retries: counter(r, "piko_proxy_retries_total", "Requests sent to another upstream after a failure"),
+            retries: counter(
+                r,
+                "piko_proxy_retries_total",
+                "Requests sent to another upstream after a failure",
+            ),
             errors: counters(r, "piko_proxy_errors_total", "Replies this node made itself", &["code"]),
             upstream_requests: counter(
                 r,
@@ -114,10 +130,17 @@ impl Metrics {
         };
         let gauges = Gauges {
             upstreams: gauge(r, "piko_upstreams_connected_upstreams", "Upstreams connected to this node"),
-            endpoints: gauge(r, "piko_upstreams_registered_endpoints", "Endpoints with an upstream on this node"),
+            endpoints: gauge(
+                r,
+                "piko_upstreams_registered_endpoints",
+                "Endpoints with an upstream on this node",
+            ),
             nodes: add(
                 r,
-                IntGaugeVec::new(Opts::new("piko_cluster_nodes", "Known nodes, this one included"), &["status"]),
+                IntGaugeVec::new(
+                    Opts::new("piko_cluster_nodes", "Known nodes, this one included"),
+                    &["status"],
+                ),
             ),
         };
         let build = add(
@@ -195,7 +218,6 @@ impl Drop for TunnelGuard {
         self.0.dec();
     }
 }
-
 
 fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
     HistogramOpts::new(name, help).buckets(buckets.to_vec())

@@ -17,7 +17,9 @@ pub(crate) fn command() -> Command {
         let command = Command::new(name)
             .about(about)
             .arg(Arg::new("endpoint").required(true).value_name("ENDPOINT"))
-            .arg(Arg::new("addr").required(true).value_name("ADDR").help("4000, host:port, or for http a URL"));
+            .arg(
+                Arg::new("addr").required(true).value_name("ADDR").help("4000, host:port, or for http a URL"),
+            );
         config::args::<AgentConfig>(command)
     };
     let command = Command::new("agent")
@@ -25,7 +27,9 @@ pub(crate) fn command() -> Command {
         .after_help("Example: piko agent --endpoints my-endpoint/localhost:4000")
         .subcommand(one("http", "One HTTP listener"))
         .subcommand(one("tcp", "One TCP listener"))
-        .subcommand(config::args::<AgentConfig>(Command::new("start").about("All listeners of the configuration file")));
+        .subcommand(config::args::<AgentConfig>(
+            Command::new("start").about("All listeners of the configuration file"),
+        ));
     config::args::<AgentConfig>(command)
 }
 
@@ -53,7 +57,8 @@ async fn serve(config: AgentConfig) -> anyhow::Result<ExitCode> {
     let signals = signal::shutdown();
     let url = config.connect.url.clone();
     let agent = Agent::new(config).context("failed to run agent")?;
-    let lines: Vec<_> = agent.listeners().iter().map(|l| (l.endpoint.to_string(), l.service.to_string())).collect();
+    let lines: Vec<_> =
+        agent.listeners().iter().map(|l| (l.endpoint.to_string(), l.service.to_string())).collect();
     let tell = move |event: Event| {
         if super::on_terminal() {
             greet(&event, &lines, &url);
@@ -76,7 +81,10 @@ fn greet(event: &Event, lines: &[(String, String)], url: &str) {
                 let _ = writeln!(out, "  {endpoint} → {service}");
             }
             let first = lines.first().map_or("", |(endpoint, _)| endpoint);
-            writeln!(out, "\nTry: curl http://localhost:8000 -H \"x-piko-endpoint: {first}\"   (the cluster's proxy port)\n")
+            writeln!(
+                out,
+                "\nTry: curl http://localhost:8000 -H \"x-piko-endpoint: {first}\"   (the cluster's proxy port)\n"
+            )
         }
         Event::Disconnected { reason } => writeln!(out, "Disconnected ({reason}); connecting again"),
     };

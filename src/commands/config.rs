@@ -22,8 +22,14 @@ pub(crate) fn command() -> Command {
                 .arg(kind().long("kind").help("Guessed from the keys if not given"))
                 .arg(Arg::new("expand-env").long("expand-env").action(ArgAction::SetTrue)),
         )
-        .subcommand(Command::new("print").about("Every key with its default and what it does").arg(kind().default_value("server")))
-        .subcommand(Command::new("schema").about("JSON Schema, for editors").arg(kind().default_value("server")))
+        .subcommand(
+            Command::new("print")
+                .about("Every key with its default and what it does")
+                .arg(kind().default_value("server")),
+        )
+        .subcommand(
+            Command::new("schema").about("JSON Schema, for editors").arg(kind().default_value("server")),
+        )
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -54,6 +60,8 @@ fn check(path: &Path, kind: Option<&str>, expand: bool) -> Result<(), ConfigErro
 /// Only an agent has listeners, endpoints or a cluster to connect to.
 fn guess(path: &Path) -> &'static str {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let agent = text.lines().any(|line| ["listeners:", "endpoints:", "connect:"].iter().any(|key| line.starts_with(key)));
+    let agent = text
+        .lines()
+        .any(|line| ["listeners:", "endpoints:", "connect:"].iter().any(|key| line.starts_with(key)));
     if agent { "agent" } else { "server" }
 }

@@ -21,15 +21,39 @@ const MAX_ANSWER: usize = 64 << 20;
 
 pub(crate) fn command() -> Command {
     let id = || Arg::new("id").required(true).value_name("ID").help("A node's id, or `local`");
-    let status = Arg::new("status").long("status").value_parser(["active", "unreachable", "left"]).help("Only nodes in this state");
-    let group = |name: &'static str, about: &'static str| Command::new(name).about(about).subcommand_required(true).arg_required_else_help(true);
+    let status = Arg::new("status")
+        .long("status")
+        .value_parser(["active", "unreachable", "left"])
+        .help("Only nodes in this state");
+    let group = |name: &'static str, about: &'static str| {
+        Command::new(name).about(about).subcommand_required(true).arg_required_else_help(true)
+    };
     Command::new("status")
         .about("Show what the cluster knows")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .arg(Arg::new("server.url").long("server.url").global(true).default_value("http://localhost:8002").help("An admin port"))
-        .arg(Arg::new("forward").long("forward").global(true).value_name("NODE").help("Ask this node instead of the one that answers"))
-        .arg(Arg::new("output").long("output").short('o').global(true).default_value("yaml").value_parser(["yaml", "json", "table"]))
+        .arg(
+            Arg::new("server.url")
+                .long("server.url")
+                .global(true)
+                .default_value("http://localhost:8002")
+                .help("An admin port"),
+        )
+        .arg(
+            Arg::new("forward")
+                .long("forward")
+                .global(true)
+                .value_name("NODE")
+                .help("Ask this node instead of the one that answers"),
+        )
+        .arg(
+            Arg::new("output")
+                .long("output")
+                .short('o')
+                .global(true)
+                .default_value("yaml")
+                .value_parser(["yaml", "json", "table"]),
+        )
         .subcommand(
             group("cluster", "Nodes")
                 .subcommand(Command::new("nodes").about("Every known node").arg(status))
@@ -38,9 +62,11 @@ pub(crate) fn command() -> Command {
         .subcommand(group("proxy", "Endpoints").subcommand(
             Command::new("endpoints").about("Endpoints of a node, with the addresses of agents' connections"),
         ))
-        .subcommand(group("upstream", "Upstreams").subcommand(
-            Command::new("endpoints").about("Endpoints of a node, with the number of upstreams"),
-        ))
+        .subcommand(
+            group("upstream", "Upstreams").subcommand(
+                Command::new("endpoints").about("Endpoints of a node, with the number of upstreams"),
+            ),
+        )
         .subcommand(
             group("gossip", "Membership")
                 .subcommand(Command::new("nodes").about("Every known node, as gossip sees it"))
@@ -84,8 +110,10 @@ fn wrapped(group: &str, what: &str, answer: Value) -> Value {
 }
 
 async fn ask(url: &str, path: &str, forward: Option<&str>) -> anyhow::Result<Value> {
-    let base = Url::parse(url).with_context(|| format!("{url:?} is no URL; write it like http://localhost:8002"))?;
-    let (Some(host), Some(port), "http") = (base.host_str(), base.port_or_known_default(), base.scheme()) else {
+    let base =
+        Url::parse(url).with_context(|| format!("{url:?} is no URL; write it like http://localhost:8002"))?;
+    let (Some(host), Some(port), "http") = (base.host_str(), base.port_or_known_default(), base.scheme())
+    else {
         bail!("expected http://host:port");
     };
     let mut target = base.clone();
@@ -123,7 +151,11 @@ async fn ask(url: &str, path: &str, forward: Option<&str>) -> anyhow::Result<Val
 fn table(answer: &Value) -> String {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect::<Vec<_>>().join(" "),
+        Value::Array(items) => items
+            .iter()
+            .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join(" "),
         other => other.to_string(),
     };
     let mut rows: Vec<Vec<String>> = Vec::new();
@@ -138,7 +170,8 @@ fn table(answer: &Value) -> String {
         other => rows.push(vec![text(other)]),
     }
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();

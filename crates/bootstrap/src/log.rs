@@ -7,7 +7,9 @@ use tracing_subscriber::fmt::time::SystemTime;
 /// are logged at every level.
 pub fn init(level: &str, subsystems: &[String], json: bool) {
     // Third parties are heard from warn on, whatever our level: at info they are not about us.
-    let mut filter = format!("warn,piko={level},piko_gateway={level},piko_agent={level},piko_tunnel={level},memberlist_core=error,memberlist_net=error");
+    let mut filter = format!(
+        "warn,piko={level},piko_gateway={level},piko_agent={level},piko_tunnel={level},memberlist_core=error,memberlist_net=error"
+    );
     for subsystem in subsystems {
         filter.push_str(&format!(",{subsystem}=trace"));
     }

@@ -55,8 +55,10 @@ pub fn client(
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let wrong = |e: rustls::pki_types::pem::Error| TlsError::File { path: path.to_owned(), message: e.to_string() };
-    let certs = CertificateDer::pem_file_iter(path).map_err(wrong)?.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+    let wrong =
+        |e: rustls::pki_types::pem::Error| TlsError::File { path: path.to_owned(), message: e.to_string() };
+    let certs =
+        CertificateDer::pem_file_iter(path).map_err(wrong)?.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
     if certs.is_empty() {
         return Err(TlsError::File { path: path.to_owned(), message: "no certificate in it".into() });
     }

@@ -138,7 +138,8 @@ async fn ask(options: &DialOptions, websocket: bool) -> Result<Dialed, DialError
     let name = options.url.to_string();
     let exchange = async {
         let failed = |e| DialError::Http(name.clone(), e);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
         // It ends well with the upgrade, too: only its failures end the exchange.
         let failure = async {
             match connection.with_upgrades().await {
@@ -161,7 +162,8 @@ async fn ask(options: &DialOptions, websocket: bool) -> Result<Dialed, DialError
             };
             return Err(refused(parts.status, &parts.headers, &body));
         }
-        let node_id = response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        let node_id =
+            response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let upgraded = tokio::select! {
             upgraded = hyper::upgrade::on(response) => upgraded,
             e = &mut failure => return Err(failed(e)),
@@ -221,7 +223,12 @@ fn is_certificate(error: &std::io::Error) -> bool {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
     matches!(
         tls,
-        Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented | Tls::UnsupportedNameType | Tls::AlertReceived(_))
+        Some(
+            Tls::InvalidCertificate(_)
+                | Tls::NoCertificatesPresented
+                | Tls::UnsupportedNameType
+                | Tls::AlertReceived(_)
+        )
     )
 }
 

@@ -34,15 +34,18 @@ pub async fn client<S: Io>(io: S) -> WebSocketIo<S> {
 }
 
 async fn wrap<S: Io>(io: S, role: Role) -> WebSocketIo<S> {
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let messages = WebSocketStream::from_raw_socket(io, role, Some(config)).await;
     WebSocketIo { messages, unread: Bytes::new() }
 }
 
 impl<S: Io> AsyncRead for WebSocketIo<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.unread.is_empty() {
             match ready!(Pin::new(&mut self.messages).poll_next(cx)) {
                 Some(Ok(Message::Binary(data))) => self.unread = data,

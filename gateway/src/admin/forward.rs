@@ -36,7 +36,9 @@ pub(super) async fn to(addr: &str, request: &Request<Incoming>) -> Answer {
 async fn ask(addr: &str, request: &Request<Incoming>) -> Result<Answer, BoxError> {
     let stream = TcpStream::connect(addr).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut ask = Request::builder().method(request.method()).uri(request.uri().path_and_query().map_or("/", |p| p.as_str()));
+    let mut ask = Request::builder()
+        .method(request.method())
+        .uri(request.uri().path_and_query().map_or("/", |p| p.as_str()));
     ask = ask.header(header::HOST, addr);
     if let Some(token) = request.headers().get(header::AUTHORIZATION) {
         ask = ask.header(header::AUTHORIZATION, token);

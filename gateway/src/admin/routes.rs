@@ -24,10 +24,12 @@ pub(super) async fn answer(request: &Request<Incoming>, state: &State) -> Answer
     let path = request.uri().path();
     match local(path, state) {
         Some(answer) => answer,
-        None => match path.strip_suffix('/').filter(|path| !path.is_empty() && local(path, state).is_some()) {
-            Some(path) => moved(path),
-            None => not_found(),
-        },
+        None => {
+            match path.strip_suffix('/').filter(|path| !path.is_empty() && local(path, state).is_some()) {
+                Some(path) => moved(path),
+                None => not_found(),
+            }
+        }
     }
 }
 

@@ -65,9 +65,7 @@ pub(super) fn gossip_nodes(state: &State) -> Vec<Value> {
 /// `GET /status/gossip/nodes/:id`
 pub(super) fn gossip_node(state: &State, id: &str) -> Option<Value> {
     let node = find(state, id)?;
-    let entry = |key: String, value: String| {
-        json!({ "key": key, "value": value, "version": node.version, "internal": false, "deleted": false })
-    };
+    let entry = |key: String, value: String| json!({ "key": key, "value": value, "version": node.version, "internal": false, "deleted": false });
     let mut entries = vec![
         entry("proxy_addr".into(), node.identity.proxy_addr.clone()),
         entry("admin_addr".into(), node.identity.admin_addr.clone()),

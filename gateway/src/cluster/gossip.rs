@@ -23,9 +23,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::Options;
 use super::state::{Table, Then};
 use super::wire::{self, Identity, Message};
-use super::Options;
 
 type Transport = TokioNetTransport<SmolStr, TokioSocketAddrResolver, TokioTcp>;
 type Void = VoidDelegate<SmolStr, SocketAddr>;
@@ -151,7 +151,8 @@ impl Gossip {
         table: Arc<Table>,
     ) -> Result<(Gossip, EventStream), String> {
         // memberlist resolves port 0 for itself only after its id is fixed: find a free port first.
-        let bind = if o.bind.port() == 0 { free_port(o.bind.ip()).map_err(|e| e.to_string())? } else { o.bind };
+        let bind =
+            if o.bind.port() == 0 { free_port(o.bind.ip()).map_err(|e| e.to_string())? } else { o.bind };
         let advertise = o.advertise.map(|addr| match addr.port() {
             0 => SocketAddr::new(addr.ip(), bind.port()),
             _ => addr,

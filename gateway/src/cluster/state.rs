@@ -131,12 +131,8 @@ pub(super) enum Answer {
 impl Table {
     /// A node that knows only itself.
     pub fn new(identity: Identity) -> Self {
-        let state = State {
-            identity,
-            local: Local::default(),
-            nodes: BTreeMap::new(),
-            routes: HashMap::new(),
-        };
+        let state =
+            State { identity, local: Local::default(), nodes: BTreeMap::new(), routes: HashMap::new() };
         Table { state: RwLock::new(state), dirty: Notify::new(), changes: watch::Sender::new(0) }
     }
 
@@ -326,9 +322,10 @@ impl State {
             Message::Delta { owner, epoch, base, ops } => self.delta(&owner, epoch, base, ops),
             Message::Heartbeat { addr, identity, version } => {
                 let new = self.member_up(addr, identity.clone());
-                let behind = self.nodes.get(&addr).is_some_and(|node| {
-                    node.identity.epoch == identity.epoch && node.version < version
-                });
+                let behind = self
+                    .nodes
+                    .get(&addr)
+                    .is_some_and(|node| node.identity.epoch == identity.epoch && node.version < version);
                 if new || behind { Then::Pull(addr) } else { Then::Nothing }
             }
             Message::Snapshot { owner, epoch, version, endpoints } => {
@@ -350,7 +347,10 @@ impl State {
 
     fn answer(&self, epoch: u64, have: u64) -> Answer {
         let local = &self.local;
-        match local.since(have).filter(|ops| epoch == self.identity.epoch && ops.len() <= local.endpoints.len().max(64)) {
+        match local
+            .since(have)
+            .filter(|ops| epoch == self.identity.epoch && ops.len() <= local.endpoints.len().max(64))
+        {
             Some(ops) => Answer::Ops { base: have, ops },
             None => Answer::All {
                 version: local.version,
@@ -361,7 +361,9 @@ impl State {
 
     fn find(&self, owner: &str, epoch: u64) -> Option<SocketAddr> {
         let mut nodes = self.nodes.iter();
-        nodes.find(|(_, node)| node.identity.id == owner && node.identity.epoch == epoch).map(|(addr, _)| *addr)
+        nodes
+            .find(|(_, node)| node.identity.id == owner && node.identity.epoch == epoch)
+            .map(|(addr, _)| *addr)
     }
 
     fn delta(&mut self, owner: &str, epoch: u64, base: u64, ops: Vec<Op>) -> Then {
@@ -390,7 +392,8 @@ impl State {
         if version <= node.version {
             return;
         }
-        let before = std::mem::replace(&mut node.endpoints, endpoints.into_iter().filter(|(_, n)| *n > 0).collect());
+        let before =
+            std::mem::replace(&mut node.endpoints, endpoints.into_iter().filter(|(_, n)| *n > 0).collect());
         node.version = version;
         let mut changed: Vec<_> = before.into_keys().chain(node.endpoints.keys().cloned()).collect();
         while let Some((base, ops)) = node.next_pending() {
@@ -406,7 +409,8 @@ impl State {
     }
 
     fn reroute_all(&mut self, addr: SocketAddr) {
-        let endpoints: Vec<_> = self.nodes.get(&addr).map(|n| n.endpoints.keys().cloned().collect()).unwrap_or_default();
+        let endpoints: Vec<_> =
+            self.nodes.get(&addr).map(|n| n.endpoints.keys().cloned().collect()).unwrap_or_default();
         self.reroute(endpoints);
     }
 

@@ -67,7 +67,10 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
 pub(super) fn encode_identity(identity: &Identity) -> Result<Vec<u8>, String> {
     let bytes = postcard::to_extend(identity, vec![FORMAT]).map_err(|e| e.to_string())?;
     if bytes.len() > 512 {
-        return Err(format!("node id and addresses take {} bytes, at most 512 fit; shorten them", bytes.len()));
+        return Err(format!(
+            "node id and addresses take {} bytes, at most 512 fit; shorten them",
+            bytes.len()
+        ));
     }
     Ok(bytes)
 }

@@ -49,13 +49,7 @@ enum LinkError {
 impl Links {
     /// No links yet: [`Links::run`] makes them.
     pub fn new(targets: Arc<Targets>, secret: Secret, settings: Settings) -> Arc<Self> {
-        Arc::new(Links {
-            live: RwLock::default(),
-            targets,
-            secret,
-            settings,
-            changes: watch::Sender::new(0),
-        })
+        Arc::new(Links { live: RwLock::default(), targets, secret, settings, changes: watch::Sender::new(0) })
     }
 
     /// The live link to a node.
@@ -110,7 +104,9 @@ impl Links {
                         let ended = self.live(&node, opener, driver, control).await;
                         warn!(node.id = %node.id, reason = %ended, "peer link ended");
                     }
-                    Err(e) => debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer"),
+                    Err(e) => {
+                        debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer")
+                    }
                 }
                 sleep(backoff.pause()).await;
             };

@@ -5,12 +5,12 @@ use std::os::fd::IntoRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
 use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

@@ -280,9 +280,8 @@ impl Session for TunnelSession {
         match tokio::task::unconstrained(recv.data()).now_or_never() {
             Some(None) => Ok(true),
             Some(Some(Err(e))) => Err(self.error("ending the response", e)),
-            Some(Some(Ok(_))) | None => {
-                Error::e_explain(ErrorType::H2Error, "ended response has more").map_err(|e: Box<Error>| e.into_up())
-            }
+            Some(Some(Ok(_))) | None => Error::e_explain(ErrorType::H2Error, "ended response has more")
+                .map_err(|e: Box<Error>| e.into_up()),
         }
     }
 
@@ -319,12 +318,7 @@ struct RequestBody {
     progress: Arc<Progress>,
 }
 
-async fn write(
-    stream: &mut SendStream<Bytes>,
-    data: Bytes,
-    end: bool,
-    idle: Option<Duration>,
-) -> Result<()> {
+async fn write(stream: &mut SendStream<Bytes>, data: Bytes, end: bool, idle: Option<Duration>) -> Result<()> {
     match within(idle, "request body is stuck", send_data(stream, data, end)).await? {
         Ok(()) => Ok(()),
         Err(Some(e)) => Err(Error::because(ErrorType::WriteError, "sending the request body", e).into_up()),

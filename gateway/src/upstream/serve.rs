@@ -77,7 +77,8 @@ impl UpstreamPort {
             tunnels: TaskTracker::new(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         });
-        let port = UpstreamPort { addr, shared, accepting: CancellationToken::new(), tasks: TaskTracker::new() };
+        let port =
+            UpstreamPort { addr, shared, accepting: CancellationToken::new(), tasks: TaskTracker::new() };
         port.tasks.spawn(accept(listener, port.shared.clone(), port.tasks.clone(), port.accepting.clone()));
         Ok(port)
     }
@@ -204,9 +205,7 @@ async fn raw(upgraded: Upgraded, kind: Upgrade) -> BoxIo {
     };
     match kind {
         Upgrade::Tunnel => io,
-        Upgrade::WebSocket => {
-            Box::new(websocket::server(io).await)
-        }
+        Upgrade::WebSocket => Box::new(websocket::server(io).await),
     }
 }
 

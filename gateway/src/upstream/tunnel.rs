@@ -33,7 +33,8 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
     let target = shared.targets.add(kind, opener);
     info!(agent.addr = %agent.addr, agent.id, "agent connected");
     let (sender, receiver) = control.split();
-    let listeners = Listeners { agent: &agent, shared: &shared, target: target.clone(), open: HashMap::new() };
+    let listeners =
+        Listeners { agent: &agent, shared: &shared, target: target.clone(), open: HashMap::new() };
     let ended = tokio::select! {
         ended = driver.run() => ended,
         ended = listeners.serve(sender, receiver) => ended,

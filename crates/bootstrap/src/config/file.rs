@@ -21,7 +21,10 @@ pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value
         root = Value::Mapping(Mapping::new());
     }
     if !root.is_mapping() {
-        return Err(wrong(Some(1), "expected keys and values, such as `proxy: {bind_addr: \":8000\"}`".into()));
+        return Err(wrong(
+            Some(1),
+            "expected keys and values, such as `proxy: {bind_addr: \":8000\"}`".into(),
+        ));
     }
     let renamed = rename(&mut root, T::ALIASES);
     // Deserialised from the text where possible: only that knows the lines.
@@ -33,7 +36,7 @@ pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value
     {
         let message = without_location(&e);
         let line = e.location().map(|at| at.line()).or_else(|| line_of(&text, &message));
-        return Err(wrong(line, explain::<T>(&message)));
+        return Err(wrong(line, explain(&message)));
     }
     Ok(root)
 }
@@ -42,7 +45,11 @@ pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value
 pub(super) fn locate(path: &Path, invalid: Invalid) -> ConfigError {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let line = line_of_key(&text, &invalid.key);
-    ConfigError::File { path: path.to_owned(), line, message: format!("{}: {}", invalid.key, invalid.message) }
+    ConfigError::File {
+        path: path.to_owned(),
+        line,
+        message: format!("{}: {}", invalid.key, invalid.message),
+    }
 }
 
 /// Moves values from other spellings to today's. A key given in both is left as today's.
@@ -83,13 +90,13 @@ fn without_location(error: &serde_yaml::Error) -> String {
 }
 
 /// For an unknown key: the nearest known one instead of the list of all.
-fn explain<T: ConfigSpec>(message: &str) -> String {
+fn explain(message: &str) -> String {
     let Some((context, rest)) = message.split_once("unknown field `") else { return message.to_owned() };
     let Some((unknown, expected)) = rest.split_once('`') else { return message.to_owned() };
     let known: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
-    let nearest = known.iter().max_by(|a, b| {
-        strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
-    });
+    let nearest = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
     let context = context.trim_end_matches(": ");
     let key = if context.is_empty() { unknown.to_owned() } else { format!("{context}.{unknown}") };
     match nearest {

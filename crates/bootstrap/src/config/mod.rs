@@ -138,7 +138,8 @@ pub fn load<T: ConfigSpec>(matches: &ArgMatches) -> Result<T, ConfigError> {
     }
     for key in all.iter().filter(|key| key.shape != Shape::Structs) {
         if matches.value_source(&key.path) == Some(clap::parser::ValueSource::CommandLine) {
-            let texts: Vec<_> = matches.get_many::<String>(&key.path).into_iter().flatten().cloned().collect();
+            let texts: Vec<_> =
+                matches.get_many::<String>(&key.path).into_iter().flatten().cloned().collect();
             set::<T>(&mut root, key, &texts, format!("--{}", key.flag()))?;
         }
     }
@@ -162,7 +163,12 @@ fn finish<T: ConfigSpec>(root: Value) -> Result<T, ConfigError> {
 }
 
 /// Sets one key from text and checks at once that its type takes it, to name the origin if not.
-fn set<T: ConfigSpec>(root: &mut Value, key: &Key, texts: &[String], origin: String) -> Result<(), ConfigError> {
+fn set<T: ConfigSpec>(
+    root: &mut Value,
+    key: &Key,
+    texts: &[String],
+    origin: String,
+) -> Result<(), ConfigError> {
     let value = key.value(texts);
     let mut alone = Value::Mapping(serde_yaml::Mapping::new());
     keys::put(&mut alone, &key.path, value.clone());

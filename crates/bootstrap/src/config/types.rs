@@ -150,8 +150,14 @@ impl BindAddr {
 }
 
 fn parse_bind(text: &str) -> Result<SocketAddr, String> {
-    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replace("localhost:", "127.0.0.1:") };
-    whole.parse().map_err(|_| format!("{text:?} is no address to listen on; write it like :8000 or 127.0.0.1:8000"))
+    let whole = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.replace("localhost:", "127.0.0.1:")
+    };
+    whole
+        .parse()
+        .map_err(|_| format!("{text:?} is no address to listen on; write it like :8000 or 127.0.0.1:8000"))
 }
 
 impl FromStr for BindAddr {
@@ -281,9 +287,14 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_written_as_go_does() {
-        for (text, millis) in
-            [("500ms", 500), ("30s", 30_000), ("1m0s", 60_000), ("1h2m3s", 3_723_000), ("1.5h", 5_400_000), ("0", 0)]
-        {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("1m0s", 60_000),
+            ("1h2m3s", 3_723_000),
+            ("1.5h", 5_400_000),
+            ("0", 0),
+        ] {
             assert_eq!(text.parse::<HumanDuration>().unwrap().get(), Duration::from_millis(millis), "{text}");
         }
         for wrong in ["", "30", "1d", "s", "-1s", "1..2s"] {
