@@ -17,7 +17,7 @@ use piko_tunnel::stream::TunnelStream;
 use piko_tunnel::{headers, limits};
 use tracing::debug;
 
-use crate::service::{Pool, Service};
+use crate::service::{HttpTarget, Pool, Service};
 
 /// Why the agent answers itself.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +53,7 @@ pub(crate) async fn serve(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     service: &Service,
-    (scheme, authority, pool): (&Scheme, &Authority, &Pool),
+    target: &HttpTarget,
 ) {
     let line = service.access_log.then(|| Line {
         started: Instant::now(),
@@ -62,13 +62,13 @@ pub(crate) async fn serve(
     });
     let (mut parts, stream) = request.into_parts();
     let upgrade = parts.headers.remove(headers::UPGRADE);
-    if service_request(&mut parts, scheme, authority).is_err() {
+    if service_request(&mut parts, &target.scheme, &target.authority).is_err() {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         return;
     }
     let served = match upgrade {
-        Some(protocol) => websocket(parts, protocol, stream, &mut respond, service, pool).await,
-        None => plain(parts, stream, &mut respond, service, pool).await,
+        Some(protocol) => websocket(parts, protocol, stream, &mut respond, service, &target.pool).await,
+        None => plain(parts, stream, &mut respond, service, &target.pool).await,
     };
     let status = match served {
         Ok(status) => status,
@@ -158,12 +158,15 @@ async fn ask(
     }
 }
 
+/// A response whose head is out: its status, and its body with where it goes.
+type Passed = (StatusCode, Incoming, Option<SendStream<Bytes>>);
+
 /// Passes the response head on. `None` for the stream: there is no body.
 fn pass_head(
     response: Response<Incoming>,
     respond: &mut SendResponse<Bytes>,
     head: bool,
-) -> Result<(StatusCode, Incoming, Option<SendStream<Bytes>>), Option<Failure>> {
+) -> Result<Passed, Option<Failure>> {
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_private(&mut parts.headers);

@@ -35,8 +35,14 @@ pub(crate) struct Service {
 }
 
 pub(crate) enum Target {
-    Http { scheme: Scheme, authority: Authority, pool: Pool },
+    Http(Box<HttpTarget>),
     Tcp(String),
+}
+
+pub(crate) struct HttpTarget {
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: Authority,
+    pub(crate) pool: Pool,
 }
 
 /// The services of all listeners, sharing one pool.
@@ -54,11 +60,11 @@ fn service(listener: &Listener, pool: &Pool, access_log: bool) -> Result<Service
             let wrong = || AgentError::Service(listener.service.to_string());
             let host = url.host_str().ok_or_else(wrong)?;
             let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-            Target::Http {
+            Target::Http(Box::new(HttpTarget {
                 scheme: if url.scheme() == "https" { Scheme::HTTPS } else { Scheme::HTTP },
                 authority: authority.parse().map_err(|_| wrong())?,
                 pool: pool.clone(),
-            }
+            }))
         }
     };
     let timeout = listener.timeout.on();

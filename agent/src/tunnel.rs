@@ -59,7 +59,7 @@ impl Tunnel {
         let control = async {
             for (id, service) in (0..).zip(services.values()) {
                 let protocol = match service.target {
-                    Target::Http { .. } => Protocol::Http,
+                    Target::Http(_) => Protocol::Http,
                     Target::Tcp(_) => Protocol::Tcp,
                 };
                 sender.send(&Message::Listen { id, endpoint: service.endpoint.clone(), protocol }).await?;
@@ -146,8 +146,8 @@ fn spawn(incoming: Incoming, services: &Services, streams: &TaskTracker) {
             Target::Tcp(addr) if request.method() == Method::CONNECT => {
                 tcp::serve(request, respond, addr, service.timeout).await;
             }
-            Target::Http { scheme, authority, pool } if request.method() != Method::CONNECT => {
-                request::serve(request, respond, &service, (scheme, authority, pool)).await;
+            Target::Http(target) if request.method() != Method::CONNECT => {
+                request::serve(request, respond, &service, target).await;
             }
             _ => respond.send_reset(Reason::REFUSED_STREAM),
         }

@@ -64,7 +64,7 @@ pub struct HttpConfig {
 }
 
 /// The access log.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessLogConfig {
     /// Write no access log.
@@ -182,12 +182,6 @@ impl Default for ProxyConfig {
 impl Default for HttpConfig {
     fn default() -> Self {
         HttpConfig { body_idle_timeout: HumanDuration::secs(0), idle_timeout: HumanDuration::secs(300) }
-    }
-}
-
-impl Default for AccessLogConfig {
-    fn default() -> Self {
-        AccessLogConfig { disable: false }
     }
 }
 

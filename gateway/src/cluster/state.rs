@@ -275,15 +275,13 @@ impl State {
             return false; // late news of the process before
         }
         let same = known.is_some_and(|node| node.identity == identity);
-        if same {
-            if let Some(node) = self.nodes.get_mut(&addr) {
-                let back = node.status != Status::Active && !node.said_bye;
-                if back {
-                    node.status = Status::Active;
-                    self.reroute_all(addr);
-                }
-                return back;
+        if same && let Some(node) = self.nodes.get_mut(&addr) {
+            let back = node.status != Status::Active && !node.said_bye;
+            if back {
+                node.status = Status::Active;
+                self.reroute_all(addr);
             }
+            return back;
         }
         self.drop_routes(addr);
         let remote = Arc::new(RemoteNode {
