@@ -1,0 +1,211 @@
+//! The real program as child processes: nodes, agents, one-off commands. Each is killed when dropped.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{client, eventually, free_addr};
+
+/// A running process of ours.
+pub struct Program {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Program {
+    /// Starts `binary` with its output in a file.
+    pub fn start(binary: &Path, args: &[String]) -> Program {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let log = File::create(dir.path().join("log")).expect("it can be written to");
+        let both = log.try_clone().expect("a file can be shared");
+        let child = Command::new(binary)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(both)
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        Program { child, dir }
+    }
+
+    /// What it has written so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal by name: `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -s {name} failed");
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self, what: &str) -> ExitStatus {
+        let child = &mut self.child;
+        eventually(what, || {
+            let ended = child.try_wait().expect("a child can be waited for");
+            async move { ended }
+        })
+        .await
+    }
+
+    /// Resident memory, bytes.
+    pub fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- log of process {} ---\n{}", self.pid(), self.log());
+        }
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(binary: &Path, args: &[&str]) -> Output {
+    Command::new(binary).args(args).stdin(Stdio::null()).output().expect("the program starts")
+}
+
+/// A node.
+pub struct Node {
+    /// Its process.
+    pub program: Program,
+    /// For clients.
+    pub proxy: SocketAddr,
+    /// For agents.
+    pub upstream: SocketAddr,
+    /// For status.
+    pub admin: SocketAddr,
+    /// For membership.
+    pub gossip: SocketAddr,
+    /// For other nodes.
+    pub peer: SocketAddr,
+    binary: PathBuf,
+    args: Vec<String>,
+}
+
+impl Node {
+    /// Starts a node on free ports that joins `join`; returns at once.
+    pub fn start(binary: &Path, join: &[SocketAddr], more: &[&str]) -> Node {
+        let [proxy, upstream, admin, gossip, peer] = std::array::from_fn(|_| free_addr());
+        let join: Vec<_> = join.iter().map(ToString::to_string).collect();
+        let mut args: Vec<String> = vec!["server".into()];
+        let mut flag = |name: &str, value: String| args.push(format!("--{name}={value}"));
+        flag("proxy.bind-addr", proxy.to_string());
+        flag("upstream.bind-addr", upstream.to_string());
+        flag("admin.bind-addr", admin.to_string());
+        flag("cluster.gossip.bind-addr", gossip.to_string());
+        flag("cluster.peer.bind-addr", peer.to_string());
+        if !join.is_empty() {
+            flag("cluster.join", join.join(","));
+        }
+        args.extend(more.iter().map(ToString::to_string));
+        let program = Program::start(binary, &args);
+        Node { program, proxy, upstream, admin, gossip, peer, binary: binary.to_owned(), args }
+    }
+
+    /// Starts it again on its ports, after its end.
+    pub fn restart(&mut self) {
+        self.program = Program::start(&self.binary, &self.args);
+    }
+
+    /// Waits until `/ready` says 200.
+    pub async fn ready(&self) {
+        eventually("the node is ready", || async {
+            let answer = client::get(self.admin, "/ready", &[]).await.ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// A status route as JSON; `Null` if it does not answer 200.
+    pub async fn status(&self, path: &str) -> Value {
+        match client::get(self.admin, path, &[]).await {
+            Ok(answer) if answer.status == 200 => serde_json::from_slice(&answer.body).unwrap_or(Value::Null),
+            _ => Value::Null,
+        }
+    }
+
+    /// The statuses of all nodes it knows, sorted.
+    pub async fn statuses(&self) -> Vec<String> {
+        let nodes = self.status("/status/cluster/nodes").await;
+        let nodes = nodes.as_array().cloned().unwrap_or_default();
+        let mut all: Vec<_> = nodes.iter().filter_map(|n| n["status"].as_str().map(str::to_owned)).collect();
+        all.sort();
+        all
+    }
+
+    /// Its id.
+    pub async fn id(&self) -> String {
+        self.status("/status/cluster/nodes/local").await["id"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until requests for the endpoint are answered with `status`.
+    pub async fn routes(&self, endpoint: &str, status: u16) {
+        eventually(&format!("{endpoint} answers {status}"), || async {
+            let answer = client::get(self.proxy, "/", &[("x-piko-endpoint", endpoint)]).await.ok()?;
+            (answer.status == status).then_some(())
+        })
+        .await;
+    }
+
+    /// A metric's value, summed over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let answer = client::get(self.admin, "/metrics", &[]).await;
+        let text = answer.map(|a| String::from_utf8_lossy(&a.body).into_owned()).unwrap_or_default();
+        let values = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
+        });
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+/// Starts that many nodes, all joined to each other and ready.
+pub async fn cluster(binary: &Path, nodes: usize, more: &[&str]) -> Vec<Node> {
+    let mut cluster: Vec<Node> = Vec::new();
+    for _ in 0..nodes {
+        let join: Vec<_> = cluster.first().map(|first| first.gossip).into_iter().collect();
+        let node = Node::start(binary, &join, more);
+        node.ready().await;
+        cluster.push(node);
+    }
+    for node in &cluster {
+        eventually("the cluster is complete and linked", || async {
+            let active = node.statuses().await.iter().filter(|s| *s == "active").count();
+            (active == nodes).then_some(())
+        })
+        .await;
+    }
+    cluster
+}
+
+/// Starts an agent for `endpoint/host:port` pairs.
+pub fn agent(binary: &Path, upstream: SocketAddr, endpoints: &str, more: &[&str]) -> Program {
+    let mut args = vec![
+        "agent".to_owned(),
+        format!("--endpoints={endpoints}"),
+        format!("--connect.url=http://{upstream}"),
+    ];
+    args.extend(more.iter().map(ToString::to_string));
+    Program::start(binary, &args)
+}

@@ -1,0 +1,205 @@
+//! Services behind agents, in this process: echo, streams, uploads, WebSocket, and one that breaks off.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+type Chunks = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::io::Error>> + Send>>;
+type Reply = Response<StreamBody<Chunks>>;
+
+/// A running service.
+///
+/// - `/`: JSON of what arrived: `name`, `method`, `path`, `headers`, `body`.
+/// - `/bytes/N`: N bytes of a fixed pattern. `/broken`: a chunked body that breaks off.
+/// - `/upload`: `{"bytes", "sha256"}` of the request body. `/sse`: an event a second.
+/// - `/slow/MS`: answers after that long. `/huge-headers`: 200 KiB of them.
+/// - `/ws`: a WebSocket that echoes bytes after its 101; anything else with `Upgrade` is answered 403.
+pub struct Service {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    served: Arc<AtomicUsize>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Service {
+    /// Starts it. `name` tells services apart in their answers.
+    pub async fn start(name: &'static str) -> Service {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let addr = listener.local_addr().expect("a bound socket has an address");
+        let served = Arc::new(AtomicUsize::new(0));
+        let count = served.clone();
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                let count = count.clone();
+                let service = service_fn(move |request| {
+                    count.fetch_add(1, SeqCst);
+                    async move { Ok::<_, Infallible>(answer(name, request).await) }
+                });
+                connections.spawn(async move {
+                    let http = hyper::server::conn::http1::Builder::new();
+                    let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Service { addr, served, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Requests so far.
+    pub fn served(&self) -> usize {
+        self.served.load(SeqCst)
+    }
+}
+
+fn body(chunks: impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static) -> StreamBody<Chunks> {
+    StreamBody::new(Box::pin(chunks.map(|chunk| chunk.map(Frame::data))))
+}
+
+fn whole(text: impl Into<Bytes>) -> StreamBody<Chunks> {
+    body(stream::iter([Ok(text.into())]))
+}
+
+/// The pattern of `/bytes/N`: enough to notice a chunk lost or swapped.
+pub fn pattern(bytes: u64) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+    let chunk: Bytes = (0..1u32 << 16).map(|n| (n / 7 % 251) as u8).collect::<Vec<_>>().into();
+    stream::unfold((bytes, chunk), |(left, chunk)| async move {
+        let n = left.min(chunk.len() as u64);
+        (n > 0).then(|| (Ok(chunk.slice(..n as usize)), (left - n, chunk)))
+    })
+}
+
+async fn answer(name: &'static str, mut request: Request<Incoming>) -> Reply {
+    let path = request.uri().path().to_owned();
+    let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u64>().ok());
+    if request.headers().contains_key("upgrade") {
+        return websocket(&path, &mut request);
+    }
+    if let Some(bytes) = number("/bytes/") {
+        let mut reply = Response::new(body(pattern(bytes)));
+        reply.headers_mut().insert("content-length", bytes.into());
+        return reply;
+    }
+    if let Some(ms) = number("/slow/") {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        return Response::new(whole(name));
+    }
+    match path.as_str() {
+        "/upload" => upload(request).await,
+        "/broken" => {
+            let parts = [Ok(Bytes::from_static(b"begin")), Err(std::io::Error::other("broken on purpose"))];
+            // The first part has to be out before the connection is cut.
+            let parts = stream::iter(parts).then(|part| async {
+                if part.is_err() {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                part
+            });
+            Response::new(body(parts))
+        }
+        "/sse" => {
+            let events = stream::unfold(0, |n| async move {
+                if n > 0 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Some((Ok(Bytes::from(format!("data: {n}\n\n"))), n + 1))
+            });
+            let mut reply = Response::new(body(events));
+            reply.headers_mut().insert("content-type", http::HeaderValue::from_static("text/event-stream"));
+            reply
+        }
+        "/huge-headers" => {
+            let mut reply = Response::new(whole("x"));
+            for n in 0..50 {
+                let header = http::HeaderName::try_from(format!("x-huge-{n}")).expect("a valid name");
+                let value = http::HeaderValue::try_from("x".repeat(4096)).expect("a valid value");
+                reply.headers_mut().insert(header, value);
+            }
+            reply
+        }
+        _ => echo(name, request).await,
+    }
+}
+
+async fn echo(name: &'static str, request: Request<Incoming>) -> Reply {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = body.collect().await else {
+        let mut reply = Response::new(whole("broken request body"));
+        *reply.status_mut() = StatusCode::BAD_REQUEST;
+        return reply;
+    };
+    let mut headers = serde_json::Map::new();
+    for (header, value) in &parts.headers {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let all = headers.entry(header.as_str()).or_insert_with(|| json!([]));
+        if let Some(all) = all.as_array_mut() {
+            all.push(value.into());
+        }
+    }
+    let seen = json!({
+        "name": name,
+        "method": parts.method.as_str(),
+        "path": parts.uri.to_string(),
+        "headers": headers,
+        "body": String::from_utf8_lossy(&body.to_bytes()),
+    });
+    Response::new(whole(seen.to_string()))
+}
+
+async fn upload(request: Request<Incoming>) -> Reply {
+    let mut body = request.into_body();
+    let (mut bytes, mut hash) = (0u64, Sha256::new());
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Some(data) = frame.data_ref() {
+            bytes += data.len() as u64;
+            hash.update(data);
+        }
+    }
+    let hash: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Response::new(whole(json!({ "bytes": bytes, "sha256": hash }).to_string()))
+}
+
+fn websocket(path: &str, request: &mut Request<Incoming>) -> Reply {
+    let mut reply = Response::new(whole("forbidden"));
+    if path != "/ws" {
+        *reply.status_mut() = StatusCode::FORBIDDEN;
+        return reply;
+    }
+    let key = request.headers().get("sec-websocket-key").map_or(&b""[..], |key| key.as_bytes());
+    let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key);
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let role = tokio_tungstenite::tungstenite::protocol::Role::Server;
+            let socket =
+                tokio_tungstenite::WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, None).await;
+            let (write, read) = socket.split();
+            let _ = read.filter(|m| std::future::ready(m.as_ref().is_ok_and(|m| !m.is_close()))).forward(write).await;
+        }
+    });
+    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *reply.body_mut() = body(stream::empty());
+    let headers = reply.headers_mut();
+    headers.insert("connection", http::HeaderValue::from_static("Upgrade"));
+    headers.insert("upgrade", http::HeaderValue::from_static("websocket"));
+    if let Ok(accept) = http::HeaderValue::try_from(accept) {
+        headers.insert("sec-websocket-accept", accept);
+    }
+    reply
+}
