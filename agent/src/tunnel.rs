@@ -125,6 +125,7 @@ impl Tunnel {
                             break;
                         }
                     }
+                    sender.finish();
                     session.graceful_shutdown();
                 }
             }

@@ -1,1 +1,17 @@
-//! e2e.
+//! End-to-end tests: the real program, real processes, real sockets.
+//!
+//! One module a subject; names in brackets (P1, T5, …) are the conformance list of Piko's own tests
+//! that we keep (docs/architecture.md, "Tests").
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod admin;
+mod cluster;
+mod proxy;
+
+use std::path::Path;
+
+/// The program under test.
+fn piko() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_piko"))
+}

@@ -122,6 +122,15 @@ impl ControlSender {
     }
 }
 
+impl ControlSender {
+    /// Ends this direction: nothing more will be said. A tunnel can end well only once both ends did,
+    /// since HTTP/2 waits for its open streams.
+    pub fn finish(&mut self) {
+        // It fails only on a stream that has ended anyway.
+        let _ = self.0.send_data(Bytes::new(), true);
+    }
+}
+
 impl ControlReceiver {
     /// The next message; `None` once the peer has ended its side. Cancel safe.
     pub async fn recv(&mut self) -> Result<Option<Message>, SessionError> {

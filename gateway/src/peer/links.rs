@@ -138,10 +138,19 @@ impl Links {
     ) -> SessionError {
         info!(node.id = %node.id, peer.addr = %node.peer_addr, "linked to peer");
         let target = self.targets.add(Kind::Node { id: node.id.clone() }, opener);
-        let _entry = Entry::insert(self, node.id.clone(), target);
-        // Nothing is said on it yet; a node of a later version may.
-        let _control = control;
-        driver.run().await
+        let _entry = Entry::insert(self, node.id.clone(), target.clone());
+        let (mut sender, mut receiver) = control.split();
+        // Nothing is said on it yet, but its end: the other node is leaving.
+        let told = async {
+            while let Ok(Some(_)) = receiver.recv().await {}
+            target.set_leaving();
+            sender.finish();
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = driver.run() => ended,
+            ended = told => ended,
+        }
     }
 }
 

@@ -103,16 +103,18 @@ async fn link(mut stream: TcpStream, addr: SocketAddr, shared: Shared, cut: Canc
         warn!(peer.addr = %addr, error = %e, "refused a peer link");
         return;
     }
-    let (mut session, _control) = match AgentSession::handshake(stream, &shared.settings).await {
+    let (mut session, control) = match AgentSession::handshake(stream, &shared.settings).await {
         Ok(parts) => parts,
         Err(e) => return debug!(peer.addr = %addr, error = %e, "peer link failed"),
     };
+    let (mut control, _unread) = control.split();
     let mut told = false;
     loop {
         let incoming = tokio::select! {
             incoming = session.accept() => incoming,
             () = shared.leaving.cancelled(), if !told => {
                 told = true;
+                control.finish();
                 session.graceful_shutdown();
                 continue;
             }

@@ -62,7 +62,10 @@ impl ProxyHttp for Gateway {
         // Pingora's custom path may still poll the client after the response is out; without this, a
         // fast client's next request is taken for a body and the connection cut.
         session.downstream_session.set_pipelining_enabled(true);
-        session.downstream_session.set_keepalive(self.keepalive);
+        // HTTP/1.0 and `Connection: close` stay as the client wants them.
+        if session.as_ref().as_http1().is_some_and(|http1| http1.will_keepalive()) {
+            session.downstream_session.set_keepalive(self.keepalive);
+        }
         session.downstream_session.set_read_timeout(self.idle);
         session.downstream_session.set_write_timeout(self.idle);
         let request = session.req_header();

@@ -65,6 +65,7 @@ impl Listeners<'_> {
                         // The agent ended its side: nothing more is registered, streams in flight go on.
                         self.open.clear();
                         self.target.set_leaving();
+                        sender.finish();
                         return std::future::pending().await;
                     }
                     Err(e) => return e,

@@ -1,5 +1,7 @@
 //! The harness of the end-to-end tests: real processes, real sockets, port 0 or a free one, no sleeping to wait.
 
+#![allow(clippy::print_stderr, reason = "a failed test shows what its processes wrote")]
+
 pub mod client;
 pub mod program;
 pub mod service;

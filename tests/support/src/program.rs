@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use crate::{client, eventually, free_addr};
 
+/// Lines of a process's log that a failed test shows.
+const LOG_TAIL: usize = 40;
+
 /// A running process of ours.
 pub struct Program {
     child: Child,
@@ -76,7 +79,10 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- log of process {} ---\n{}", self.pid(), self.log());
+            let log = self.log();
+            let first = log.lines().count().saturating_sub(LOG_TAIL);
+            let tail: Vec<_> = log.lines().skip(first).collect();
+            eprintln!("--- end of the log of process {} ---\n{}", self.pid(), tail.join("\n"));
         }
     }
 }
@@ -173,9 +179,9 @@ impl Node {
     pub async fn metric(&self, name: &str) -> f64 {
         let answer = client::get(self.admin, "/metrics", &[]).await;
         let text = answer.map(|a| String::from_utf8_lossy(&a.body).into_owned()).unwrap_or_default();
-        let values = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
-        });
+        let values = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
         values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 }

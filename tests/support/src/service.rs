@@ -190,7 +190,10 @@ fn websocket(path: &str, request: &mut Request<Incoming>) -> Reply {
             let socket =
                 tokio_tungstenite::WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, None).await;
             let (write, read) = socket.split();
-            let _ = read.filter(|m| std::future::ready(m.as_ref().is_ok_and(|m| !m.is_close()))).forward(write).await;
+            let _ = read
+                .filter(|m| std::future::ready(m.as_ref().is_ok_and(|m| !m.is_close())))
+                .forward(write)
+                .await;
         }
     });
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -1,0 +1,105 @@
+//! The admin port: health, readiness, metrics, status, forwarding to another node.
+
+use piko_test_support::client::get;
+use piko_test_support::eventually;
+use piko_test_support::program::{Node, agent, cluster, run};
+use piko_test_support::service::Service;
+use serde_json::json;
+
+use crate::piko;
+
+#[tokio::test]
+async fn a1_to_a6_t1_routes_of_the_admin_port() {
+    let node = Node::start(piko(), &[], &[]);
+    node.ready().await;
+    for (path, status) in [
+        ("/health", 200),
+        ("/ready", 200),
+        ("/metrics", 200),
+        ("/unknown", 404),
+        ("/status/cluster/nodes", 200),
+        ("/status/unknown/unknown", 404),
+        ("/status/cluster/nodes/unknown", 404),
+        ("/status/cluster/nodes/local", 200),
+    ] {
+        assert_eq!(get(node.admin, path, &[]).await.unwrap().status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a2_a_node_that_waits_for_its_cluster_is_not_ready() {
+    let nobody = piko_test_support::free_addr();
+    let node = Node::start(piko(), &[nobody], &[]);
+    eventually("the admin port answers", || async { get(node.admin, "/health", &[]).await.ok() }).await;
+    assert_eq!(get(node.admin, "/ready", &[]).await.unwrap().status, 503);
+}
+
+#[tokio::test]
+async fn a7_a8_forward_asks_the_other_node() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    nodes[0].routes("my-endpoint", 200).await;
+    let (first, second) = (nodes[0].id().await, nodes[1].id().await);
+
+    let here = nodes[1].status("/status/proxy/endpoints").await;
+    assert_eq!(here, json!({}), "no agent is connected to the second node");
+    let there = nodes[1].status(&format!("/status/proxy/endpoints?forward={first}")).await;
+    assert_eq!(there["my-endpoint"].as_array().map(Vec::len), Some(1), "{there}");
+    let addr = there["my-endpoint"][0].as_str().unwrap();
+    assert!(addr.starts_with("127.0.0.1:"), "{addr}");
+    let unknown = get(nodes[1].admin, "/status/proxy/endpoints?forward=unknown", &[]).await.unwrap();
+    assert_eq!(unknown.status, 404);
+    // Forwarding to oneself is no loop.
+    let own = nodes[1].status(&format!("/status/cluster/nodes/local?forward={second}")).await;
+    assert_eq!(own["id"], json!(second));
+}
+
+#[tokio::test]
+async fn status_commands_in_every_shape() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let url = format!("http://{}", nodes[0].admin);
+    let id = nodes[0].id().await;
+    let say = |args: &[&str]| {
+        let output = run(piko(), &[args, &["--server.url", &url]].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let yaml = say(&["status", "cluster", "nodes"]);
+    assert!(yaml.starts_with("nodes:\n- id: "), "{yaml}");
+    for key in ["status: active", "proxy_addr: ", "admin_addr: ", "endpoints: 0", "upstreams: 0"] {
+        assert_eq!(yaml.matches(key).count(), 2, "{key} in {yaml}");
+    }
+    let today = say(&["server", "status", "cluster", "nodes"]);
+    assert_eq!(today, yaml, "both spellings");
+    let json: serde_json::Value =
+        serde_json::from_str(&say(&["status", "cluster", "nodes", "-o", "json"])).unwrap();
+    assert_eq!(json.as_array().map(Vec::len), Some(2));
+    let table = say(&["status", "cluster", "nodes", "--output", "table"]);
+    assert!(table.starts_with("ID ") && table.lines().count() == 3, "{table}");
+    assert!(say(&["status", "cluster", "node", &id]).contains(&id));
+    assert!(say(&["status", "proxy", "endpoints", "--forward", &id]).contains("endpoints: {}"));
+
+    let unknown = run(piko(), &["status", "cluster", "node", "nobody", "--server.url", &url]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no such node"));
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened() {
+    let node = Node::start(piko(), &[], &[]);
+    let service = Service::start("one").await;
+    node.ready().await;
+    let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    node.routes("my-endpoint", 200).await;
+    let before = node.metric("piko_upstreams_upstream_requests_total").await;
+    for _ in 0..5 {
+        get(node.proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await.unwrap();
+    }
+    get(node.proxy, "/", &[]).await.unwrap();
+    assert_eq!(node.metric("piko_upstreams_upstream_requests_total").await - before, 5.0);
+    assert_eq!(node.metric("piko_upstreams_registered_endpoints").await, 1.0);
+    assert_eq!(node.metric("piko_upstreams_connected_upstreams").await, 1.0);
+    assert_eq!(node.metric("piko_proxy_errors_total{code=\"missing_endpoint\"}").await, 1.0);
+    assert_eq!(node.metric("piko_proxy_requests_in_flight").await, 0.0);
+}

@@ -1,0 +1,112 @@
+//! Several nodes: any node serves any endpoint, and what happens when one goes.
+
+use bytes::Bytes;
+use piko_test_support::client::{get, send};
+use piko_test_support::eventually;
+use piko_test_support::program::{Node, agent, cluster};
+use piko_test_support::service::Service;
+
+use crate::piko;
+
+#[tokio::test]
+async fn t5_t15_any_node_serves_any_endpoint() {
+    let nodes = cluster(piko(), 3, &[]).await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    for node in &nodes {
+        node.routes("my-endpoint", 200).await;
+    }
+    let headers = [("x-piko-endpoint", "my-endpoint")];
+    let answer = send(nodes[1].proxy, "POST", "/x?y", &headers, Bytes::from("hello")).await.unwrap();
+    let seen: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((&seen["path"], &seen["body"]), (&"/x?y".into(), &"hello".into()));
+    assert_eq!(seen["headers"]["x-forwarded-for"], serde_json::json!(["127.0.0.1"]), "one hop, one entry");
+}
+
+#[tokio::test]
+async fn the_secret_keeps_strangers_out() {
+    let nodes = cluster(piko(), 2, &["--cluster.secret=right"]).await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    nodes[1].routes("my-endpoint", 200).await;
+
+    let mut stranger =
+        Node::start(piko(), &[nodes[0].gossip], &["--cluster.secret=wrong", "--cluster.join-timeout=1s"]);
+    let ended = stranger.program.ended("the stranger gives up").await;
+    assert_eq!(ended.code(), Some(1));
+    assert!(stranger.program.log().contains("join"), "{}", stranger.program.log());
+    assert_eq!(nodes[0].statuses().await, ["active", "active"]);
+    for node in &nodes {
+        assert!(!node.program.log().contains("right"), "the secret is in the log");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_node_is_found_out_and_comes_back() {
+    let mut nodes = cluster(piko(), 3, &[]).await;
+    nodes[2].program.kill();
+    eventually("the killed node is unreachable", || async {
+        (nodes[0].statuses().await == ["active", "active", "unreachable"]).then_some(())
+    })
+    .await;
+    nodes[2].restart();
+    nodes[2].ready().await;
+    eventually("the cluster is whole again", || async {
+        let active = nodes[0].statuses().await.iter().filter(|s| *s == "active").count();
+        (active == 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stopped_node_is_shown_as_left() {
+    let mut nodes = cluster(piko(), 2, &[]).await;
+    nodes[1].program.signal("TERM");
+    assert!(nodes[1].program.ended("the node stops").await.success());
+    eventually("the node has left", || async {
+        (nodes[0].statuses().await == ["active", "left"]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_node_is_killed_connects_again_and_its_endpoint_moves() {
+    let mut nodes = cluster(piko(), 2, &[]).await;
+    let service = Service::start("one").await;
+    let agent = agent(piko(), nodes[1].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    nodes[0].routes("my-endpoint", 200).await;
+    nodes[1].program.kill();
+    nodes[0].routes("my-endpoint", 502).await;
+    nodes[1].restart();
+    nodes[0].routes("my-endpoint", 200).await;
+    drop(agent);
+    nodes[0].routes("my-endpoint", 502).await;
+}
+
+#[tokio::test]
+async fn a_killed_agent_costs_no_request_while_another_serves() {
+    let node = Node::start(piko(), &[], &[]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let _stays = agent(piko(), node.upstream, &endpoint, &[]);
+    let mut goes = agent(piko(), node.upstream, &endpoint, &[]);
+    eventually("both agents are connected", || async {
+        (node.metric("piko_upstreams_connected_upstreams").await == 2.0).then_some(())
+    })
+    .await;
+    let proxy = node.proxy;
+    let load = tokio::spawn(async move {
+        let mut failed = Vec::new();
+        for n in 0..400 {
+            match get(proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await {
+                Ok(answer) if answer.status == 200 => {}
+                other => failed.push((n, format!("{other:?}"))),
+            }
+        }
+        failed
+    });
+    eventually("the load has begun", || async { (service.served() > 50).then_some(()) }).await;
+    goes.kill();
+    assert_eq!(load.await.unwrap(), []);
+}
