@@ -1,4 +1,4 @@
-.PHONY: piko test lint image
+.PHONY: piko demo test lint image
 
 # The program, optimised: bin/piko
 piko:
@@ -6,6 +6,11 @@ piko:
 	cargo build --release --bin piko
 	mkdir -p bin
 	cp target/release/piko bin/piko
+
+# A whole cluster on this machine, until Ctrl-C.
+demo:
+	tools/setup build
+	cargo run --bin piko -- demo
 
 test:
 	tools/setup test

@@ -10,14 +10,20 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri};
 use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use piko_tunnel::body::{RecvBody, send_body};
 use piko_tunnel::progress::Progress;
 use piko_tunnel::stream::TunnelStream;
 use piko_tunnel::{headers, limits};
+use tokio::io::{AsyncWriteExt as _, copy, split};
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::service::{HttpTarget, Pool, Service};
+
+/// How long one direction of a WebSocket may outlive the other.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Why the agent answers itself.
 #[derive(Debug, Clone, Copy)]
@@ -212,11 +218,27 @@ async fn websocket(
     let protocol = protocol.unwrap_or(HeaderValue::from_static("websocket"));
     parts.headers.insert(headers::UPGRADED, protocol);
     let send = respond.send_response(Response::from_parts(parts, ()), false).map_err(|_| None)?;
-    let mut near = TunnelStream::new(send, stream);
-    let mut far = TokioIo::new(upgraded);
-    // Either end going away ends the other; that is no news.
-    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    splice(TunnelStream::new(send, stream), TokioIo::new(upgraded)).await;
     Ok(StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Copies both ways until either end closes; then the other has a moment to say its last words.
+async fn splice(near: TunnelStream, far: TokioIo<Upgraded>) {
+    let (mut from_client, mut to_client) = split(near);
+    let (mut from_service, mut to_service) = split(far);
+    let up = async {
+        let _ = copy(&mut from_client, &mut to_service).await;
+        let _ = to_service.shutdown().await;
+    };
+    let down = async {
+        let _ = copy(&mut from_service, &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    };
+    tokio::pin!(up, down);
+    tokio::select! {
+        () = &mut up => drop(timeout(LINGER, down).await),
+        () = &mut down => drop(timeout(LINGER, up).await),
+    }
 }
 
 fn reply(respond: &mut SendResponse<Bytes>, failure: Failure) -> StatusCode {

@@ -3,6 +3,7 @@
 mod agent;
 mod bench;
 mod config;
+mod demo;
 mod server;
 mod status;
 
@@ -29,6 +30,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         },
         Some(("agent", m)) => agent::run(m),
         Some(("status", m)) => status::run(m),
+        Some(("demo", m)) => demo::run(m),
         Some(("config", m)) => config::run(m),
         Some(("bench", m)) => bench::run(m),
         _ => unreachable!("clap requires a subcommand"),
@@ -53,6 +55,7 @@ fn command() -> Command {
         .subcommand(server::command())
         .subcommand(agent::command())
         .subcommand(status::command())
+        .subcommand(demo::command())
         .subcommand(config::command())
         .subcommand(bench::command())
 }

@@ -1,6 +1,7 @@
 //! `piko status`: what the cluster knows, asked on an admin port.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -145,6 +146,22 @@ async fn ask(url: &str, path: &str, forward: Option<&str>) -> anyhow::Result<Val
         Ok(done) => done,
         Err(_) => bail!("no answer within {WITHIN:?}"),
     }
+}
+
+/// Does the admin port at `addr` say that its node is ready?
+pub(crate) async fn ready(addr: SocketAddr) -> bool {
+    let exchange = async {
+        let stream = TcpStream::connect(addr).await.ok()?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        let request = Request::get("/ready").header(header::HOST, addr.to_string());
+        let request = request.body(Empty::<Bytes>::new()).ok()?;
+        tokio::select! {
+            answer = sender.send_request(request) => answer.ok(),
+            _ = connection => None,
+        }
+    };
+    exchange.await.is_some_and(|answer| answer.status().is_success())
 }
 
 /// Rows with aligned columns: of a list of objects its fields, of a map its keys and values.

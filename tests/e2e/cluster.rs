@@ -97,16 +97,20 @@ async fn a_killed_agent_costs_no_request_while_another_serves() {
     .await;
     let proxy = node.proxy;
     let load = tokio::spawn(async move {
-        let mut failed = Vec::new();
-        for n in 0..400 {
+        let (mut refused, mut broken) = (Vec::new(), 0);
+        for _ in 0..400 {
             match get(proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await {
                 Ok(answer) if answer.status == 200 => {}
-                other => failed.push((n, format!("{other:?}"))),
+                Ok(answer) => refused.push(answer.text()),
+                Err(_) => broken += 1,
             }
         }
-        failed
+        (refused, broken)
     });
     eventually("the load has begun", || async { (service.served() > 50).then_some(()) }).await;
     goes.kill();
-    assert_eq!(load.await.unwrap(), []);
+    let (refused, broken) = load.await.unwrap();
+    assert_eq!(refused, [""; 0]);
+    // The one request in flight may have had its response head already: that cannot be repeated.
+    assert!(broken <= 1, "{broken} requests broke off");
 }

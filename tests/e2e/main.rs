@@ -8,6 +8,7 @@
 mod admin;
 mod cluster;
 mod proxy;
+mod walkthrough;
 
 use std::path::Path;
 

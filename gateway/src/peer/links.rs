@@ -102,7 +102,10 @@ impl Links {
                     Ok((opener, driver, control)) => {
                         backoff.reset();
                         let ended = self.live(&node, opener, driver, control).await;
-                        warn!(node.id = %node.id, reason = %ended, "peer link ended");
+                        match ended {
+                            SessionError::Closed => info!(node.id = %node.id, "peer closed its link"),
+                            ended => warn!(node.id = %node.id, reason = %ended, "peer link broke"),
+                        }
                     }
                     Err(e) => {
                         debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer")

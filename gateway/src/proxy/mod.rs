@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, Version, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use piko_tunnel::{EndpointId, headers, limits};
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_error::{Error, Result};
@@ -123,10 +123,14 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         _: &mut Request,
     ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // A WebSocket is quiet as long as both ends like.
+            session.downstream_session.set_read_timeout(None);
+        }
         for name in [headers::LISTENER, headers::UPGRADE, headers::UPGRADED, headers::FORWARD] {
             if response.headers.contains_key(&name) {
                 response.remove_header(&name);
@@ -170,7 +174,6 @@ impl ProxyHttp for Gateway {
     // what does the client read?
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Request) -> FailToProxy {
         let failure = Failure::of(error);
-        ctx.failure = failure;
         debug!(error = %error, endpoint = ctx.endpoint.as_ref().map(|e| e.as_str()), "request failed");
         let none = FailToProxy { error_code: 0, can_reuse_downstream: false };
         let Some(failure) = failure else { return none };
@@ -178,6 +181,7 @@ impl ProxyHttp for Gateway {
         if session.as_ref().response_written().is_some() {
             return none;
         }
+        ctx.failure = Some(failure);
         let reply = failure.reply();
         self.metrics.proxy.errors.with_label_values(&[reply.code]).inc();
         if respond(session, failure).await.is_err() {

@@ -222,6 +222,11 @@ impl Session for TunnelSession {
                 Ok(Some(data))
             }
             Some(Err(e)) => Err(self.error("reading the response body", e)),
+            // Pingora's custom path would wait for the client to close, who waits for us. A failure is
+            // written out in its turn, after all that came before it, and closes the connection.
+            None if self.upgraded => {
+                Err(Error::explain(ErrorType::ConnectionClosed, "WebSocket closed").into_up())
+            }
             None => Ok(None),
         }
     }

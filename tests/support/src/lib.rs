@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "a failed test shows what its processes wrote")]
 
 pub mod client;
+pub mod nginx;
 pub mod program;
 pub mod service;
 
@@ -28,6 +29,17 @@ where
         }
         assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits for `work`.
+///
+/// # Panics
+/// If it takes longer than [`DEADLINE`].
+pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, work).await {
+        Ok(done) => done,
+        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
     }
 }
 
