@@ -8,6 +8,7 @@
 mod admin;
 mod cluster;
 mod proxy;
+mod streams;
 mod walkthrough;
 
 use std::path::Path;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,13 +27,29 @@ type Reply = Response<StreamBody<Chunks>>;
 /// - `/`: JSON of what arrived: `name`, `method`, `path`, `headers`, `body`.
 /// - `/bytes/N`: N bytes of a fixed pattern. `/broken`: a chunked body that breaks off.
 /// - `/upload`: `{"bytes", "sha256"}` of the request body. `/sse`: an event a second.
-/// - `/slow/MS`: answers after that long. `/huge-headers`: 200 KiB of them.
+/// - `/hold`: never answers, and reads nothing. `/slow/MS`: answers after that long. `/huge-headers`: 200 KiB of them.
 /// - `/ws`: a WebSocket that echoes bytes after its 101; anything else with `Upgrade` is answered 403.
 pub struct Service {
     /// Where it listens.
     pub addr: SocketAddr,
-    served: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    served: AtomicUsize,
+    sent: AtomicU64,
+    streaming: AtomicUsize,
+}
+
+/// Counts an event stream until it is dropped.
+struct Streaming(Arc<Counts>);
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.streaming.fetch_sub(1, SeqCst);
+    }
 }
 
 impl Service {
@@ -41,16 +57,17 @@ impl Service {
     pub async fn start(name: &'static str) -> Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound socket has an address");
-        let served = Arc::new(AtomicUsize::new(0));
-        let count = served.clone();
+        let counts = Arc::<Counts>::default();
+        let shared = counts.clone();
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
-                let count = count.clone();
+                let counts = shared.clone();
                 let service = service_fn(move |request| {
-                    count.fetch_add(1, SeqCst);
-                    async move { Ok::<_, Infallible>(answer(name, request).await) }
+                    counts.served.fetch_add(1, SeqCst);
+                    let counts = counts.clone();
+                    async move { Ok::<_, Infallible>(answer(name, request, counts).await) }
                 });
                 connections.spawn(async move {
                     let http = hyper::server::conn::http1::Builder::new();
@@ -59,12 +76,22 @@ impl Service {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Service { addr, served, _task: AbortOnDropHandle::new(task) }
+        Service { addr, counts, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Requests so far.
     pub fn served(&self) -> usize {
-        self.served.load(SeqCst)
+        self.counts.served.load(SeqCst)
+    }
+
+    /// Body bytes of `/bytes` so far.
+    pub fn sent(&self) -> u64 {
+        self.counts.sent.load(SeqCst)
+    }
+
+    /// Event streams open now.
+    pub fn streaming(&self) -> usize {
+        self.counts.streaming.load(SeqCst)
     }
 }
 
@@ -85,14 +112,17 @@ pub fn pattern(bytes: u64) -> impl Stream<Item = Result<Bytes, std::io::Error>> 
     })
 }
 
-async fn answer(name: &'static str, mut request: Request<Incoming>) -> Reply {
+async fn answer(name: &'static str, mut request: Request<Incoming>, counts: Arc<Counts>) -> Reply {
     let path = request.uri().path().to_owned();
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u64>().ok());
     if request.headers().contains_key("upgrade") {
         return websocket(&path, &mut request);
     }
     if let Some(bytes) = number("/bytes/") {
-        let mut reply = Response::new(body(pattern(bytes)));
+        let counted = pattern(bytes).inspect(move |chunk| {
+            counts.sent.fetch_add(chunk.as_ref().map_or(0, Bytes::len) as u64, SeqCst);
+        });
+        let mut reply = Response::new(body(counted));
         reply.headers_mut().insert("content-length", bytes.into());
         return reply;
     }
@@ -101,6 +131,7 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Reply {
         return Response::new(whole(name));
     }
     match path.as_str() {
+        "/hold" => std::future::pending().await,
         "/upload" => upload(request).await,
         "/broken" => {
             let parts = [Ok(Bytes::from_static(b"begin")), Err(std::io::Error::other("broken on purpose"))];
@@ -114,11 +145,12 @@ async fn answer(name: &'static str, mut request: Request<Incoming>) -> Reply {
             Response::new(body(parts))
         }
         "/sse" => {
-            let events = stream::unfold(0, |n| async move {
+            counts.streaming.fetch_add(1, SeqCst);
+            let events = stream::unfold((0, Streaming(counts)), |(n, open)| async move {
                 if n > 0 {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
-                Some((Ok(Bytes::from(format!("data: {n}\n\n"))), n + 1))
+                Some((Ok(Bytes::from(format!("data: {n}\n\n"))), (n + 1, open)))
             });
             let mut reply = Response::new(body(events));
             reply.headers_mut().insert("content-type", http::HeaderValue::from_static("text/event-stream"));
