@@ -19,7 +19,8 @@ use crate::config::{self, AgentConfig, Listener};
 use crate::service;
 use crate::tunnel::{Services, Tunnel};
 
-/// Tries to get a tunnel to a node other than the one that drains, before any will do.
+/// Tries to get a tunnel to another node than the one that drains, before any will do and the old
+/// tunnel is left without a new one: about three seconds.
 const OTHER_NODE_TRIES: usize = 5;
 
 /// Why an agent cannot run.
@@ -167,7 +168,7 @@ impl Agent {
                 }
             };
             tunnel = tokio::select! {
-                next = self.again(avoid.as_deref()) => next,
+                next = self.again(avoid.as_deref(), &leaves) => next,
                 () = shutdown.cancelled() => {
                     self.leave(tunnels, leaves).await;
                     return Ok(());
@@ -200,17 +201,20 @@ impl Agent {
         }
     }
 
-    /// Another tunnel, however long it takes. `avoid`: a node that drains.
-    async fn again(&self, avoid: Option<&str>) -> Tunnel {
+    /// Another tunnel, however long it takes. `avoid`: a node that drains, and is not kept waiting
+    /// for ever where there is no other; `leaves` ends the tunnels to it.
+    async fn again(&self, avoid: Option<&str>, leaves: &[CancellationToken]) -> Tunnel {
         let mut backoff = Backoff::agent();
         let mut tries = 0;
         loop {
             match self.open().await {
-                Ok(tunnel) if Some(tunnel.node_id.as_str()) == avoid && tries < OTHER_NODE_TRIES => {
-                    tries += 1
-                }
+                Ok(tunnel) if Some(tunnel.node_id.as_str()) == avoid && tries < OTHER_NODE_TRIES => {}
                 Ok(tunnel) => return tunnel,
                 Err(e) => warn!(error = %e, "failed to connect; trying again"),
+            }
+            tries += 1;
+            if tries == OTHER_NODE_TRIES {
+                leaves.iter().for_each(CancellationToken::cancel);
             }
             sleep(backoff.pause()).await;
         }

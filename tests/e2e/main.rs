@@ -8,7 +8,9 @@
 mod admin;
 mod cluster;
 mod proxy;
+mod shutdown;
 mod streams;
+mod traps;
 mod walkthrough;
 
 use std::path::Path;

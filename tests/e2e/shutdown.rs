@@ -1,0 +1,185 @@
+//! Stopping well: SIGTERM to a node, or to one of two agents, under load, loses no request.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use piko_test_support::client::{Answer, Error, get};
+use piko_test_support::eventually;
+use piko_test_support::program::{Node, agent, cluster};
+use piko_test_support::service::Service;
+use tokio::task::JoinHandle;
+
+use crate::piko;
+
+/// Clients that ask one after the other until stopped, and what they did not like.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    /// `next` says which proxy is asked; it may change its mind.
+    fn start(clients: usize, next: impl Fn() -> SocketAddr + Send + Sync + 'static) -> Load {
+        let (stop, done, next) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::new(next));
+        let client = |_| {
+            let (stop, done, next) = (stop.clone(), done.clone(), next.clone());
+            tokio::spawn(async move {
+                let mut failed = Vec::new();
+                while !stop.load(SeqCst) {
+                    let addr = next();
+                    let answer = get(addr, "/slow/5", &[("x-piko-endpoint", "my-endpoint")]).await;
+                    done.fetch_add(1, SeqCst);
+                    failed.extend(complaint(addr, answer));
+                }
+                failed
+            })
+        };
+        let clients = (0..clients).map(client).collect();
+        Load { stop, done, clients }
+    }
+
+    /// Waits until that many more requests are done.
+    async fn more(&self, requests: usize) {
+        let goal = self.done.load(SeqCst) + requests;
+        eventually("the load goes on", || async { (self.done.load(SeqCst) >= goal).then_some(()) }).await;
+    }
+
+    async fn assert_nothing_failed(self) {
+        self.stop.store(true, SeqCst);
+        let mut failed = Vec::new();
+        for client in self.clients {
+            failed.extend(client.await.unwrap());
+        }
+        assert_eq!(failed, [""; 0], "of {} requests", self.done.load(SeqCst));
+    }
+}
+
+fn complaint(addr: SocketAddr, answer: Result<Answer, Error>) -> Option<String> {
+    match answer {
+        Ok(answer) if answer.status == 200 => None,
+        Ok(answer) => Some(format!("{addr}: {} {}", answer.status, answer.text())),
+        Err(e) => Some(format!("{addr}: {e}")),
+    }
+}
+
+#[tokio::test]
+async fn sigterm_to_one_of_two_agents_loses_nothing() {
+    let node = Node::start(piko(), &[], &[]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let _stays = agent(piko(), node.upstream, &endpoint, &[]);
+    let mut goes = agent(piko(), node.upstream, &endpoint, &[]);
+    eventually("both are connected", || async {
+        (node.metric("piko_upstreams_connected_upstreams").await == 2.0).then_some(())
+    })
+    .await;
+    let proxy = node.proxy;
+    let load = Load::start(16, move || proxy);
+    load.more(200).await;
+    goes.signal("TERM");
+    assert!(goes.ended("the agent stops").await.success(), "{}", goes.log());
+    load.more(200).await;
+    load.assert_nothing_failed().await;
+}
+
+#[tokio::test]
+async fn sigterm_to_the_only_agent_while_its_successor_starts_loses_nothing() {
+    let node = Node::start(piko(), &[], &["--proxy.endpoint-grace=20s"]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let mut goes = agent(piko(), node.upstream, &endpoint, &[]);
+    node.routes("my-endpoint", 200).await;
+    let proxy = node.proxy;
+    let load = Load::start(8, move || proxy);
+    load.more(100).await;
+    goes.signal("TERM");
+    assert!(goes.ended("the agent stops").await.success());
+    let _comes = agent(piko(), node.upstream, &endpoint, &[]);
+    load.more(100).await;
+    load.assert_nothing_failed().await;
+}
+
+/// Ten times: each node in turn stops and comes back while clients ask the others. An agent dials
+/// through nothing but a list of one here, so its balancer is the next node's port.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rolling_restarts_of_three_nodes_lose_nothing() {
+    let mut nodes = cluster(piko(), 3, &["--shutdown-delay=200ms"]).await;
+    let conf = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/demo/config/nginx.conf");
+    let nginx = piko_test_support::nginx::Nginx::start(&conf, &nodes).await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let _agents = [(); 2].map(|()| agent(piko(), nginx.upstream, &endpoint, &[]));
+    for node in &nodes {
+        node.routes("my-endpoint", 200).await;
+    }
+    // A balancer that honours /ready, as the ones a user has: it asks no node that is leaving.
+    let leaving = Arc::new(AtomicUsize::new(usize::MAX));
+    let (skip, turn) = (leaving.clone(), AtomicUsize::new(0));
+    let proxies: Vec<_> = nodes.iter().map(|node| node.proxy).collect();
+    let load = Load::start(8, move || {
+        loop {
+            let n = turn.fetch_add(1, SeqCst) % 3;
+            if n != skip.load(SeqCst) {
+                return proxies[n];
+            }
+        }
+    });
+    for round in 0..10 {
+        let n = round % 3;
+        load.more(50).await;
+        nodes[n].program.signal("TERM");
+        eventually("the node is not ready", || async {
+            let answer = get(nodes[n].admin, "/ready", &[]).await;
+            (!answer.is_ok_and(|answer| answer.status == 200)).then_some(())
+        })
+        .await;
+        leaving.store(n, SeqCst);
+        assert!(nodes[n].program.ended("the node stops").await.success(), "{}", nodes[n].program.log());
+        load.more(50).await;
+        nodes[n].restart();
+        nodes[n].ready().await;
+        nodes[n].routes("my-endpoint", 200).await;
+        leaving.store(usize::MAX, SeqCst);
+    }
+    load.assert_nothing_failed().await;
+}
+
+#[tokio::test]
+async fn u2_a_stopped_nodes_endpoints_are_gone_though_the_agent_stays() {
+    let mut nodes = cluster(piko(), 2, &[]).await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let agent = agent(piko(), nodes[1].upstream, &endpoint, &[]);
+    nodes[0].routes("my-endpoint", 200).await;
+    nodes[1].program.signal("TERM");
+    assert!(nodes[1].program.ended("the node stops").await.success());
+    nodes[0].routes("my-endpoint", 502).await;
+    assert!(agent.log().contains("connected"));
+}
+
+#[tokio::test]
+async fn t3_t4_a_node_stops_with_0_by_flag_and_by_file() {
+    let admin = piko_test_support::free_addr();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("piko.yaml");
+    std::fs::write(&file, format!("admin:\n  bind_addr: {admin}\n")).unwrap();
+    let file = format!("--config.path={}", file.display());
+    let flag = format!("--admin.bind-addr={admin}");
+    for given in [flag, file] {
+        let any = ["proxy", "upstream", "cluster.gossip", "cluster.peer"];
+        let mut args = vec!["server".to_owned(), given];
+        args.extend(any.iter().map(|port| format!("--{port}.bind-addr=127.0.0.1:0")));
+        let mut node = piko_test_support::program::Program::start(piko(), &args);
+        eventually("the node is ready", || async {
+            get(admin, "/ready", &[]).await.ok().filter(|answer| answer.status == 200)
+        })
+        .await;
+        node.signal("TERM");
+        assert_eq!(node.ended("the node stops").await.code(), Some(0));
+    }
+}
