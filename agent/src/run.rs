@@ -66,6 +66,21 @@ pub enum AgentError {
 }
 
 impl AgentError {
+    /// Is the configuration to blame, so that another try with the same one is in vain?
+    pub fn is_config(&self) -> bool {
+        match self {
+            AgentError::NoListeners
+            | AgentError::Config(_)
+            | AgentError::Service(_)
+            | AgentError::TokenFile(_)
+            | AgentError::Tls(_) => true,
+            AgentError::Dial(_)
+            | AgentError::Session(_)
+            | AgentError::Refused { .. }
+            | AgentError::ConnectTimeout { .. } => false,
+        }
+    }
+
     fn is_retryable(&self) -> bool {
         match self {
             AgentError::Dial(e) => e.is_retryable(),

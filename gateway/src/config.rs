@@ -8,6 +8,8 @@ use piko_tunnel::Settings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::AuthConfig;
+
 /// A node's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -15,9 +17,9 @@ pub struct Config {
     /// The port clients send requests to.
     pub proxy: ProxyConfig,
     /// The port agents open tunnels to.
-    pub upstream: PortConfig,
+    pub upstream: GuardedPortConfig,
     /// The port for status, health and metrics.
-    pub admin: PortConfig,
+    pub admin: GuardedPortConfig,
     /// The cluster of nodes.
     pub cluster: ClusterConfig,
     /// Tunnels and peer links.
@@ -51,6 +53,8 @@ pub struct ProxyConfig {
     pub http: HttpConfig,
     /// One log line a request.
     pub access_log: AccessLogConfig,
+    /// Whose requests are taken. A token may be good for some endpoints only.
+    pub auth: AuthConfig,
 }
 
 /// Connections of clients.
@@ -81,6 +85,31 @@ pub struct PortConfig {
     /// The address others use, where it differs from the bound one.
     #[serde(default)]
     pub advertise_addr: String,
+}
+
+/// A port that may ask for tokens.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuardedPortConfig {
+    /// Where to listen.
+    #[serde(default = "any_port")]
+    pub bind_addr: BindAddr,
+    /// The address others use, where it differs from the bound one.
+    #[serde(default)]
+    pub advertise_addr: String,
+    /// Whose tokens are taken. A token may be good for some endpoints only.
+    #[serde(default)]
+    pub auth: AuthConfig,
+}
+
+impl GuardedPortConfig {
+    fn at(addr: &str) -> Self {
+        GuardedPortConfig {
+            bind_addr: bind(addr),
+            advertise_addr: String::new(),
+            auth: AuthConfig::default(),
+        }
+    }
 }
 
 fn any_port() -> BindAddr {
@@ -154,8 +183,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             proxy: ProxyConfig::default(),
-            upstream: PortConfig { bind_addr: bind(":8001"), advertise_addr: String::new() },
-            admin: PortConfig { bind_addr: bind(":8002"), advertise_addr: String::new() },
+            upstream: GuardedPortConfig::at(":8001"),
+            admin: GuardedPortConfig::at(":8002"),
             cluster: ClusterConfig::default(),
             tunnel: TunnelConfig::default(),
             log: LogConfig::default(),
@@ -175,6 +204,7 @@ impl Default for ProxyConfig {
             endpoint_grace: HumanDuration::secs(1),
             http: HttpConfig::default(),
             access_log: AccessLogConfig { disable: false },
+            auth: AuthConfig::default(),
         }
     }
 }
@@ -238,6 +268,12 @@ impl ConfigSpec for Config {
     const ALIASES: &'static [(&'static str, &'static str)] = &[
         ("proxy.gateway_timeout", "proxy.timeout"),
         ("server.graceful_shutdown_timeout", "grace_period"),
+        // The seed's tokens were agents' tokens.
+        ("auth.token_hmac_secret_key", "upstream.auth.hmac_secret_key"),
+        ("auth.token_rsa_public_key", "upstream.auth.rsa_public_key"),
+        ("auth.token_ecdsa_public_key", "upstream.auth.ecdsa_public_key"),
+        ("auth.token_audience", "upstream.auth.audience"),
+        ("auth.token_issuer", "upstream.auth.issuer"),
         ("gossip.bind_addr", "cluster.gossip.bind_addr"),
         ("gossip.advertise_addr", "cluster.gossip.advertise_addr"),
         ("gossip.interval", "cluster.gossip.interval"),
@@ -254,6 +290,11 @@ impl ConfigSpec for Config {
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| value.get().is_zero()) {
             return Err(Invalid::new(key, "must be more than 0"));
+        }
+        for (port, auth) in
+            [("proxy", &self.proxy.auth), ("upstream", &self.upstream.auth), ("admin", &self.admin.auth)]
+        {
+            auth.verifier().map_err(|e| Invalid::new(format!("{port}.auth.{}", e.key), e.to_string()))?;
         }
         self.log.validate()?;
         self.tunnel.validate()?;

@@ -3,9 +3,15 @@
 use http::StatusCode;
 use pingora_error::{Error, ErrorSource, ErrorType};
 
+use crate::auth::Denied;
+
 /// Why a node answers a request itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
+    /// No good token.
+    Denied(Denied),
+    /// The token is not good for this endpoint.
+    NotPermitted,
     /// Neither `x-piko-endpoint` nor `Host` names an endpoint.
     MissingEndpoint,
     /// The name is no endpoint.
@@ -38,7 +44,12 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 9] = [
+    pub const ALL: [Failure; 14] = [
+        Failure::Denied(Denied::Missing),
+        Failure::Denied(Denied::Unsupported),
+        Failure::Denied(Denied::Invalid),
+        Failure::Denied(Denied::Expired),
+        Failure::NotPermitted,
         Failure::MissingEndpoint,
         Failure::InvalidEndpoint,
         Failure::InvalidHost,
@@ -53,6 +64,10 @@ impl Failure {
     /// The table.
     pub const fn reply(self) -> Reply {
         let (status, code, words) = match self {
+            Failure::Denied(denied) => (StatusCode::UNAUTHORIZED, denied.code(), denied.words()),
+            Failure::NotPermitted => {
+                (StatusCode::FORBIDDEN, "endpoint_not_permitted", "endpoint not permitted")
+            }
             Failure::MissingEndpoint => (StatusCode::BAD_REQUEST, "missing_endpoint", "missing endpoint id"),
             Failure::InvalidEndpoint => (StatusCode::BAD_REQUEST, "invalid_endpoint", "invalid endpoint id"),
             Failure::InvalidHost => (StatusCode::BAD_REQUEST, "invalid_host", "missing or invalid host"),

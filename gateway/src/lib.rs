@@ -8,6 +8,7 @@
 //! apart again.
 
 pub mod admin;
+pub mod auth;
 pub mod cluster;
 pub mod config;
 pub mod error;

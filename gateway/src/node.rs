@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
+use crate::auth::KeyError;
 use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
 use crate::config::{Config, advertised};
 use crate::metrics::Metrics;
@@ -83,9 +84,19 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A key that verifies tokens is none. The configuration's check says so before.
+    #[error("auth: {0}")]
+    Key(#[from] KeyError),
     /// Gossip could not start, or the join failed.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+}
+
+impl StartError {
+    /// Is the configuration to blame, so that another try with the same one is in vain?
+    pub fn is_config(&self) -> bool {
+        matches!(self, StartError::Bind { .. } | StartError::Secret { .. } | StartError::Key(_))
+    }
 }
 
 struct Listeners {
@@ -100,9 +111,9 @@ impl Node {
     /// when this fails.
     pub async fn start(config: Config) -> Result<Node, StartError> {
         let settings = config.tunnel.settings();
+        let key = secret(&config)?;
         let listeners = Listeners::bind(&config)?;
         let bound = listeners.addrs(config.cluster.gossip.bind_addr.socket())?;
-        let key = secret(&config)?;
         let cluster = Arc::new(Cluster::start(cluster_options(&config, &bound, key.clone())).await?);
         let table = cluster.table();
         let id = table.local_id();
@@ -127,14 +138,16 @@ impl Node {
             registry: registry.clone(),
             metrics: metrics.clone(),
             ready: ready.subscribe(),
+            auth: config.admin.auth.verifier()?,
             gossip_addr: cluster.gossip_addr(),
         };
         let admin = Admin::start(listeners.admin, Arc::new(state));
         let peer = PeerPort::start(listeners.peer, router.clone(), secret, settings.clone())?;
-        let options = UpstreamOptions { node_id: id.clone(), tunnel: settings };
+        let auth = config.upstream.auth.verifier()?;
+        let options = UpstreamOptions { node_id: id.clone(), tunnel: settings, auth };
         let upstream =
             UpstreamPort::start(listeners.upstream, options, registry, targets.clone(), metrics.clone())?;
-        let proxy = Proxy::start(listeners.proxy, proxy_options(&config), router, targets, metrics)?;
+        let proxy = Proxy::start(listeners.proxy, proxy_options(&config)?, router, targets, metrics)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };
         info!(
@@ -193,6 +206,14 @@ impl Listeners {
         let upstream = bind("upstream.bind_addr", &config.upstream.bind_addr)?;
         let admin = bind("admin.bind_addr", &config.admin.bind_addr)?;
         let peer = bind("cluster.peer.bind_addr", &config.cluster.peer.bind_addr)?;
+        let gossip = &config.cluster.gossip.bind_addr;
+        // memberlist binds its own, and says less when it cannot.
+        bind("cluster.gossip.bind_addr", gossip)?;
+        std::net::UdpSocket::bind(gossip.socket()).map_err(|source| StartError::Bind {
+            key: "cluster.gossip.bind_addr",
+            addr: format!("{gossip} (UDP)"),
+            source,
+        })?;
         Ok(Listeners {
             proxy,
             upstream: TcpListener::from_std(upstream)?,
@@ -271,15 +292,16 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, secret: Option<Vec<u8>>)
     }
 }
 
-fn proxy_options(config: &Config) -> ProxyOptions {
+fn proxy_options(config: &Config) -> Result<ProxyOptions, KeyError> {
     let proxy = &config.proxy;
-    ProxyOptions {
+    Ok(ProxyOptions {
         timeout: proxy.timeout.on(),
         idle: proxy.http.body_idle_timeout.on(),
         keepalive: proxy.http.idle_timeout.on(),
         domains: proxy.domains.clone(),
+        auth: proxy.auth.verifier()?,
         access_log: !proxy.access_log.disable,
-    }
+    })
 }
 
 /// Tasks that run as long as the node.

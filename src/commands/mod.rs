@@ -12,7 +12,9 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
+use piko_agent::AgentError;
 use piko_bootstrap::config::{ConfigError, ConfigSpec};
+use piko_gateway::node::StartError;
 
 /// The work failed.
 const FAILED: u8 = 1;
@@ -40,7 +42,11 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let mut stderr = std::io::stderr();
             let _ = writeln!(stderr, "error: {error:#}");
-            let bad_config = error.chain().any(|cause| cause.is::<ConfigError>());
+            let bad_config = error.chain().any(|cause| {
+                cause.is::<ConfigError>()
+                    || cause.downcast_ref::<StartError>().is_some_and(StartError::is_config)
+                    || cause.downcast_ref::<AgentError>().is_some_and(AgentError::is_config)
+            });
             ExitCode::from(if bad_config { BAD_CONFIG } else { FAILED })
         }
     }

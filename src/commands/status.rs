@@ -40,6 +40,9 @@ pub(crate) fn command() -> Command {
                 .default_value("http://localhost:8002")
                 .help("An admin port"),
         )
+        .arg(Arg::new("token-file").long("token-file").global(true).value_name("FILE").help(
+            "File with a bearer token for the admin port [env: PIKO_STATUS_TOKEN holds the token itself]",
+        ))
         .arg(
             Arg::new("forward")
                 .long("forward")
@@ -85,7 +88,12 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     };
     let word = |name: &str| leaf.get_one::<String>(name).cloned();
     let url = word("server.url").unwrap_or_default();
-    let asked = super::block_on(ask(&url, &path, word("forward").as_deref()))?;
+    let token = match word("token-file") {
+        Some(file) => Some(std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?),
+        None => std::env::var("PIKO_STATUS_TOKEN").ok(),
+    };
+    let token = token.as_deref().map(str::trim).filter(|token| !token.is_empty());
+    let asked = super::block_on(ask(&url, &path, word("forward").as_deref(), token))?;
     let mut answer = asked.with_context(|| format!("failed to get {group} {what}: {url}"))?;
     if let Some(status) = leaf.try_get_one::<String>("status").ok().flatten()
         && let Some(nodes) = answer.as_array_mut()
@@ -110,7 +118,7 @@ fn wrapped(group: &str, what: &str, answer: Value) -> Value {
     }
 }
 
-async fn ask(url: &str, path: &str, forward: Option<&str>) -> anyhow::Result<Value> {
+async fn ask(url: &str, path: &str, forward: Option<&str>, token: Option<&str>) -> anyhow::Result<Value> {
     let base =
         Url::parse(url).with_context(|| format!("{url:?} is no URL; write it like http://localhost:8002"))?;
     let (Some(host), Some(port), "http") = (base.host_str(), base.port_or_known_default(), base.scheme())
@@ -128,15 +136,22 @@ async fn ask(url: &str, path: &str, forward: Option<&str>) -> anyhow::Result<Val
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the answer: the process does, too.
         let connection = tokio::spawn(connection);
-        let request = Request::get(format!("{}{query}", target.path()))
-            .header(header::HOST, format!("{host}:{port}"))
-            .body(Empty::<Bytes>::new())?;
+        let mut request =
+            Request::get(format!("{}{query}", target.path())).header(header::HOST, format!("{host}:{port}"));
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new())?;
         let response = sender.send_request(request).await.context("request")?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         connection.abort();
         if !status.is_success() {
-            let unknown = if status == 404 { " (no such node, or no such route)" } else { "" };
+            let unknown = match status.as_u16() {
+                404 => " (no such node, or no such route)",
+                401 => " (give a token with --token-file or PIKO_STATUS_TOKEN)",
+                _ => "",
+            };
             bail!("request: bad status: {}{unknown}", status.as_u16());
         }
         let body = body.map_err(|e| anyhow::anyhow!("read answer: {e}"))?.to_bytes();

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin;
+mod auth;
 mod cluster;
 mod proxy;
+mod rude;
 mod shutdown;
 mod streams;
 mod traps;

@@ -7,6 +7,7 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use piko_tunnel::headers;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
@@ -40,8 +41,10 @@ async fn ask(addr: &str, request: &Request<Incoming>) -> Result<Answer, BoxError
         .method(request.method())
         .uri(request.uri().path_and_query().map_or("/", |p| p.as_str()));
     ask = ask.header(header::HOST, addr);
-    if let Some(token) = request.headers().get(header::AUTHORIZATION) {
-        ask = ask.header(header::AUTHORIZATION, token);
+    for name in [header::AUTHORIZATION, headers::AUTHORIZATION] {
+        if let Some(token) = request.headers().get(&name) {
+            ask = ask.header(name, token);
+        }
     }
     let exchange = async {
         let (parts, body) = sender.send_request(ask.body(Full::<Bytes>::default())?).await?.into_parts();

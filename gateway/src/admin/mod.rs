@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::auth::Verifier;
 use crate::cluster::Table;
 use crate::metrics::Metrics;
 use crate::route::Registry;
@@ -42,6 +43,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// May balancers send traffic here?
     pub ready: watch::Receiver<bool>,
+    /// Whose questions are answered. `None`: everyone's.
+    pub auth: Option<Verifier>,
     /// This node's gossip address.
     pub gossip_addr: SocketAddr,
 }

@@ -7,10 +7,14 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::{Answer, State, forward, view};
+use crate::auth::Denied;
 use crate::cluster::Status;
 
 /// Answers one request, here or on the node it is to be forwarded to.
 pub(super) async fn answer(request: &Request<Incoming>, state: &State) -> Answer {
+    if let Some(Err(denied)) = state.auth.as_ref().map(|auth| auth.check(request.headers())) {
+        return refuse(denied);
+    }
     if let Some(node) = query(request, "forward").filter(|node| *node != state.table.local_id()) {
         let nodes = state.table.nodes();
         return match nodes.into_iter().find(|known| known.identity.id == node) {
@@ -102,6 +106,13 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> 
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn refuse(denied: Denied) -> Answer {
+    let body = serde_json::json!({ "error": denied.words(), "code": denied.code() }).to_string();
+    let mut answer = with_type(StatusCode::UNAUTHORIZED, "application/json; charset=utf-8", body.into());
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     answer
 }
 

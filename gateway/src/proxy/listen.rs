@@ -18,6 +18,7 @@ use super::connect::{TunnelConnector, tunnel_alpn};
 use super::endpoint::Domains;
 use super::session::Timeouts;
 use super::{Gateway, MAX_TRIES};
+use crate::auth::Verifier;
 use crate::metrics::Metrics;
 use crate::route::Router;
 use crate::route::target::Targets;
@@ -32,6 +33,8 @@ pub struct ProxyOptions {
     pub keepalive: Option<Duration>,
     /// Suffixes under which hosts name endpoints.
     pub domains: Vec<String>,
+    /// Whose requests are taken. `None`: everyone's.
+    pub auth: Option<Verifier>,
     /// One log line a request?
     pub access_log: bool,
 }
@@ -58,6 +61,7 @@ impl Proxy {
         let gateway = Gateway {
             router,
             metrics: metrics.clone(),
+            auth: options.auth,
             domains: Domains::new(&options.domains),
             alpn: tunnel_alpn(),
             access_log: options.access_log,

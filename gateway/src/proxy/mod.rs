@@ -19,6 +19,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
+use crate::auth::Verifier;
 use crate::error::Failure;
 use crate::metrics::Metrics;
 use crate::route::{Kind, Router, Target};
@@ -32,6 +33,7 @@ const MAX_TRIES: usize = 3;
 pub(crate) struct Gateway {
     router: Arc<Router>,
     metrics: Arc<Metrics>,
+    auth: Option<Verifier>,
     domains: Domains,
     alpn: ALPN,
     access_log: bool,
@@ -56,7 +58,7 @@ impl ProxyHttp for Gateway {
         Request { started: Instant::now(), endpoint: None, target: None, tried: Vec::new(), failure: None }
     }
 
-    // which endpoint?
+    // who asks, and for which endpoint?
     async fn request_filter(&self, session: &mut Session, ctx: &mut Request) -> Result<bool> {
         self.metrics.proxy.requests_in_flight.inc();
         // Pingora's custom path may still poll the client after the response is out; without this, a
@@ -72,6 +74,10 @@ impl ProxyHttp for Gateway {
         if headers::list_size(&request.headers) > limits::MAX_MESSAGE_HEADERS {
             return Err(Failure::HeadersTooLarge.into_error());
         }
+        let claims = match &self.auth {
+            Some(auth) => Some(auth.check(&request.headers).map_err(|e| Failure::Denied(e).into_error())?),
+            None => None,
+        };
         let host = request.headers.get(header::HOST);
         if host.is_none() && request.version == Version::HTTP_11 && request.uri.authority().is_none() {
             return Err(Failure::InvalidHost.into_error());
@@ -79,7 +85,11 @@ impl ProxyHttp for Gateway {
         let host = host.and_then(|host| host.to_str().ok());
         let authority = host.or(request.uri.authority().map(|authority| authority.as_str()));
         let found = endpoint::find(&request.headers, authority, &self.domains);
-        ctx.endpoint = Some(found.map_err(Failure::into_error)?);
+        let endpoint = found.map_err(Failure::into_error)?;
+        if claims.is_some_and(|claims| !claims.permits(endpoint.as_str())) {
+            return Err(Failure::NotPermitted.into_error());
+        }
+        ctx.endpoint = Some(endpoint);
         answer_expect(session).await?;
         Ok(false)
     }
@@ -253,11 +263,14 @@ fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> Result<()> 
 async fn respond(session: &mut Session, failure: Failure) -> Result<()> {
     let reply = failure.reply();
     let body = reply.body();
-    let mut head = ResponseHeader::build(reply.status, Some(4))?;
+    let mut head = ResponseHeader::build(reply.status, Some(5))?;
     head.insert_header(header::CONTENT_TYPE, "application/json")?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
     head.insert_header(headers::ERROR, reply.code)?;
     head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
+    if reply.status == StatusCode::UNAUTHORIZED {
+        head.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
+    }
     session.downstream_session.set_keepalive(None);
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(Bytes::from(body)), true).await

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::tunnel;
+use crate::auth::{Claims, Verifier};
 use crate::metrics::Metrics;
 use crate::route::registry::Registry;
 use crate::route::target::Targets;
@@ -35,6 +36,8 @@ pub struct UpstreamOptions {
     pub node_id: String,
     /// Windows and liveness of tunnels.
     pub tunnel: Settings,
+    /// Whose tunnels are taken. `None`: everyone's.
+    pub auth: Option<Verifier>,
 }
 
 /// The upstream port. Everything it started ends with [`UpstreamPort::stop`].
@@ -171,7 +174,15 @@ fn answer(mut request: Request<Incoming>, addr: SocketAddr, shared: Arc<Shared>)
         shared.metrics.upstream.handshake_refused("draining");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "draining", "this node is shutting down");
     }
-    let agent = Agent { addr, id: agent_id(request.headers(), addr) };
+    let claims = match shared.options.auth.as_ref().map(|auth| auth.check(request.headers())) {
+        None => None,
+        Some(Ok(claims)) => Some(claims),
+        Some(Err(denied)) => {
+            shared.metrics.upstream.handshake_refused(denied.code());
+            return refuse(StatusCode::UNAUTHORIZED, denied.code(), denied.words());
+        }
+    };
+    let agent = Agent { addr, id: agent_id(request.headers(), addr), claims };
     let upgrade = hyper::upgrade::on(&mut request);
     let headers = handshake::accepted(kind, request.headers(), &shared.options.node_id);
     let mut response = Response::new(Full::default());
@@ -190,6 +201,8 @@ fn answer(mut request: Request<Incoming>, addr: SocketAddr, shared: Arc<Shared>)
 pub(super) struct Agent {
     pub(super) addr: SocketAddr,
     pub(super) id: String,
+    /// Of its token; `None` where none is asked for.
+    pub(super) claims: Option<Claims>,
 }
 
 /// The byte stream below the upgrade: the socket itself where nothing was read past the request.

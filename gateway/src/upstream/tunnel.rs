@@ -38,10 +38,23 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
     let ended = tokio::select! {
         ended = driver.run() => ended,
         ended = listeners.serve(sender, receiver) => ended,
+        () = expiry(&agent, &shared) => {
+            info!(agent.addr = %agent.addr, agent.id, "token expired");
+            SessionError::Closed
+        }
         () = shared.cut.cancelled() => SessionError::Closed,
     };
     target.set_leaving();
     info!(agent.addr = %agent.addr, agent.id, reason = %ended, "agent disconnected");
+}
+
+/// Waits until the agent's token expires, if that ends its tunnel.
+async fn expiry(agent: &Agent, shared: &Shared) {
+    let ends = shared.options.auth.as_ref().is_some_and(|auth| auth.ends_with_token());
+    match agent.claims.as_ref().and_then(|claims| claims.remaining()).filter(|_| ends) {
+        Some(remaining) => tokio::time::sleep(remaining).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The listeners of one tunnel. Dropping them takes their upstreams out of the registry.
@@ -100,6 +113,9 @@ impl Listeners<'_> {
     fn listen(&mut self, id: u64, endpoint: EndpointId) -> Result<(), (&'static str, String)> {
         if self.open.contains_key(&id) {
             return Err(("duplicate_listener", format!("listener {id} is open already")));
+        }
+        if self.agent.claims.as_ref().is_some_and(|claims| !claims.permits(endpoint.as_str())) {
+            return Err(("endpoint_not_permitted", "endpoint not permitted".into()));
         }
         if self.open.len() >= limits::MAX_LISTENERS {
             return Err(("too_many_listeners", format!("a tunnel has at most {}", limits::MAX_LISTENERS)));

@@ -1,0 +1,130 @@
+//! Tokens: what is refused without one, and with one for something else.
+
+use piko_test_support::client::get;
+use piko_test_support::eventually;
+use piko_test_support::program::{Node, agent, run};
+use piko_test_support::service::Service;
+use serde_json::json;
+
+use crate::piko;
+
+const SECRET: &str = "a-secret-of-the-tests";
+
+/// An HS256 token.
+fn token(claims: serde_json::Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+}
+
+fn seconds(from_now: u64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    now.as_secs() + from_now
+}
+
+#[tokio::test]
+async fn t13_t16_u3_u5_u6_u7_agents_need_a_token_where_there_is_a_key() {
+    // The seed's spelling of the key, and of the agent's token.
+    let node = Node::start(piko(), &[], &[&format!("--auth.token-hmac-secret-key={SECRET}")]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let upstream = format!("--connect.url=http://{}", node.upstream);
+    let refused = |more: &[&str]| {
+        let output = run(piko(), &[&["agent", "--endpoints", &endpoint, &upstream], more].concat());
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(refused(&[]).contains("missing authorization"));
+    assert!(refused(&["--auth.api-key=nonsense"]).contains("invalid token"));
+    let other = token(json!({ "piko": { "endpoints": ["other"] } }));
+    assert!(refused(&["--auth.api-key", &other]).contains("endpoint not permitted"));
+
+    let good = token(json!({ "piko": { "endpoints": ["my-endpoint"] }, "exp": seconds(60) }));
+    let with_token = agent(piko(), node.upstream, &endpoint, &["--auth.api-key", &good]);
+    node.routes("my-endpoint", 200).await;
+    assert!(!with_token.log().contains(&good), "the token is in the log");
+    assert!(!node.program.log().contains(&good), "the token is in the log");
+    drop(with_token);
+    node.routes("my-endpoint", 502).await;
+
+    // From a file, good for every endpoint.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, token(json!({})) + "\n").unwrap();
+    let file = format!("--connect.token-file={}", file.display());
+    let _agent = agent(piko(), node.upstream, &endpoint, &[&file]);
+    node.routes("my-endpoint", 200).await;
+}
+
+#[tokio::test]
+async fn u4_a_tunnel_ends_with_its_token() {
+    let node = Node::start(piko(), &[], &[&format!("--upstream.auth.hmac-secret-key={SECRET}")]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let short = token(json!({ "exp": seconds(3) }));
+    let agent = agent(piko(), node.upstream, &endpoint, &["--connect.token", &short]);
+    node.routes("my-endpoint", 200).await;
+    node.routes("my-endpoint", 502).await;
+    eventually("the agent says why", || async { agent.log().contains("expired token").then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn p8_to_p11_clients_need_a_token_where_there_is_a_key() {
+    let node = Node::start(piko(), &[], &[&format!("--proxy.auth.hmac-secret-key={SECRET}")]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    eventually("the agent is connected", || async {
+        (node.metric("piko_upstreams_connected_upstreams").await == 1.0).then_some(())
+    })
+    .await;
+    let ask = async |name: &str, value: &str| {
+        let answer =
+            get(node.proxy, "/", &[("x-piko-endpoint", "my-endpoint"), (name, value)]).await.unwrap();
+        (answer.status, answer.header("x-piko-error").to_owned(), answer)
+    };
+    let bearer = |claims| format!("Bearer {}", token(claims));
+    let mine = bearer(json!({ "piko": { "endpoints": ["my-endpoint"] } }));
+    assert_eq!(ask("authorization", &mine).await.0, 200);
+    assert_eq!(ask("authorization", &bearer(json!({}))).await.0, 200);
+    let other = ask("authorization", &bearer(json!({ "piko": { "endpoints": ["other"] } }))).await;
+    assert_eq!((other.0, other.1.as_str()), (403, "endpoint_not_permitted"));
+    let none = ask("x-other", "x").await;
+    assert_eq!((none.0, none.1.as_str()), (401, "missing_authorization"));
+    assert_eq!(none.2.header("www-authenticate"), "Bearer");
+    // Before anything is said about endpoints: no endpoint and no token is 401.
+    assert_eq!(get(node.proxy, "/", &[]).await.unwrap().status, 401);
+    // Our own header stays here, the service's goes on.
+    let (status, _, answer) = ask("x-piko-authorization", &mine).await;
+    assert_eq!(status, 200);
+    assert!(!answer.text().contains("authorization"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a9_a10_t2_the_admin_port_needs_a_token_where_there_is_a_key() {
+    let node = Node::start(piko(), &[], &[&format!("--admin.auth.hmac-secret-key={SECRET}")]);
+    let good = token(json!({}));
+    let header = format!("Bearer {good}");
+    eventually("the admin port answers", || async {
+        let answer = get(node.admin, "/ready", &[("authorization", &header)]).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    for (path, value, status) in
+        [("/health", header.as_str(), 200), ("/health", "Bearer x", 401), ("/status/cluster/nodes", "", 401)]
+    {
+        let headers = [("authorization", value)];
+        let headers = if value.is_empty() { &[][..] } else { &headers[..] };
+        assert_eq!(get(node.admin, path, headers).await.unwrap().status, status, "{path} {value}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, good).unwrap();
+    let url = format!("http://{}", node.admin);
+    let args = ["status", "cluster", "nodes", "--server.url", &url];
+    let without = run(piko(), &args);
+    assert!(String::from_utf8_lossy(&without.stderr).contains("--token-file"));
+    let with = run(piko(), &[&args[..], &["--token-file", &file.display().to_string()]].concat());
+    assert!(with.status.success(), "{}", String::from_utf8_lossy(&with.stderr));
+}
