@@ -8,6 +8,7 @@
 mod admin;
 mod auth;
 mod cluster;
+mod config;
 mod proxy;
 mod rude;
 mod shutdown;

@@ -22,11 +22,17 @@ pub struct Program {
 impl Program {
     /// Starts `binary` with its output in a file.
     pub fn start(binary: &Path, args: &[String]) -> Program {
+        Program::start_with(binary, args, &[])
+    }
+
+    /// Starts `binary` with more environment variables.
+    pub fn start_with(binary: &Path, args: &[String], variables: &[(&str, String)]) -> Program {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let log = File::create(dir.path().join("log")).expect("it can be written to");
         let both = log.try_clone().expect("a file can be shared");
         let child = Command::new(binary)
             .args(args)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(both)
             .stderr(log)

@@ -143,7 +143,10 @@ pub fn load<T: ConfigSpec>(matches: &ArgMatches) -> Result<T, ConfigError> {
             set::<T>(&mut root, key, &texts, format!("--{}", key.flag()))?;
         }
     }
-    finish(root)
+    finish(root).map_err(|e| match (e, &path) {
+        (ConfigError::Invalid(invalid), Some(path)) => file::locate(Path::new(path), invalid),
+        (e, _) => e,
+    })
 }
 
 /// Checks one file as a command would, environment and flags aside.

@@ -1,0 +1,152 @@
+//! Configuration as a user meets it: files, flags, environment, and what is said about mistakes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use piko_test_support::client::get;
+use piko_test_support::eventually;
+use piko_test_support::program::{Node, Program, run};
+
+use crate::piko;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut found: Vec<_> =
+        std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    found.sort();
+    assert!(!found.is_empty(), "{folder} is empty");
+    found
+}
+
+fn says(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The first line of each file says where its mistake is and what is said about it.
+#[test]
+fn c10_c11_each_mistake_is_named_with_its_file_and_line() {
+    for file in files("tests/config/invalid") {
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let first = text.lines().next().unwrap().strip_prefix("# line ").unwrap().to_owned();
+        let (line, words) = first.split_once(": ").unwrap();
+        let kind = if name.contains("/agent-") { "agent" } else { "server" };
+        let checked = run(piko(), &["config", "check", "--kind", kind, &name]);
+        // The command itself says the same, and opens no port.
+        let started = run(piko(), &[kind, "--config.path", &name]);
+        for output in [checked, started] {
+            let said = says(&output);
+            assert_eq!(output.status.code(), Some(78), "{name}: {said}");
+            assert!(said.contains(&format!("{name}:{line}: ")) && said.contains(words), "{name}: {said}");
+        }
+    }
+}
+
+#[test]
+fn c1_c2_c4_c6_c8_good_files_are_good() {
+    let all = ["tests/config/valid", "config", "config/examples", "docs/demo/config"].map(files).concat();
+    for file in all.iter().filter(|file| !file.ends_with("prometheus.yaml")) {
+        let name = file.display().to_string();
+        let output = run(piko(), &["config", "check", "--expand-env", &name]);
+        assert!(output.status.success(), "{name}: {}", says(&output));
+    }
+}
+
+#[test]
+fn shipped_files_say_every_key_with_its_default() {
+    for kind in ["server", "agent"] {
+        let printed = run(piko(), &["config", "print", kind]);
+        let shipped = std::fs::read_to_string(root().join(format!("config/{kind}.yaml"))).unwrap();
+        let printed = String::from_utf8(printed.stdout).unwrap();
+        assert_eq!(printed, shipped, "run: piko config print {kind} > config/{kind}.yaml");
+        let schema = run(piko(), &["config", "schema", kind]);
+        let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
+        assert_eq!(schema["additionalProperties"], false, "editors should mark unknown keys");
+    }
+}
+
+#[test]
+fn c12_a_file_that_cannot_be_read() {
+    let output = run(piko(), &["server", "--config.path", "/does/not/exist.yaml"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(says(&output).contains("/does/not/exist.yaml: No such file"), "{}", says(&output));
+    let secret = run(piko(), &["server", "--cluster.secret-file=/does/not/exist"]);
+    assert_eq!(secret.status.code(), Some(78), "{}", says(&secret));
+    assert!(says(&secret).contains("cluster.secret_file: /does/not/exist"), "{}", says(&secret));
+}
+
+#[test]
+fn c3_wrong_flags_and_variables_are_named() {
+    let flag = run(piko(), &["server", "--proxy.timeout=never"]);
+    assert_eq!(flag.status.code(), Some(78));
+    assert!(says(&flag).contains("--proxy.timeout: \"never\" is no duration"), "{}", says(&flag));
+    let variable = Command::new(piko()).arg("server").env("PIKO_PROXY_TIMEOUT", "never").output().unwrap();
+    assert_eq!(variable.status.code(), Some(78));
+    assert!(says(&variable).contains("PIKO_PROXY_TIMEOUT"), "{}", says(&variable));
+    let unknown = run(piko(), &["server", "--proxy.tiemout=1s"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(says(&unknown).contains("--proxy.timeout"), "{}", says(&unknown));
+    let endpoint = run(piko(), &["agent", "--endpoints", "a/localhost:1,a/localhost:2"]);
+    assert_eq!(endpoint.status.code(), Some(78));
+    assert!(says(&endpoint).contains("two services"), "{}", says(&endpoint));
+    let nothing = run(piko(), &["agent"]);
+    assert_eq!(nothing.status.code(), Some(78));
+    assert!(says(&nothing).contains("no listeners"), "{}", says(&nothing));
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_and_no_other_is_opened() {
+    let node = Node::start(piko(), &[], &[]);
+    node.ready().await;
+    for (flag, key, addr) in [
+        ("proxy", "proxy.bind_addr", node.proxy),
+        ("upstream", "upstream.bind_addr", node.upstream),
+        ("admin", "admin.bind_addr", node.admin),
+        ("cluster.gossip", "cluster.gossip.bind_addr", node.gossip),
+        ("cluster.peer", "cluster.peer.bind_addr", node.peer),
+    ] {
+        let any = ["proxy", "upstream", "admin", "cluster.gossip", "cluster.peer"];
+        let mut args = vec!["server".to_owned(), format!("--{flag}.bind-addr={addr}")];
+        let others = any.iter().filter(|other| **other != flag);
+        args.extend(others.map(|other| format!("--{other}.bind-addr=127.0.0.1:0")));
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        let output = run(piko(), &args);
+        assert_eq!(output.status.code(), Some(78), "{flag}: {}", says(&output));
+        let said = says(&output);
+        assert!(said.contains(key) && said.contains(&addr.to_string()) && said.contains("in use"), "{said}");
+    }
+}
+
+/// flag > environment > file > default, and `${VAR:default}`.
+#[tokio::test]
+async fn c9_what_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("piko.yaml");
+    let [by_file, by_env, by_flag] = std::array::from_fn(|_| piko_test_support::free_addr());
+    std::fs::write(
+        &file,
+        "admin:\n  bind_addr: ${PIKO_TEST_ADMIN:nowhere}\nproxy: {bind_addr: '127.0.0.1:0'}\n",
+    )
+    .unwrap();
+    for (env, flag, wins) in
+        [(None, None, by_file), (Some(by_env), None, by_env), (Some(by_env), Some(by_flag), by_flag)]
+    {
+        let mut args: Vec<String> =
+            vec!["server".into(), format!("--config.path={}", file.display()), "--config.expand-env".into()];
+        for port in ["upstream", "cluster.gossip", "cluster.peer"] {
+            args.push(format!("--{port}.bind-addr=127.0.0.1:0"));
+        }
+        args.extend(flag.map(|addr| format!("--admin.bind-addr={addr}")));
+        let mut variables = vec![("PIKO_TEST_ADMIN", by_file.to_string())];
+        variables.extend(env.map(|addr| ("PIKO_ADMIN_BIND_ADDR", addr.to_string())));
+        let node = Program::start_with(piko(), &args, &variables);
+        eventually(&format!("the admin port is {wins}\n{}", node.log()), || async {
+            get(wins, "/health", &[]).await.ok()
+        })
+        .await;
+    }
+}
