@@ -1,4 +1,4 @@
-.PHONY: piko demo test lint image
+.PHONY: piko demo test lint bench image
 
 # The program, optimised: bin/piko
 piko:
@@ -20,6 +20,11 @@ lint:
 	tools/setup build
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+# Compares throughput, CPU, latency and memory; writes docs/benchmarks.md. Some four minutes.
+bench: piko
+	tools/setup bench
+	tools/bench --write
 
 image:
 	docker build -f deploy/Dockerfile -t piko:latest .

@@ -14,11 +14,15 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use piko_agent::Agent;
+use piko_agent::config::AgentConfig;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::Service as _;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) fn command() -> Command {
     let addr = |name: &'static str, help: &'static str| {
@@ -29,6 +33,14 @@ pub(crate) fn command() -> Command {
         .hide(true)
         .subcommand_required(true)
         .subcommand(Command::new("origin").about("A tiny HTTP service").arg(addr("bind", "Where to listen")))
+        .subcommand(
+            Command::new("tunnels")
+                .about("Idle tunnels, each with one listener")
+                .arg(Arg::new("url").long("url").required(true).help("An upstream port"))
+                .arg(
+                    Arg::new("tunnels").long("tunnels").default_value("1000").value_parser(value_parser!(u32)),
+                ),
+        )
         .subcommand(
             Command::new("plain")
                 .about("A plain Pingora reverse proxy to one service")
@@ -41,10 +53,29 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let addr = |m: &ArgMatches, name: &str| m.get_one::<SocketAddr>(name).copied().context("missing address");
     match matches.subcommand() {
         Some(("origin", m)) => super::block_on(origin(addr(m, "bind")?))??,
+        Some(("tunnels", m)) => super::block_on(tunnels(m))??,
         Some(("plain", m)) => super::block_on(plain(addr(m, "bind")?, addr(m, "service")?))??,
         _ => unreachable!("clap requires a subcommand"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// That many agents in one process, each on an endpoint of its own, until killed.
+async fn tunnels(m: &ArgMatches) -> anyhow::Result<()> {
+    let url = m.get_one::<String>("url").context("missing url")?;
+    let count = m.get_one::<u32>("tunnels").copied().context("missing number")?;
+    let stop = CancellationToken::new();
+    let mut agents = JoinSet::new();
+    for n in 0..count {
+        let endpoints = vec![format!("idle-{n}/localhost:1")];
+        let mut config = AgentConfig { endpoints, ..AgentConfig::default() };
+        config.connect.url.clone_from(url);
+        agents.spawn(Agent::new(config)?.run(stop.clone(), |_| {}));
+    }
+    while let Some(ended) = agents.join_next().await {
+        ended??;
+    }
+    Ok(())
 }
 
 /// `GET /` says hello in 13 bytes, `GET /bytes/N` sends N bytes, anything else is read and counted.
