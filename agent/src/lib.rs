@@ -1,7 +1,7 @@
 //! The other end of a tunnel: keeps endpoints registered and forwards what comes to services.
 //!
-//! An [`Agent`] holds one tunnel for all its listeners , answers requests from a pool of
-//! connections to each service , and copies bytes for TCP and WebSocket .
+//! An [`Agent`] holds one tunnel for all its listeners, answers requests from a pool of
+//! connections to each service , and copies bytes for TCP and WebSocket.
 //!
 //! ```no_run
 //! use piko_agent::{Agent, config::AgentConfig};

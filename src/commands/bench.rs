@@ -38,7 +38,10 @@ pub(crate) fn command() -> Command {
                 .about("Idle tunnels, each with one listener")
                 .arg(Arg::new("url").long("url").required(true).help("An upstream port"))
                 .arg(
-                    Arg::new("tunnels").long("tunnels").default_value("1000").value_parser(value_parser!(u32)),
+                    Arg::new("tunnels")
+                        .long("tunnels")
+                        .default_value("1000")
+                        .value_parser(value_parser!(u32)),
                 ),
         )
         .subcommand(

@@ -1,6 +1,6 @@
 //! The cluster: who is there (memberlist) and which endpoints each node has (our own tables).
 //!
-//! [`state`] is the pure part: events in, changes out. [`gossip`] is the only file that names
+//! [`state`] is the pure part: events in, changes out. `gossip` is the only file that names
 //! memberlist. `sync` moves tables between nodes, `join` finds nodes to join.
 
 mod gossip;
