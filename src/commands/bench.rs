@@ -1,9 +1,11 @@
 //! `piko bench`: the other ends of `make bench`: an origin, a plain proxy to compare with, idle tunnels.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -14,13 +16,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use piko_agent::Agent;
 use piko_agent::config::AgentConfig;
-use pingora_core::server::configuration::ServerConf;
-use pingora_core::services::Service as _;
-use pingora_core::upstreams::peer::HttpPeer;
+use piko_agent::{Agent, Event};
+use pingora::server::configuration::ServerConf;
+use pingora::services::Service as _;
+use pingora::upstreams::peer::HttpPeer;
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +48,15 @@ pub(crate) fn command() -> Command {
                 ),
         )
         .subcommand(
+            Command::new("routable")
+                .about(
+                    "Milliseconds from `listening` on one node to the first answer of another: p50 and p99",
+                )
+                .arg(Arg::new("url").long("url").required(true).help("An upstream port"))
+                .arg(addr("proxy", "Another node's proxy port"))
+                .arg(addr("service", "Where requests go")),
+        )
+        .subcommand(
             Command::new("plain")
                 .about("A plain Pingora reverse proxy to one service")
                 .arg(addr("bind", "Where to listen"))
@@ -57,6 +69,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match matches.subcommand() {
         Some(("origin", m)) => super::block_on(origin(addr(m, "bind")?))??,
         Some(("tunnels", m)) => super::block_on(tunnels(m))??,
+        Some(("routable", m)) => super::block_on(routable(m))??,
         Some(("plain", m)) => super::block_on(plain(addr(m, "bind")?, addr(m, "service")?))??,
         _ => unreachable!("clap requires a subcommand"),
     }
@@ -79,6 +92,47 @@ async fn tunnels(m: &ArgMatches) -> anyhow::Result<()> {
         ended??;
     }
     Ok(())
+}
+
+/// How soon another node serves a new endpoint, a hundred times.
+async fn routable(m: &ArgMatches) -> anyhow::Result<()> {
+    let addr = |name: &str| m.get_one::<SocketAddr>(name).copied().context("missing address");
+    let (proxy, service) = (addr("proxy")?, addr("service")?);
+    let url = m.get_one::<String>("url").context("missing url")?;
+    let mut took = Vec::new();
+    for n in 0..100 {
+        let endpoint = format!("routable-{n}");
+        let endpoints = vec![format!("{endpoint}/{service}")];
+        let mut config = AgentConfig { endpoints, ..AgentConfig::default() };
+        config.connect.url.clone_from(url);
+        let (stop, (connected, mut listening)) = (CancellationToken::new(), watch::channel(None));
+        let tell = move |event: Event| {
+            if matches!(event, Event::Connected { .. }) {
+                let _ = connected.send_replace(Some(Instant::now()));
+            }
+        };
+        let agent = tokio::spawn(Agent::new(config)?.run(stop.clone(), tell));
+        let since = (*listening.wait_for(Option::is_some).await?).context("no agent")?;
+        while !serves(proxy, &endpoint).await? {}
+        took.push(since.elapsed().as_secs_f64() * 1e3);
+        stop.cancel();
+        agent.await??;
+    }
+    took.sort_by(f64::total_cmp);
+    writeln!(std::io::stdout(), "{:.1} {:.1}", took[took.len() / 2], took[took.len() - 1])?;
+    Ok(())
+}
+
+/// Does the proxy answer 200 for the endpoint?
+async fn serves(proxy: SocketAddr, endpoint: &str) -> anyhow::Result<bool> {
+    let stream = TcpStream::connect(proxy).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get("/").header("host", "x").header("x-piko-endpoint", endpoint);
+    let request = request.body(Full::<Bytes>::default())?;
+    tokio::select! {
+        answer = sender.send_request(request) => Ok(answer?.status().is_success()),
+        ended = connection => { ended?; Ok(false) }
+    }
 }
 
 /// `GET /` says hello in 13 bytes, `GET /bytes/N` sends N bytes, anything else is read and counted.
@@ -145,7 +199,7 @@ impl ProxyHttp for Plain {
 
     fn new_ctx(&self) {}
 
-    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> pingora_error::Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> pingora::Result<Box<HttpPeer>> {
         Ok(Box::new(HttpPeer::new(self.0, false, String::new())))
     }
 }

@@ -114,3 +114,86 @@ async fn a_killed_agent_costs_no_request_while_another_serves() {
     // The one request in flight may have had its response head already: that cannot be repeated.
     assert!(broken <= 1, "{broken} requests broke off");
 }
+
+/// Paused, a node is as good as cut off; the others find out, and take it back when it goes on.
+#[tokio::test]
+async fn a_node_cut_off_is_taken_back_with_its_endpoints() {
+    let nodes = cluster(piko(), 3, &[]).await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), nodes[2].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    nodes[0].routes("my-endpoint", 200).await;
+    nodes[2].program.signal("STOP");
+    eventually("the node is unreachable", || async {
+        (nodes[0].statuses().await == ["active", "active", "unreachable"]).then_some(())
+    })
+    .await;
+    nodes[0].routes("my-endpoint", 502).await;
+    nodes[2].program.signal("CONT");
+    eventually("all three are active for all three", || async {
+        for node in &nodes {
+            if node.statuses().await != ["active", "active", "active"] {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    nodes[0].routes("my-endpoint", 200).await;
+}
+
+/// One name that cannot be looked up, and one's own address, do not keep a node from joining.
+#[tokio::test]
+async fn one_bad_address_does_not_fail_the_join() {
+    let nodes = cluster(piko(), 1, &[]).await;
+    let bad = format!("--cluster.join=no-such-host.invalid:8003,127.0.0.1:1,{}", nodes[0].gossip);
+    let second = Node::start(piko(), &[], &[&bad]);
+    second.ready().await;
+    eventually("both know both", || async {
+        (second.statuses().await == ["active", "active"]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_join_gives_up_or_goes_on_alone() {
+    let nobody = piko_test_support::free_addr();
+    let mut gives_up = Node::start(piko(), &[nobody], &["--cluster.join-timeout=1s"]);
+    assert_eq!(gives_up.program.ended("the node gives up").await.code(), Some(1));
+    assert!(gives_up.program.log().contains(&nobody.to_string()), "{}", gives_up.program.log());
+
+    // Alone, until the other is there.
+    let alone = Node::start(piko(), &[nobody], &["--cluster.abort-if-join-fails=false"]);
+    alone.ready().await;
+    let late = format!("--cluster.gossip.bind-addr={nobody}");
+    let late = Node::start(piko(), &[], &[&late]);
+    late.ready().await;
+    eventually("they find each other", || async {
+        (alone.statuses().await == ["active", "active"]).then_some(())
+    })
+    .await;
+}
+
+/// Two agents of one endpoint on two nodes, asked on a third: both get their share, by weight.
+#[tokio::test]
+async fn u11_requests_are_spread_over_local_and_remote_upstreams() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let services = [Service::start("here").await, Service::start("there").await];
+    let _agents =
+        [0, 1].map(|n| agent(piko(), nodes[n].upstream, &format!("my-endpoint/{}", services[n].addr), &[]));
+    eventually("both nodes know of both", || async {
+        for _ in 0..4 {
+            get(nodes[0].proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await.ok()?;
+        }
+        (services[0].served() > 0 && services[1].served() > 0).then_some(())
+    })
+    .await;
+    let before = [services[0].served(), services[1].served()];
+    for _ in 0..200 {
+        let answer = get(nodes[0].proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await.unwrap();
+        assert_eq!(answer.status, 200);
+    }
+    // One after the other, nothing is in flight: each is as likely. 20 of 200 is 11 deviations away.
+    for (service, before) in services.iter().zip(before) {
+        assert!(service.served() - before > 20, "one upstream had {} of 200", service.served() - before);
+    }
+}

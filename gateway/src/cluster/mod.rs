@@ -7,6 +7,8 @@ mod gossip;
 mod join;
 pub mod state;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::net::SocketAddr;
