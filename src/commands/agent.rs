@@ -50,7 +50,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         config.validate().map_err(ConfigError::Invalid)?;
     }
     log::init(&config.log.level, &config.log.subsystems, !super::on_terminal());
-    super::block_on(serve(config))?
+    super::block_on_beside(serve(config))?
 }
 
 async fn serve(config: AgentConfig) -> anyhow::Result<ExitCode> {
