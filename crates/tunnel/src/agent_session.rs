@@ -17,7 +17,7 @@ use crate::{SessionError, Settings, liveness};
 
 /// One tunnel, as its h2 server. [`AgentSession::accept`] must be polled until it ends.
 pub struct AgentSession<I: Io> {
-    connection: Connection<I, Bytes>,
+    connection: Box<Connection<I, Bytes>>,
     alive: Pin<Box<dyn Future<Output = SessionError> + Send>>,
 }
 
@@ -44,7 +44,7 @@ impl<I: Io> AgentSession<I> {
     }
 
     async fn start(io: I, settings: &Settings) -> Result<Self, SessionError> {
-        let mut connection = settings.server().handshake::<_, Bytes>(io).await?;
+        let mut connection = Box::new(settings.server().handshake::<_, Bytes>(io).await?);
         let settings = settings.clone();
         let pings = connection.ping_pong();
         let alive = Box::pin(async move {

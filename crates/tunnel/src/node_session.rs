@@ -20,7 +20,8 @@ pub struct Opener(SendRequest<Bytes>);
 
 /// Moves the bytes of a tunnel. Nothing happens on it unless this runs.
 pub struct Driver<I: Io> {
-    connection: Connection<I, Bytes>,
+    /// Boxed: futures that hold a driver would hold its kilobytes several times over.
+    connection: Box<Connection<I, Bytes>>,
     settings: Settings,
 }
 
@@ -30,7 +31,8 @@ pub async fn handshake<I: Io>(
     settings: &Settings,
 ) -> Result<(Opener, Driver<I>, ControlStream), SessionError> {
     let whole = async {
-        let (sender, mut connection) = settings.client().handshake::<_, Bytes>(io).await?;
+        let (sender, connection) = settings.client().handshake::<_, Bytes>(io).await?;
+        let mut connection = Box::new(connection);
         let control = tokio::select! {
             control = open_control(sender.clone()) => control?,
             ended = &mut connection => return Err(ended.map_or_else(Into::into, |()| SessionError::Closed)),
