@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use piko_bootstrap::config::{ByteSize, ConfigSpec, HumanDuration, Invalid, Secret};
+use piko_bootstrap::config::{BindAddr, ByteSize, ConfigSpec, HumanDuration, Invalid, Secret};
 use piko_tunnel::{EndpointId, Settings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,10 @@ pub struct AgentConfig {
     pub connect: ConnectConfig,
     /// For listeners without a `timeout` of their own: time to a service's response headers.
     pub timeout: HumanDuration,
+    /// Connections to HTTP services.
+    pub http_client: HttpClientConfig,
+    /// The agent's own port: `/metrics` and `/health`.
+    pub server: ServerConfig,
     /// Windows and liveness of the tunnel.
     pub tunnel: TunnelConfig,
     /// One log line a request.
@@ -103,6 +107,29 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
 }
 
+/// Connections to HTTP services.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpClientConfig {
+    /// How often a silent connection is probed by TCP.
+    pub keep_alive_timeout: HumanDuration,
+    /// How long an idle connection is kept: shorter than the services' own keep-alive, so that none is
+    /// used while it closes.
+    pub idle_conn_timeout: HumanDuration,
+    /// Idle connections kept to one service.
+    pub max_idle_conns: usize,
+}
+
+/// The agent's own port.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Open it.
+    pub enabled: bool,
+    /// Where to listen.
+    pub bind_addr: BindAddr,
+}
+
 /// Windows and liveness.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -142,11 +169,29 @@ impl Default for AgentConfig {
             endpoints: Vec::new(),
             connect: ConnectConfig::default(),
             timeout: HumanDuration::secs(10),
+            http_client: HttpClientConfig::default(),
+            server: ServerConfig::default(),
             tunnel: TunnelConfig::default(),
             access_log: AccessLogConfig::default(),
             log: LogConfig::default(),
             grace_period: HumanDuration::secs(60),
         }
+    }
+}
+
+impl Default for HttpClientConfig {
+    fn default() -> Self {
+        HttpClientConfig {
+            keep_alive_timeout: HumanDuration::secs(30),
+            idle_conn_timeout: HumanDuration::secs(50),
+            max_idle_conns: 512,
+        }
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig { enabled: false, bind_addr: ":5000".parse().expect("a constant address is valid") }
     }
 }
 
@@ -290,6 +335,7 @@ impl AgentConfig {
 impl ConfigSpec for AgentConfig {
     const ALIASES: &'static [(&'static str, &'static str)] = &[
         ("server.url", "connect.url"),
+        ("admin.bind_addr", "server.bind_addr"),
         ("auth.api_key", "connect.token"),
         ("forwarder.timeout", "timeout"),
         ("server.heartbeat_interval", "tunnel.ping_interval"),

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod config;
+mod metrics;
 mod request;
 mod run;
 mod service;

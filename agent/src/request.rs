@@ -22,6 +22,11 @@ use tracing::debug;
 
 use crate::service::{HttpTarget, Pool, Service};
 
+/// In log and metrics, as NGINX has it: the client went away before there was an answer.
+const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
 /// How long one direction of a WebSocket may outlive the other.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -66,6 +71,7 @@ pub(crate) async fn serve(
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
     });
+    let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
     let (mut parts, stream) = request.into_parts();
     let upgrade = parts.headers.remove(headers::UPGRADE);
     if service_request(&mut parts, &target.scheme, &target.authority).is_err() {
@@ -79,8 +85,9 @@ pub(crate) async fn serve(
     let status = match served {
         Ok(status) => status,
         Err(Some(failure)) => reply(&mut respond, failure),
-        Err(None) => StatusCode::default(),
+        Err(None) => CLIENT_GONE,
     };
+    counted.done(status);
     if let Some(line) = line {
         tracing::info!(
             endpoint = %service.endpoint,

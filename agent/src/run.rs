@@ -8,14 +8,16 @@ use piko_bootstrap::tls::{self, TlsError};
 use piko_tunnel::backoff::Backoff;
 use piko_tunnel::dial::{DialError, DialOptions, Transport};
 use piko_tunnel::{SessionError, Settings};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
-use crate::config::{self, AgentConfig, Listener};
+use crate::config::{self, AgentConfig, Listener, ServerConfig};
+use crate::metrics::{self, Metrics};
 use crate::service;
 use crate::tunnel::{Services, Tunnel};
 
@@ -41,6 +43,14 @@ pub enum AgentError {
     /// TLS cannot be set up.
     #[error("connect.tls: {0}")]
     Tls(#[from] TlsError),
+    /// The agent's own port cannot be bound.
+    #[error("server.bind_addr: cannot listen on {addr}: {source}")]
+    Bind {
+        /// The address as configured.
+        addr: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// No tunnel.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -73,6 +83,7 @@ impl AgentError {
             | AgentError::Config(_)
             | AgentError::Service(_)
             | AgentError::TokenFile(_)
+            | AgentError::Bind { .. }
             | AgentError::Tls(_) => true,
             AgentError::Dial(_)
             | AgentError::Session(_)
@@ -115,6 +126,8 @@ pub struct Agent {
     grace: Duration,
     /// Streams being served, over all tunnels.
     streams: TaskTracker,
+    metrics: Arc<Metrics>,
+    server: ServerConfig,
 }
 
 impl Agent {
@@ -124,7 +137,8 @@ impl Agent {
         if listeners.is_empty() {
             return Err(AgentError::NoListeners);
         }
-        let services = service::all(&listeners, !config.access_log.disable)?;
+        let metrics = Arc::new(Metrics::new());
+        let services = service::all(&listeners, &config, &metrics)?;
         let services = services.into_iter().map(|s| (s.endpoint.to_string(), s)).collect();
         Ok(Agent {
             listeners,
@@ -134,6 +148,8 @@ impl Agent {
             first_connect: config.connect.timeout.into(),
             grace: config.grace_period.into(),
             streams: TaskTracker::new(),
+            metrics,
+            server: config.server,
         })
     }
 
@@ -145,6 +161,7 @@ impl Agent {
     /// Runs until `shutdown`; then leaves well: no new streams, those open finish, up to the grace
     /// period. Fails only before the first success.
     pub async fn run(self, shutdown: CancellationToken, tell: impl Fn(Event)) -> Result<(), AgentError> {
+        let _server = self.serve_metrics().await?;
         let mut tunnels = JoinSet::new();
         let mut leaves = Vec::<CancellationToken>::new();
         let mut tunnel = tokio::select! {
@@ -154,6 +171,8 @@ impl Agent {
         loop {
             let node_id = tunnel.node_id.clone();
             info!(node.id = %node_id, listeners = self.listeners.len(), "connected");
+            self.metrics.connects.inc();
+            self.metrics.connected.set(1);
             tell(Event::Connected { node_id: node_id.clone() });
             // Make before break: the new tunnel is registered, now the ones before may go.
             leaves.drain(..).for_each(|leave| leave.cancel());
@@ -171,6 +190,7 @@ impl Agent {
                         };
                         if id == current.id() {
                             warn!(node.id = %node_id, reason, "disconnected");
+                            self.metrics.connected.set(0);
                             tell(Event::Disconnected { reason });
                             break None;
                         }
@@ -190,6 +210,18 @@ impl Agent {
                 }
             };
         }
+    }
+
+    /// The agent's own port, if it is on, until dropped.
+    async fn serve_metrics(&self) -> Result<Option<AbortOnDropHandle<()>>, AgentError> {
+        if !self.server.enabled {
+            return Ok(None);
+        }
+        let addr = &self.server.bind_addr;
+        let bound = TcpListener::bind(addr.socket()).await;
+        let listener = bound.map_err(|source| AgentError::Bind { addr: addr.to_string(), source })?;
+        let serving = tokio::spawn(metrics::serve(listener, self.metrics.clone()));
+        Ok(Some(AbortOnDropHandle::new(serving)))
     }
 
     /// The first tunnel: retried within the connect timeout, but not where it cannot help.

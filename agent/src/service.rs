@@ -14,14 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use piko_tunnel::EndpointId;
 use piko_tunnel::body::RecvBody;
 
-use crate::config::{Listener, ServiceAddr};
+use crate::config::{AgentConfig, HttpClientConfig, Listener, ServiceAddr};
+use crate::metrics::Metrics;
 use crate::run::AgentError;
-
-/// Idle connections kept to one service.
-const MAX_IDLE: usize = 512;
-/// How long an idle connection is kept: shorter than the keep-alive of most services, which is the
-/// cheapest way not to meet their closing.
-const IDLE: Duration = Duration::from_secs(50);
 
 pub(crate) type Body = Either<RecvBody, Empty<Bytes>>;
 pub(crate) type Pool = Client<HttpsConnector<HttpConnector>, Body>;
@@ -31,6 +26,7 @@ pub(crate) struct Service {
     pub(crate) endpoint: EndpointId,
     pub(crate) timeout: Option<Duration>,
     pub(crate) access_log: bool,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) target: Target,
 }
 
@@ -46,14 +42,23 @@ pub(crate) struct HttpTarget {
 }
 
 /// The services of all listeners, sharing one pool.
-pub(crate) fn all(listeners: &[Listener], access_log: bool) -> Result<Vec<Arc<Service>>, AgentError> {
+pub(crate) fn all(
+    listeners: &[Listener],
+    config: &AgentConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Arc<Service>>, AgentError> {
     let https =
         listeners.iter().any(|l| matches!(&l.service, ServiceAddr::Http(url) if url.scheme() == "https"));
-    let pool = pool(https)?;
-    listeners.iter().map(|listener| service(listener, &pool, access_log).map(Arc::new)).collect()
+    let pool = pool(https, &config.http_client)?;
+    listeners.iter().map(|listener| service(listener, &pool, config, metrics).map(Arc::new)).collect()
 }
 
-fn service(listener: &Listener, pool: &Pool, access_log: bool) -> Result<Service, AgentError> {
+fn service(
+    listener: &Listener,
+    pool: &Pool,
+    config: &AgentConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<Service, AgentError> {
     let target = match &listener.service {
         ServiceAddr::Tcp(addr) => Target::Tcp(addr.clone()),
         ServiceAddr::Http(url) => {
@@ -68,14 +73,16 @@ fn service(listener: &Listener, pool: &Pool, access_log: bool) -> Result<Service
         }
     };
     let timeout = listener.timeout.on();
-    Ok(Service { endpoint: listener.endpoint.clone(), timeout, access_log, target })
+    let access_log = !config.access_log.disable;
+    Ok(Service { endpoint: listener.endpoint.clone(), timeout, access_log, metrics: metrics.clone(), target })
 }
 
-fn pool(https: bool) -> Result<Pool, AgentError> {
+fn pool(https: bool, config: &HttpClientConfig) -> Result<Pool, AgentError> {
     // Reading the system's roots takes a while: only where a service needs them.
     let tls = if https { piko_bootstrap::tls::client(None, None)? } else { piko_bootstrap::tls::no_roots()? };
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
+    tcp.set_keepalive(config.keep_alive_timeout.on());
     tcp.enforce_http(false);
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config((*tls).clone())
@@ -84,8 +91,8 @@ fn pool(https: bool) -> Result<Pool, AgentError> {
         .wrap_connector(tcp);
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(MAX_IDLE)
+        .pool_idle_timeout(config.idle_conn_timeout.on())
+        .pool_max_idle_per_host(config.max_idle_conns)
         // The service sees the Host the client sent.
         .set_host(false)
         .build(connector))

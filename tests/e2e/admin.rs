@@ -103,3 +103,23 @@ async fn metrics_count_what_happened() {
     assert_eq!(node.metric("piko_proxy_errors_total{code=\"missing_endpoint\"}").await, 1.0);
     assert_eq!(node.metric("piko_proxy_requests_in_flight").await, 0.0);
 }
+
+#[tokio::test]
+async fn n4_an_agents_own_port_shows_its_metrics() {
+    let node = Node::start(piko(), &[], &[]);
+    let service = Service::start("one").await;
+    node.ready().await;
+    let own = piko_test_support::free_addr();
+    let flags = ["--server.enabled".to_owned(), format!("--server.bind-addr={own}")];
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let _agent = agent(piko(), node.upstream, &endpoint, &[&flags[0], &flags[1]]);
+    node.routes("my-endpoint", 200).await;
+    let text = get(own, "/metrics", &[]).await.unwrap().text();
+    let counted = "piko_agent_requests_total{endpoint=\"my-endpoint\",method=\"GET\",status=\"200\"} 1";
+    assert!(text.contains(counted) && text.contains("piko_agent_connected 1"), "{text}");
+    assert_eq!(get(own, "/health", &[]).await.unwrap().status, 200);
+    assert_eq!(get(own, "/other", &[]).await.unwrap().status, 404);
+    let second = run(piko(), &["agent", "--endpoints", &endpoint, &flags[0], &flags[1]]);
+    assert_eq!(second.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("server.bind_addr"));
+}
