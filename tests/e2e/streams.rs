@@ -194,3 +194,34 @@ async fn a_client_that_hangs_up_ends_the_request_at_the_service() {
     drop((response, open));
     eventually("the service hears of it", || async { (hop.service.streaming() == 0).then_some(()) }).await;
 }
+
+/// 64 MiB there and back at once: neither direction may hold up the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_carries_bulk_both_ways_at_once() {
+    use futures_util::SinkExt as _;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    const MESSAGES: u32 = 1024;
+    let hop = Hop::open(&[], &[]).await;
+    let before = hop.memory();
+    let mut request = format!("ws://{}/ws", hop.proxy()).into_client_request().unwrap();
+    request.headers_mut().insert("x-piko-endpoint", "my-endpoint".parse().unwrap());
+    let stream = TcpStream::connect(hop.proxy()).await.unwrap();
+    let (socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let (mut write, mut read) = socket.split();
+    let message = |n: u32| Message::binary(n.to_be_bytes().repeat(16 << 10));
+    let sending = tokio::spawn(async move {
+        for n in 0..MESSAGES {
+            write.send(message(n)).await.unwrap();
+        }
+        write
+    });
+    within("every message comes back", async {
+        for n in 0..MESSAGES {
+            assert!(read.next().await.unwrap().unwrap() == message(n), "message {n} is another");
+        }
+    })
+    .await;
+    drop(sending.await.unwrap());
+    hop.assert_grew_little(before);
+}

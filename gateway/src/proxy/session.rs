@@ -3,11 +3,12 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, Stream, stream};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
@@ -28,6 +29,11 @@ use crate::route::target::InFlight;
 
 /// The agent or node did not start on the request: any method may be sent elsewhere.
 pub(super) const REFUSED: ErrorType = ErrorType::Custom("UpstreamRefused");
+
+/// Chunks of an answer below this are joined, up to [`FULL_CHUNK`], where more have arrived; bytes.
+const SMALL_CHUNK: usize = 32 << 10;
+/// See [`SMALL_CHUNK`].
+const FULL_CHUNK: usize = 128 << 10;
 
 /// How long a tunnel session waits.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +56,7 @@ pub(super) struct TunnelSession {
     head: Option<ResponseHeader>,
     upgrade: bool,
     upgraded: bool,
+    answered: Arc<AtomicBool>,
     request_done: bool,
     digest: Digest,
 }
@@ -67,6 +74,7 @@ impl TunnelSession {
             head: None,
             upgrade: false,
             upgraded: false,
+            answered: Arc::default(),
             request_done: false,
             digest: Digest::default(),
         }
@@ -116,6 +124,26 @@ impl TunnelSession {
 enum Head {
     Informational(http::Response<()>),
     Final(http::Response<RecvStream>),
+}
+
+/// Adds to a small chunk what has arrived after it. The queue to the client counts chunks, not bytes:
+/// with small ones, an answer would fall behind an upload that goes on at the same time, and every
+/// buffer between fill up.
+fn gather(recv: &mut RecvStream, first: Bytes) -> Bytes {
+    if first.len() >= SMALL_CHUNK || recv.is_end_stream() {
+        return first;
+    }
+    let mut all = BytesMut::new();
+    // An error or the end comes again at the next read.
+    while all.len() < FULL_CHUNK {
+        let mut more = std::pin::pin!(poll_fn(|cx| recv.poll_data(cx)));
+        let Some(Some(Ok(more))) = tokio::task::unconstrained(more.as_mut()).now_or_never() else { break };
+        if all.is_empty() {
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&more);
+    }
+    if all.is_empty() { first } else { all.freeze() }
 }
 
 async fn within<T>(limit: Option<Duration>, doing: &'static str, work: impl Future<Output = T>) -> Result<T> {
@@ -206,6 +234,7 @@ impl Session for TunnelSession {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             self.upgraded = true;
         }
+        self.answered.store(true, Relaxed);
         self.head = Some(ResponseHeader::from(parts));
         self.recv = Some(recv);
         Ok(())
@@ -217,6 +246,7 @@ impl Session for TunnelSession {
         let Some(recv) = self.recv.as_mut() else { return Ok(None) };
         match within(idle, "response body is idle", recv.data()).await? {
             Some(Ok(data)) => {
+                let data = gather(recv, data);
                 // The task queue between here and the client is short: back-pressure is kept.
                 let _ = recv.flow_control().release_capacity(data.len());
                 Ok(Some(data))
@@ -293,7 +323,14 @@ impl Session for TunnelSession {
     fn take_request_body_writer(&mut self) -> Option<Box<dyn BodyWrite>> {
         let stream = self.body.take()?;
         let progress = self.progress.clone();
-        Some(Box::new(RequestBody { stream, done: self.request_done, idle: self.timeouts.idle, progress }))
+        Some(Box::new(RequestBody {
+            stream,
+            done: self.request_done,
+            idle: self.timeouts.idle,
+            progress,
+            answered: self.answered.clone(),
+            ahead: 0,
+        }))
     }
 
     async fn finish_custom(&mut self) -> Result<()> {
@@ -315,20 +352,70 @@ impl Session for TunnelSession {
     }
 }
 
+/// What a client may be ahead of an upstream that answers already, bytes, beyond the stream's window.
+///
+/// Pingora moves both directions of a request in one loop: while it waits to send, the answer stands
+/// still. An upstream that does not read until its answer has gone out would wait for ever, so sending
+/// waits only for [`TURN`] at a time until the client is this far ahead.
+const MAX_AHEAD: usize = 4 << 20;
+/// How long the answer stands still at most, while there is room to get ahead.
+const TURN: Duration = Duration::from_millis(5);
+
 /// The request body's end of the stream.
 struct RequestBody {
     stream: SendStream<Bytes>,
     done: bool,
     idle: Option<Duration>,
     progress: Arc<Progress>,
+    /// Has the upstream begun to answer?
+    answered: Arc<AtomicBool>,
+    /// Sent beyond the window, and waiting in h2.
+    ahead: usize,
+}
+
+impl RequestBody {
+    /// Sends a chunk, but lets the answer have its turn where there is one.
+    async fn send(&mut self, chunk: Bytes) -> Result<()> {
+        if !self.answered.load(Relaxed) || self.ahead + chunk.len() > MAX_AHEAD {
+            return self.send_in_turn(chunk).await;
+        }
+        self.stream.reserve_capacity(chunk.len());
+        let room = poll_fn(|cx| {
+            self.stream.poll_capacity(cx).map(|granted| match granted {
+                Some(Ok(granted)) => Ok(granted > 0),
+                Some(Err(e)) => Err(Some(e)),
+                None => Err(None),
+            })
+        });
+        match timeout(TURN, room).await {
+            Ok(Err(e)) => return write_failed(e),
+            // Window is granted to what waits first: nothing does any more.
+            Ok(Ok(_)) => self.ahead = 0,
+            Err(_) => {}
+        }
+        self.ahead += chunk.len().saturating_sub(self.stream.capacity());
+        self.stream.send_data(chunk, false).or_err(ErrorType::WriteError, "sending the request body")
+    }
+
+    async fn send_in_turn(&mut self, chunk: Bytes) -> Result<()> {
+        write(&mut self.stream, chunk, false, self.idle).await?;
+        self.ahead = 0;
+        Ok(())
+    }
 }
 
 async fn write(stream: &mut SendStream<Bytes>, data: Bytes, end: bool, idle: Option<Duration>) -> Result<()> {
     match within(idle, "request body is stuck", send_data(stream, data, end)).await? {
         Ok(()) => Ok(()),
-        Err(Some(e)) => Err(Error::because(ErrorType::WriteError, "sending the request body", e).into_up()),
-        Err(None) => Err(Error::explain(ErrorType::WriteError, "upstream closed the stream").into_up()),
+        Err(e) => write_failed(e),
     }
+}
+
+fn write_failed(error: Option<h2::Error>) -> Result<()> {
+    Err(match error {
+        Some(e) => Error::because(ErrorType::WriteError, "sending the request body", e).into_up(),
+        None => Error::explain(ErrorType::WriteError, "upstream closed the stream").into_up(),
+    })
 }
 
 #[async_trait]
@@ -339,7 +426,7 @@ impl BodyWrite for RequestBody {
         }
         let chunk = data.split_to(data.len());
         self.progress.touch();
-        write(&mut self.stream, chunk, false, self.idle).await?;
+        self.send(chunk).await?;
         self.progress.touch();
         Ok(())
     }
