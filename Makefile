@@ -5,7 +5,8 @@ piko:
 	tools/setup build
 	cargo build --release --bin piko
 	mkdir -p bin
-	cp target/release/piko bin/piko
+	# Not cp: the old one may be running.
+	install -m 755 target/release/piko bin/piko
 
 # A whole cluster on this machine, until Ctrl-C.
 demo:
