@@ -68,11 +68,53 @@ pub struct HttpConfig {
 }
 
 /// The access log.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessLogConfig {
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// Which headers of requests are logged. Default: none. Tokens and cookies never are.
+    pub request_headers: HeaderLists,
+    /// Which headers of responses are logged.
+    pub response_headers: HeaderLists,
     /// Write no access log.
     pub disable: bool,
+}
+
+/// Which headers are logged: those of one list, or all but those of the other.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeaderLists {
+    /// Only these.
+    pub allow_list: Vec<String>,
+    /// All but these.
+    pub block_list: Vec<String>,
+}
+
+impl Default for AccessLogConfig {
+    fn default() -> Self {
+        AccessLogConfig {
+            level: "info".into(),
+            request_headers: HeaderLists::default(),
+            response_headers: HeaderLists::default(),
+            disable: false,
+        }
+    }
+}
+
+impl AccessLogConfig {
+    fn validate(&self) -> Result<(), Invalid> {
+        check_level("proxy.access_log.level", &self.level)?;
+        for (side, lists) in
+            [("request_headers", &self.request_headers), ("response_headers", &self.response_headers)]
+        {
+            if !lists.allow_list.is_empty() && !lists.block_list.is_empty() {
+                let key = format!("proxy.access_log.{side}");
+                return Err(Invalid::new(key, "cannot define both allow list and block list"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A port.
@@ -203,7 +245,7 @@ impl Default for ProxyConfig {
             domains: Vec::new(),
             endpoint_grace: HumanDuration::secs(1),
             http: HttpConfig::default(),
-            access_log: AccessLogConfig { disable: false },
+            access_log: AccessLogConfig::default(),
             auth: AuthConfig::default(),
         }
     }
@@ -296,6 +338,7 @@ impl ConfigSpec for Config {
         {
             auth.verifier().map_err(|e| Invalid::new(format!("{port}.auth.{}", e.key), e.to_string()))?;
         }
+        self.proxy.access_log.validate()?;
         self.log.validate()?;
         self.tunnel.validate()?;
         let cluster = &self.cluster;
@@ -323,12 +366,15 @@ impl ConfigSpec for Config {
 impl LogConfig {
     /// Is the level one of four?
     pub fn validate(&self) -> Result<(), Invalid> {
-        match self.level.as_str() {
-            "debug" | "info" | "warn" | "error" => Ok(()),
-            other => Err(Invalid::new(
-                "log.level",
-                format!("unsupported level: {other:?}; use debug, info, warn or error"),
-            )),
+        check_level("log.level", &self.level)
+    }
+}
+
+fn check_level(key: &str, level: &str) -> Result<(), Invalid> {
+    match level {
+        "debug" | "info" | "warn" | "error" => Ok(()),
+        other => {
+            Err(Invalid::new(key, format!("unsupported level: {other:?}; use debug, info, warn or error")))
         }
     }
 }

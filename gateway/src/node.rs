@@ -300,7 +300,7 @@ fn proxy_options(config: &Config) -> Result<ProxyOptions, KeyError> {
         keepalive: proxy.http.idle_timeout.on(),
         domains: proxy.domains.clone(),
         auth: proxy.auth.verifier()?,
-        access_log: !proxy.access_log.disable,
+        access_log: proxy.access_log.clone(),
     })
 }
 

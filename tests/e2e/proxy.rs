@@ -236,3 +236,26 @@ async fn t7_bodies_come_back_as_they_went() {
     let answer = send(path.node.proxy, "POST", "/", &headers, text.clone().into()).await.unwrap();
     assert_eq!(seen(&answer)["body"], text);
 }
+
+#[tokio::test]
+async fn the_access_log_has_the_headers_asked_for_and_no_secrets() {
+    let flags = ["--proxy.access-log.request-headers.block-list=x-noise", "--proxy.access-log.level=warn"];
+    let path = Path::open(&flags).await;
+    let headers = [
+        ("x-piko-endpoint", "my-endpoint"),
+        ("x-id", "7"),
+        ("x-noise", "1"),
+        ("authorization", "Bearer hidden"),
+    ];
+    get(path.node.proxy, "/logged", &headers).await.unwrap();
+    let line = piko_test_support::eventually("the line is there", || async {
+        let log = path.node.program.log();
+        log.lines().find(|line| line.contains("/logged")).map(str::to_owned)
+    })
+    .await;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["level"], &line["status"]), (&json!("WARN"), &json!(200)));
+    let logged: Value = serde_json::from_str(line["request_headers"].as_str().unwrap()).unwrap();
+    assert_eq!(logged["x-id"], json!(["7"]));
+    assert_eq!((&logged["x-noise"], &logged["authorization"]), (&Value::Null, &Value::Null));
+}

@@ -19,6 +19,7 @@ use super::endpoint::Domains;
 use super::session::Timeouts;
 use super::{Gateway, MAX_TRIES};
 use crate::auth::Verifier;
+use crate::config::AccessLogConfig;
 use crate::metrics::Metrics;
 use crate::route::Router;
 use crate::route::target::Targets;
@@ -35,8 +36,8 @@ pub struct ProxyOptions {
     pub domains: Vec<String>,
     /// Whose requests are taken. `None`: everyone's.
     pub auth: Option<Verifier>,
-    /// One log line a request?
-    pub access_log: bool,
+    /// One log line a request.
+    pub access_log: AccessLogConfig,
 }
 
 /// A running proxy port.

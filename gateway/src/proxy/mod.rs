@@ -1,5 +1,6 @@
 //! THE HOT PATH: the life of a request on the node its client reached, phase by phase.
 
+mod access;
 mod connect;
 pub mod endpoint;
 mod listen;
@@ -20,6 +21,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
 use crate::auth::Verifier;
+use crate::config::AccessLogConfig;
 use crate::error::Failure;
 use crate::metrics::Metrics;
 use crate::route::{Kind, Router, Target};
@@ -36,7 +38,7 @@ pub(crate) struct Gateway {
     auth: Option<Verifier>,
     domains: Domains,
     alpn: ALPN,
-    access_log: bool,
+    access_log: AccessLogConfig,
     idle: Option<Duration>,
     keepalive: Option<u64>,
 }
@@ -220,8 +222,8 @@ impl ProxyHttp for Gateway {
             headers::list_size(&request.headers) + request.uri.path().len(),
             session.body_bytes_sent(),
         );
-        if self.access_log {
-            log_access(session, ctx, status, elapsed);
+        if !self.access_log.disable {
+            access::log(&self.access_log, session, ctx, status, elapsed);
         }
     }
 }
@@ -274,28 +276,4 @@ async fn respond(session: &mut Session, failure: Failure) -> Result<()> {
     session.downstream_session.set_keepalive(None);
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(Bytes::from(body)), true).await
-}
-
-fn log_access(session: &Session, ctx: &Request, status: u16, elapsed: Duration) {
-    let request = session.req_header();
-    let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let target = ctx.target.as_ref().map(|target| match target.kind() {
-        Kind::Agent { agent_id, .. } => agent_id.as_str(),
-        Kind::Node { id } => id.as_str(),
-    });
-    let client = session.client_addr().map(ToString::to_string);
-    tracing::info!(
-        target: "piko::access",
-        method = %request.method,
-        host,
-        path = request.uri.path(),
-        status,
-        endpoint = ctx.endpoint.as_ref().map(|endpoint| endpoint.as_str()),
-        upstream = target,
-        client,
-        error = ctx.failure.map(|failure| failure.reply().code),
-        tries = ctx.tried.len(),
-        duration_ms = elapsed.as_secs_f64() * 1e3,
-        "request"
-    );
 }
