@@ -1,6 +1,7 @@
 //! THE HOT PATH: the life of a request on the node its client reached, phase by phase.
 
 mod access;
+mod body;
 mod connect;
 pub mod endpoint;
 mod listen;

@@ -14,7 +14,6 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header, request, uri};
-use piko_tunnel::body::send_data;
 use piko_tunnel::headers;
 use piko_tunnel::progress::Progress;
 use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite, client::Session};
@@ -24,6 +23,7 @@ use pingora_error::{Error, ErrorType, OrErr as _, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
+use super::body::{RequestBody, write};
 use crate::error::Failure;
 use crate::route::target::InFlight;
 
@@ -146,7 +146,11 @@ fn gather(recv: &mut RecvStream, first: Bytes) -> Bytes {
     if all.is_empty() { first } else { all.freeze() }
 }
 
-async fn within<T>(limit: Option<Duration>, doing: &'static str, work: impl Future<Output = T>) -> Result<T> {
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    doing: &'static str,
+    work: impl Future<Output = T>,
+) -> Result<T> {
     match limit {
         None => Ok(work.await),
         Some(limit) => match timeout(limit, work).await {
@@ -323,14 +327,8 @@ impl Session for TunnelSession {
     fn take_request_body_writer(&mut self) -> Option<Box<dyn BodyWrite>> {
         let stream = self.body.take()?;
         let progress = self.progress.clone();
-        Some(Box::new(RequestBody {
-            stream,
-            done: self.request_done,
-            idle: self.timeouts.idle,
-            progress,
-            answered: self.answered.clone(),
-            ahead: 0,
-        }))
+        let (idle, answered) = (self.timeouts.idle, self.answered.clone());
+        Some(Box::new(RequestBody::new(stream, self.request_done, idle, progress, answered)))
     }
 
     async fn finish_custom(&mut self) -> Result<()> {
@@ -350,100 +348,4 @@ impl Session for TunnelSession {
     fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
         Some(Box::new(()))
     }
-}
-
-/// What a client may be ahead of an upstream that answers already, bytes, beyond the stream's window.
-///
-/// Pingora moves both directions of a request in one loop: while it waits to send, the answer stands
-/// still. An upstream that does not read until its answer has gone out would wait for ever, so sending
-/// waits only for [`TURN`] at a time until the client is this far ahead.
-const MAX_AHEAD: usize = 4 << 20;
-/// How long the answer stands still at most, while there is room to get ahead.
-const TURN: Duration = Duration::from_millis(5);
-
-/// The request body's end of the stream.
-struct RequestBody {
-    stream: SendStream<Bytes>,
-    done: bool,
-    idle: Option<Duration>,
-    progress: Arc<Progress>,
-    /// Has the upstream begun to answer?
-    answered: Arc<AtomicBool>,
-    /// Sent beyond the window, and waiting in h2.
-    ahead: usize,
-}
-
-impl RequestBody {
-    /// Sends a chunk, but lets the answer have its turn where there is one.
-    async fn send(&mut self, chunk: Bytes) -> Result<()> {
-        if !self.answered.load(Relaxed) || self.ahead + chunk.len() > MAX_AHEAD {
-            return self.send_in_turn(chunk).await;
-        }
-        self.stream.reserve_capacity(chunk.len());
-        let room = poll_fn(|cx| {
-            self.stream.poll_capacity(cx).map(|granted| match granted {
-                Some(Ok(granted)) => Ok(granted > 0),
-                Some(Err(e)) => Err(Some(e)),
-                None => Err(None),
-            })
-        });
-        match timeout(TURN, room).await {
-            Ok(Err(e)) => return write_failed(e),
-            // Window is granted to what waits first: nothing does any more.
-            Ok(Ok(_)) => self.ahead = 0,
-            Err(_) => {}
-        }
-        self.ahead += chunk.len().saturating_sub(self.stream.capacity());
-        self.stream.send_data(chunk, false).or_err(ErrorType::WriteError, "sending the request body")
-    }
-
-    async fn send_in_turn(&mut self, chunk: Bytes) -> Result<()> {
-        write(&mut self.stream, chunk, false, self.idle).await?;
-        self.ahead = 0;
-        Ok(())
-    }
-}
-
-async fn write(stream: &mut SendStream<Bytes>, data: Bytes, end: bool, idle: Option<Duration>) -> Result<()> {
-    match within(idle, "request body is stuck", send_data(stream, data, end)).await? {
-        Ok(()) => Ok(()),
-        Err(e) => write_failed(e),
-    }
-}
-
-fn write_failed(error: Option<h2::Error>) -> Result<()> {
-    Err(match error {
-        Some(e) => Error::because(ErrorType::WriteError, "sending the request body", e).into_up(),
-        None => Error::explain(ErrorType::WriteError, "upstream closed the stream").into_up(),
-    })
-}
-
-#[async_trait]
-impl BodyWrite for RequestBody {
-    async fn write_all_buf(&mut self, data: &mut Bytes) -> Result<()> {
-        if self.done {
-            return Ok(());
-        }
-        let chunk = data.split_to(data.len());
-        self.progress.touch();
-        self.send(chunk).await?;
-        self.progress.touch();
-        Ok(())
-    }
-
-    async fn finish(&mut self) -> Result<()> {
-        if !self.done {
-            self.done = true;
-            self.progress.touch();
-            let ended = self.stream.send_data(Bytes::new(), true);
-            ended.or_err(ErrorType::WriteError, "ending the request body")?;
-        }
-        Ok(())
-    }
-
-    async fn cleanup(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn upgrade_body_writer(&mut self) {}
 }
