@@ -106,12 +106,7 @@ async fn an_agent_falls_back_to_websocket_where_nothing_else_passes() {
 
 #[tokio::test]
 async fn the_demo_runs_a_whole_cluster() {
-    let base = (0..100)
-        .map(|_| piko_test_support::free_addr().port())
-        .find(|port| {
-            (port + 1..=port + 2).all(|port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
-        })
-        .unwrap();
+    let base = piko_test_support::free_ports(3);
     let mut demo = Program::start(piko(), &["demo".into(), format!("--port-base={base}")]);
     eventually("the demo says how to use it", || async { demo.log().contains("Ctrl-C").then_some(()) }).await;
     let (proxy, upstream) = (([127, 0, 0, 1], base).into(), ([127, 0, 0, 1], base + 1).into());

@@ -9,6 +9,7 @@ pub mod service;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take to become true: generous, since these machines are busy.
@@ -43,13 +44,31 @@ pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// A port nobody listens on, TCP and UDP.
+/// A port nobody listens on, TCP and UDP, and nobody else in this process will be given.
 pub fn free_addr() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_ports(1)))
+}
+
+/// The first of `count` such ports in a row.
+///
+/// Below the range that systems give to outgoing connections (32768 and up on Linux): one of those would
+/// otherwise take a port between its choice and its use.
+pub fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 12_000;
+    const PORTS: u32 = 20_000;
+    // Two test runs on one machine begin apart.
+    let begin = std::process::id().wrapping_mul(797);
     loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-        let addr = listener.local_addr().expect("a bound socket has an address");
-        if std::net::UdpSocket::bind(addr).is_ok() {
-            return addr;
+        let n = NEXT.fetch_add(count.into(), Ordering::SeqCst);
+        let first = FIRST + begin.wrapping_add(n) % (PORTS - u32::from(count));
+        let Ok(first) = u16::try_from(first) else { continue };
+        let free = |port: u16| {
+            let addr = (Ipv4Addr::LOCALHOST, port);
+            TcpListener::bind(addr).is_ok() && std::net::UdpSocket::bind(addr).is_ok()
+        };
+        if (first..first + count).all(free) {
+            return first;
         }
     }
 }
