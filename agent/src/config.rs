@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use piko_bootstrap::config::{BindAddr, ByteSize, ConfigSpec, HumanDuration, Invalid, Secret};
-use piko_tunnel::{EndpointId, Settings};
+use piko_bootstrap::log::LogConfig;
+use piko_tunnel::{EndpointId, Settings, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -152,16 +153,6 @@ pub struct AccessLogConfig {
     pub disable: bool,
 }
 
-/// Log lines.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    /// `debug`, `info`, `warn` or `error`.
-    pub level: String,
-    /// Modules to log at every level.
-    pub subsystems: Vec<String>,
-}
-
 impl Default for AgentConfig {
     fn default() -> Self {
         AgentConfig {
@@ -218,12 +209,6 @@ impl Default for TunnelConfig {
             ping_interval: HumanDuration::secs(settings.ping_interval.as_secs()),
             ping_timeout: HumanDuration::secs(settings.ping_timeout.as_secs()),
         }
-    }
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        LogConfig { level: "info".into(), subsystems: Vec::new() }
     }
 }
 
@@ -358,17 +343,11 @@ impl ConfigSpec for AgentConfig {
             ("connection_window", self.tunnel.connection_window),
         ];
         for (key, size) in windows {
-            if !(64 << 10..=(1 << 31) - 1).contains(&size.0) {
-                return Err(Invalid::new(format!("tunnel.{key}"), "must be from 64KiB to 2147483647"));
+            if !limits::WINDOW.contains(&size.0) {
+                return Err(Invalid::new(format!("tunnel.{key}"), limits::WINDOW_WORDS));
             }
         }
-        match self.log.level.as_str() {
-            "debug" | "info" | "warn" | "error" => Ok(()),
-            other => Err(Invalid::new(
-                "log.level",
-                format!("unsupported level: {other:?}; use debug, info, warn or error"),
-            )),
-        }
+        self.log.validate()
     }
 }
 

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
 use piko_bootstrap::config::{BindAddr, ByteSize, ConfigSpec, HumanDuration, Invalid, Secret};
-use piko_tunnel::Settings;
+use piko_bootstrap::log::{self, LogConfig};
+use piko_tunnel::{Settings, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +105,7 @@ impl Default for AccessLogConfig {
 
 impl AccessLogConfig {
     fn validate(&self) -> Result<(), Invalid> {
-        check_level("proxy.access_log.level", &self.level)?;
+        log::check_level("proxy.access_log.level", &self.level)?;
         for (side, lists) in
             [("request_headers", &self.request_headers), ("response_headers", &self.response_headers)]
         {
@@ -211,16 +212,6 @@ pub struct TunnelConfig {
     pub ping_timeout: HumanDuration,
 }
 
-/// Log lines.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    /// `debug`, `info`, `warn` or `error`.
-    pub level: String,
-    /// Modules to log at every level.
-    pub subsystems: Vec<String>,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -296,12 +287,6 @@ impl Default for TunnelConfig {
     }
 }
 
-impl Default for LogConfig {
-    fn default() -> Self {
-        LogConfig { level: "info".into(), subsystems: Vec::new() }
-    }
-}
-
 fn bind(addr: &str) -> BindAddr {
     addr.parse().expect("a constant address is valid")
 }
@@ -363,31 +348,14 @@ impl ConfigSpec for Config {
     }
 }
 
-impl LogConfig {
-    /// Is the level one of four?
-    pub fn validate(&self) -> Result<(), Invalid> {
-        check_level("log.level", &self.level)
-    }
-}
-
-fn check_level(key: &str, level: &str) -> Result<(), Invalid> {
-    match level {
-        "debug" | "info" | "warn" | "error" => Ok(()),
-        other => {
-            Err(Invalid::new(key, format!("unsupported level: {other:?}; use debug, info, warn or error")))
-        }
-    }
-}
-
 impl TunnelConfig {
     fn validate(&self) -> Result<(), Invalid> {
         for (key, size) in [
             ("tunnel.stream_window", self.stream_window),
             ("tunnel.connection_window", self.connection_window),
         ] {
-            // RFC 9113, section 6.9.1: a window is at most 2^31-1; below 64 KiB not one frame fits.
-            if !(64 << 10..=(1 << 31) - 1).contains(&size.0) {
-                return Err(Invalid::new(key, "must be from 64KiB to 2147483647"));
+            if !limits::WINDOW.contains(&size.0) {
+                return Err(Invalid::new(key, limits::WINDOW_WORDS));
             }
         }
         Ok(())

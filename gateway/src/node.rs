@@ -107,8 +107,8 @@ struct Listeners {
 }
 
 impl Node {
-    /// Binds every port, starts gossip, joins the cluster, and is ready. Nothing is bound any more
-    /// when this fails.
+    /// Binds every port and starts gossip. Nothing is joined yet, and the node is not ready: see
+    /// [`Node::join`]. Nothing is bound any more when this fails.
     pub async fn start(config: Config) -> Result<Node, StartError> {
         let settings = config.tunnel.settings();
         let key = secret(&config)?;

@@ -49,7 +49,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         config.endpoints.clear();
         config.validate().map_err(ConfigError::Invalid)?;
     }
-    log::init(&config.log.level, &config.log.subsystems, !super::on_terminal());
+    log::init(&config.log, !super::on_terminal());
     super::block_on_beside(serve(config))?
 }
 

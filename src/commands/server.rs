@@ -16,7 +16,7 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config: Config = super::load(matches)?;
-    log::init(&config.log.level, &config.log.subsystems, !super::on_terminal());
+    log::init(&config.log, !super::on_terminal());
     super::block_on(serve(config))?
 }
 

@@ -1,16 +1,53 @@
-//! Log lines on stderr: JSON for machines, words for people.
+//! Log lines on stderr: JSON for machines, words for people; and the keys that say how many.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
-/// Sets the process's log up. `level` is `debug`, `info`, `warn` or `error`; the named `subsystems`
-/// are logged at every level.
-pub fn init(level: &str, subsystems: &[String], json: bool) {
+use crate::config::Invalid;
+
+/// Log lines.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// Modules to log at every level.
+    pub subsystems: Vec<String>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { level: "info".into(), subsystems: Vec::new() }
+    }
+}
+
+impl LogConfig {
+    /// Is the level one of four?
+    pub fn validate(&self) -> Result<(), Invalid> {
+        check_level("log.level", &self.level)
+    }
+}
+
+/// Is `level`, the value of `key`, one of four?
+pub fn check_level(key: &str, level: &str) -> Result<(), Invalid> {
+    match level {
+        "debug" | "info" | "warn" | "error" => Ok(()),
+        other => {
+            Err(Invalid::new(key, format!("unsupported level: {other:?}; use debug, info, warn or error")))
+        }
+    }
+}
+
+/// Sets the process's log up, once its configuration is checked.
+pub fn init(config: &LogConfig, json: bool) {
+    let level = &config.level;
     // Third parties are heard from warn on, whatever our level: at info they are not about us.
     let mut filter = format!(
         "warn,piko={level},piko_gateway={level},piko_agent={level},piko_tunnel={level},memberlist_core=error,memberlist_net=error"
     );
-    for subsystem in subsystems {
+    for subsystem in &config.subsystems {
         filter.push_str(&format!(",{subsystem}=trace"));
     }
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"));

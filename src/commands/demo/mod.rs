@@ -13,7 +13,8 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use piko_agent::config::AgentConfig;
 use piko_agent::{Agent, Event};
 use piko_bootstrap::config::{BindAddr, HumanDuration};
-use piko_bootstrap::{log, signal};
+use piko_bootstrap::log::{self, LogConfig};
+use piko_bootstrap::signal;
 use piko_gateway::config::Config;
 use piko_gateway::node::Node;
 use tokio::net::TcpListener;
@@ -46,7 +47,8 @@ pub(crate) fn command() -> Command {
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let number = |name: &str| matches.get_one::<u16>(name).copied().context("missing number");
     let (nodes, base) = (number("nodes")?, number("port-base")?);
-    log::init("warn", &[], !super::on_terminal());
+    let quiet = LogConfig { level: "warn".into(), ..LogConfig::default() };
+    log::init(&quiet, !super::on_terminal());
     super::block_on(demo(nodes, base))??;
     Ok(ExitCode::SUCCESS)
 }
