@@ -10,10 +10,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use piko_bootstrap::metrics::{counter, counters, gauge, gauges, latencies, method_label};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -22,9 +20,6 @@ use tracing::warn;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at once: scrapers are few.
 const MAX_CONNECTIONS: usize = 64;
-/// Seconds; as Piko's, so that dashboards fit.
-const LATENCY: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-
 /// All of an agent's metrics, on a registry of their own.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -40,49 +35,28 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Metrics {
         let registry = Registry::new();
-        let opts = |name: &str, help: &str| Opts::new(format!("piko_agent_{name}"), help);
+        let r = &registry;
         let all = ["status", "method", "endpoint"];
-        let latency = HistogramOpts::from(opts("request_latency_seconds", "Time to the end of the response"));
-        let metrics = Metrics {
-            in_flight: valid(IntGaugeVec::new(
-                opts("requests_in_flight", "Requests being served"),
-                &["endpoint"],
-            )),
-            requests: valid(IntCounterVec::new(opts("requests_total", "Requests served"), &all)),
-            latency: valid(HistogramVec::new(latency.buckets(LATENCY.to_vec()), &all)),
-            connected: valid(IntGauge::with_opts(opts("connected", "1 while there is a tunnel to a node"))),
-            connects: valid(IntCounter::with_opts(opts("connects_total", "Tunnels opened"))),
+        Metrics {
+            in_flight: gauges(r, "piko_agent_requests_in_flight", "Requests being served", &["endpoint"]),
+            requests: counters(r, "piko_agent_requests_total", "Requests served", &all),
+            latency: latencies(
+                r,
+                "piko_agent_request_latency_seconds",
+                "Time to the end of the response",
+                &all,
+            ),
+            connected: gauge(r, "piko_agent_connected", "1 while there is a tunnel to a node"),
+            connects: counter(r, "piko_agent_connects_total", "Tunnels opened"),
             registry,
-        };
-        let collectors: [Box<dyn prometheus::core::Collector>; 5] = [
-            Box::new(metrics.in_flight.clone()),
-            Box::new(metrics.requests.clone()),
-            Box::new(metrics.latency.clone()),
-            Box::new(metrics.connected.clone()),
-            Box::new(metrics.connects.clone()),
-        ];
-        for collector in collectors {
-            valid(metrics.registry.register(collector));
         }
-        metrics
     }
 
     /// Counts one request until it is [`Counted::done`] or given up.
     pub(crate) fn begin<'a>(&'a self, endpoint: &'a str, method: &Method) -> Counted<'a> {
         self.in_flight.with_label_values(&[endpoint]).inc();
-        Counted { metrics: self, endpoint, method: label(method), started: Instant::now() }
+        Counted { metrics: self, endpoint, method: method_label(method), started: Instant::now() }
     }
-}
-
-/// Names and labels are constants: a mistake in them shows in every test.
-fn valid<T>(made: prometheus::Result<T>) -> T {
-    made.expect("metrics are declared right")
-}
-
-/// Labels stay few, whatever clients send.
-fn label(method: &Method) -> &'static str {
-    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
-    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("OTHER")
 }
 
 /// A request being served.

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use prometheus::core::Collector;
+use piko_bootstrap::metrics::{add, counter, counters, gauge, gauges, latencies, method_label};
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Registry, TextEncoder,
 };
 
 /// All of a node's metrics.
@@ -55,8 +55,6 @@ pub struct Gauges {
     pub nodes: IntGaugeVec,
 }
 
-/// Seconds; as Piko's, so that dashboards fit.
-const LATENCY: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Bytes: 256 · 4^k.
 const SIZES: &[f64] = &[256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0];
 
@@ -74,33 +72,14 @@ impl Metrics {
         let proxy = ProxyMetrics {
             requests_in_flight: gauge(r, "piko_proxy_requests_in_flight", "Requests being served"),
             requests: counters(r, "piko_proxy_requests_total", "Requests served", &["status", "method"]),
-            latency: add(
+            latency: latencies(
                 r,
-                HistogramVec::new(
-                    histogram(
-                        "piko_proxy_request_latency_seconds",
-                        "Time from request to end of response",
-                        LATENCY,
-                    ),
-                    &["status", "method"],
-                ),
+                "piko_proxy_request_latency_seconds",
+                "Time from request to end of response",
+                &["status", "method"],
             ),
-            request_size: add(
-                r,
-                Histogram::with_opts(histogram(
-                    "piko_proxy_request_size_bytes",
-                    "Path and headers of requests",
-                    SIZES,
-                )),
-            ),
-            response_size: add(
-                r,
-                Histogram::with_opts(histogram(
-                    "piko_proxy_response_size_bytes",
-                    "Bodies of responses",
-                    SIZES,
-                )),
-            ),
+            request_size: add(r, sizes("piko_proxy_request_size_bytes", "Path and headers of requests")),
+            response_size: add(r, sizes("piko_proxy_response_size_bytes", "Bodies of responses")),
             retries: counter(
                 r,
                 "piko_proxy_retries_total",
@@ -128,27 +107,18 @@ impl Metrics {
                 &["result"],
             ),
         };
-        let gauges = Gauges {
+        let gauge_values = Gauges {
             upstreams: gauge(r, "piko_upstreams_connected_upstreams", "Upstreams connected to this node"),
             endpoints: gauge(
                 r,
                 "piko_upstreams_registered_endpoints",
                 "Endpoints with an upstream on this node",
             ),
-            nodes: add(
-                r,
-                IntGaugeVec::new(
-                    Opts::new("piko_cluster_nodes", "Known nodes, this one included"),
-                    &["status"],
-                ),
-            ),
+            nodes: gauges(r, "piko_cluster_nodes", "Known nodes, this one included", &["status"]),
         };
-        let build = add(
-            r,
-            IntGaugeVec::new(Opts::new("piko_build_info", "Always 1; the version is a label"), &["version"]),
-        );
+        let build = gauges(r, "piko_build_info", "Always 1; the version is a label", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Metrics { registry, proxy, upstream, gauges }
+        Metrics { registry, proxy, upstream, gauges: gauge_values }
     }
 
     /// The Prometheus text format, version 0.0.4.
@@ -175,20 +145,6 @@ impl ProxyMetrics {
         self.latency.with_label_values(&labels).observe(elapsed.as_secs_f64());
         self.request_size.observe(request_size as f64);
         self.response_size.observe(response_size as f64);
-    }
-}
-
-/// Methods are the client's choice: those of no standard share one label.
-fn method_label(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "DELETE" => "DELETE",
-        "PATCH" => "PATCH",
-        "OPTIONS" => "OPTIONS",
-        _ => "OTHER",
     }
 }
 
@@ -219,24 +175,6 @@ impl Drop for TunnelGuard {
     }
 }
 
-fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
-    HistogramOpts::new(name, help).buckets(buckets.to_vec())
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    add(registry, IntGauge::new(name, help))
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    add(registry, IntCounter::new(name, help))
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    add(registry, IntCounterVec::new(Opts::new(name, help), labels))
-}
-
-fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
-    let metric = metric.expect("names and labels are constants");
-    registry.register(Box::new(metric.clone())).expect("each name is declared once");
-    metric
+fn sizes(name: &str, help: &str) -> prometheus::Result<Histogram> {
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(SIZES.to_vec()))
 }

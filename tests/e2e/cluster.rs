@@ -8,6 +8,33 @@ use piko_test_support::service::Service;
 
 use crate::piko;
 
+/// What became of many requests.
+struct Asked {
+    refused: Vec<String>,
+    broken: usize,
+}
+
+impl Asked {
+    fn assert_at_most_one_broke_off(&self) {
+        assert_eq!(self.refused, [""; 0]);
+        // The one request in flight may have had its response head already: that cannot be repeated.
+        assert!(self.broken <= 1, "{} requests broke off", self.broken);
+    }
+}
+
+/// 400 requests of one client.
+async fn ask_one_after_another(proxy: std::net::SocketAddr) -> Asked {
+    let mut asked = Asked { refused: Vec::new(), broken: 0 };
+    for _ in 0..400 {
+        match get(proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await {
+            Ok(answer) if answer.status == 200 => {}
+            Ok(answer) => asked.refused.push(answer.text()),
+            Err(_) => asked.broken += 1,
+        }
+    }
+    asked
+}
+
 #[tokio::test]
 async fn t5_t15_any_node_serves_any_endpoint() {
     let nodes = cluster(piko(), 3, &[]).await;
@@ -91,28 +118,12 @@ async fn a_killed_agent_costs_no_request_while_another_serves() {
     let endpoint = format!("my-endpoint/{}", service.addr);
     let _stays = agent(piko(), node.upstream, &endpoint, &[]);
     let mut goes = agent(piko(), node.upstream, &endpoint, &[]);
-    eventually("both agents are connected", || async {
-        (node.metric("piko_upstreams_connected_upstreams").await == 2.0).then_some(())
-    })
-    .await;
+    node.upstreams(2).await;
     let proxy = node.proxy;
-    let load = tokio::spawn(async move {
-        let (mut refused, mut broken) = (Vec::new(), 0);
-        for _ in 0..400 {
-            match get(proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await {
-                Ok(answer) if answer.status == 200 => {}
-                Ok(answer) => refused.push(answer.text()),
-                Err(_) => broken += 1,
-            }
-        }
-        (refused, broken)
-    });
+    let load = tokio::spawn(ask_one_after_another(proxy));
     eventually("the load has begun", || async { (service.served() > 50).then_some(()) }).await;
     goes.kill();
-    let (refused, broken) = load.await.unwrap();
-    assert_eq!(refused, [""; 0]);
-    // The one request in flight may have had its response head already: that cannot be repeated.
-    assert!(broken <= 1, "{broken} requests broke off");
+    load.await.unwrap().assert_at_most_one_broke_off();
 }
 
 /// Paused, a node is as good as cut off; the others find out, and take it back when it goes on.
@@ -213,22 +224,9 @@ async fn a_killed_node_costs_no_request_that_another_upstream_can_serve() {
     })
     .await;
     let proxy = nodes[0].proxy;
-    let load = tokio::spawn(async move {
-        let (mut refused, mut broken) = (Vec::new(), 0);
-        for _ in 0..400 {
-            match get(proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await {
-                Ok(answer) if answer.status == 200 => {}
-                Ok(answer) => refused.push(answer.text()),
-                Err(_) => broken += 1,
-            }
-        }
-        (refused, broken)
-    });
+    let load = tokio::spawn(ask_one_after_another(proxy));
     let before = service.served();
     eventually("the load has begun", || async { (service.served() > before + 50).then_some(()) }).await;
     nodes[1].program.kill();
-    let (refused, broken) = load.await.unwrap();
-    assert_eq!(refused, [""; 0]);
-    // The one request in flight may have had its response head already: that cannot be repeated.
-    assert!(broken <= 1, "{broken} requests broke off");
+    load.await.unwrap().assert_at_most_one_broke_off();
 }

@@ -73,10 +73,7 @@ async fn sigterm_to_one_of_two_agents_loses_nothing() {
     let endpoint = format!("my-endpoint/{}", service.addr);
     let _stays = agent(piko(), node.upstream, &endpoint, &[]);
     let mut goes = agent(piko(), node.upstream, &endpoint, &[]);
-    eventually("both are connected", || async {
-        (node.metric("piko_upstreams_connected_upstreams").await == 2.0).then_some(())
-    })
-    .await;
+    node.upstreams(2).await;
     let proxy = node.proxy;
     let load = Load::start(16, move || proxy);
     load.more(200).await;

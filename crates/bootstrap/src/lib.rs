@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod log;
+pub mod metrics;
 pub mod signal;
 pub mod tls;

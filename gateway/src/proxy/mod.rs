@@ -47,6 +47,8 @@ pub(crate) struct Gateway {
 /// One request.
 pub(crate) struct Request {
     started: Instant,
+    /// Path and headers, bytes.
+    request_size: usize,
     endpoint: Option<EndpointId>,
     target: Option<Arc<Target>>,
     tried: Vec<u64>,
@@ -58,7 +60,14 @@ impl ProxyHttp for Gateway {
     type CTX = Request;
 
     fn new_ctx(&self) -> Request {
-        Request { started: Instant::now(), endpoint: None, target: None, tried: Vec::new(), failure: None }
+        Request {
+            started: Instant::now(),
+            request_size: 0,
+            endpoint: None,
+            target: None,
+            tried: Vec::new(),
+            failure: None,
+        }
     }
 
     // who asks, and for which endpoint?
@@ -74,7 +83,9 @@ impl ProxyHttp for Gateway {
         session.downstream_session.set_read_timeout(self.idle);
         session.downstream_session.set_write_timeout(self.idle);
         let request = session.req_header();
-        if headers::list_size(&request.headers) > limits::MAX_MESSAGE_HEADERS {
+        let header_size = headers::list_size(&request.headers);
+        ctx.request_size = header_size + request.uri.path().len();
+        if header_size > limits::MAX_MESSAGE_HEADERS {
             return Err(Failure::HeadersTooLarge.into_error());
         }
         let claims = match &self.auth {
@@ -220,7 +231,7 @@ impl ProxyHttp for Gateway {
             &request.method,
             status,
             elapsed,
-            headers::list_size(&request.headers) + request.uri.path().len(),
+            ctx.request_size,
             session.body_bytes_sent(),
         );
         if !self.access_log.disable {

@@ -181,6 +181,14 @@ impl Node {
         .await;
     }
 
+    /// Waits until that many upstreams are connected to it.
+    pub async fn upstreams(&self, count: usize) {
+        eventually(&format!("{count} upstreams are connected"), || async {
+            (self.metric("piko_upstreams_connected_upstreams").await == count as f64).then_some(())
+        })
+        .await;
+    }
+
     /// A metric's value, summed over its labels.
     pub async fn metric(&self, name: &str) -> f64 {
         let answer = client::get(self.admin, "/metrics", &[]).await;

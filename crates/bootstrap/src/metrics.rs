@@ -1,0 +1,51 @@
+//! Declaring metrics: what a node and an agent share, so that the same words mean the same in both.
+
+use http::Method;
+use prometheus::core::Collector;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Buckets of latencies, seconds; as Piko's, so that dashboards fit.
+pub const LATENCY: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The label of a method. Methods are the client's choice: those of no standard share one.
+pub fn method_label(method: &Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("OTHER")
+}
+
+/// A registered gauge.
+pub fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    add(registry, IntGauge::new(name, help))
+}
+
+/// A registered gauge with labels.
+pub fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    add(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+/// A registered counter.
+pub fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    add(registry, IntCounter::new(name, help))
+}
+
+/// A registered counter with labels.
+pub fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    add(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+/// A registered histogram of latencies with labels.
+pub fn latencies(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+    add(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY.to_vec()), labels))
+}
+
+/// Registers what was declared.
+///
+/// # Panics
+/// If a name or label is no name, or is declared twice: they are constants, so every test finds it.
+pub fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric = metric.expect("names and labels are constants");
+    registry.register(Box::new(metric.clone())).expect("each name is declared once");
+    metric
+}
