@@ -289,6 +289,7 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, secret: Option<Vec<u8>>)
         abort_if_join_fails: c.abort_if_join_fails,
         secret,
         gossip_interval: c.gossip.interval.into(),
+        max_packet_size: c.gossip.max_packet_size,
     }
 }
 

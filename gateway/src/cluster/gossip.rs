@@ -160,6 +160,7 @@ impl Gossip {
         let id = SmolStr::new(advertise.unwrap_or(bind).to_string());
         let mut transport = NetTransportOptions::<SmolStr, TokioSocketAddrResolver, TokioTcp>::new(id);
         transport.add_bind_address(bind);
+        transport = transport.with_max_packet_size(o.max_packet_size.into());
         if let Some(advertise) = advertise {
             transport = transport.with_advertise_address(advertise);
         }

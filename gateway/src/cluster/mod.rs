@@ -41,6 +41,8 @@ pub struct Options {
     pub secret: Option<Vec<u8>>,
     /// How often membership changes are passed on.
     pub gossip_interval: Duration,
+    /// Largest UDP packet, bytes.
+    pub max_packet_size: u16,
 }
 
 /// Why a node cannot take part.
@@ -109,7 +111,13 @@ impl Cluster {
         let gossip = Arc::new(gossip);
         let stop = CancellationToken::new();
         // Both end with the runtime they run on, which `shutdown` and `Drop` stop.
-        runtime.spawn(sync::run(gossip.clone(), table.clone(), events, stop.clone()));
+        runtime.spawn(sync::run(
+            gossip.clone(),
+            table.clone(),
+            options.max_packet_size,
+            events,
+            stop.clone(),
+        ));
         let join = join::Joiner::new(&options, gossip.clone(), table.clone());
         Ok(Cluster { table, gossip, join, stop, runtime: Mutex::new(Some(runtime)) })
     }

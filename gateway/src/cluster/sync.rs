@@ -26,10 +26,11 @@ const FORGET: Duration = Duration::from_secs(3600);
 pub(super) async fn run(
     gossip: Arc<Gossip>,
     table: Arc<Table>,
+    max_packet: u16,
     mut events: EventStream,
     stop: CancellationToken,
 ) {
-    let mut sync = Sync { gossip, table, pulled: HashMap::new(), down: HashMap::new() };
+    let mut sync = Sync { gossip, table, max_packet, pulled: HashMap::new(), down: HashMap::new() };
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -54,6 +55,7 @@ pub(super) async fn run(
 struct Sync {
     gossip: Arc<Gossip>,
     table: Arc<Table>,
+    max_packet: u16,
     pulled: HashMap<SocketAddr, Instant>,
     down: HashMap<SocketAddr, Instant>,
 }
@@ -98,7 +100,9 @@ impl Sync {
     async fn answer(&self, addr: SocketAddr, answer: Answer) {
         let identity = self.table.identity();
         let messages = match answer {
-            Answer::Ops { base, ops } => wire::deltas(&identity.id, identity.epoch, base, &ops),
+            Answer::Ops { base, ops } => {
+                wire::deltas(&identity.id, identity.epoch, base, &ops, self.max_packet)
+            }
             Answer::All { version, endpoints } => {
                 vec![Message::Snapshot { owner: identity.id, epoch: identity.epoch, version, endpoints }]
             }
@@ -119,7 +123,7 @@ impl Sync {
     async fn flush(&self) {
         let Some((base, ops)) = self.table.flush() else { return };
         let identity = self.table.identity();
-        let deltas = wire::deltas(&identity.id, identity.epoch, base, &ops);
+        let deltas = wire::deltas(&identity.id, identity.epoch, base, &ops, self.max_packet);
         for addr in self.table.members(true) {
             for delta in &deltas {
                 self.gossip.send(addr, delta).await;

@@ -27,7 +27,7 @@ fn set(table: &Table, endpoint: &str, upstreams: u32) {
 
 fn deltas(table: &Table) -> Vec<Message> {
     let Identity { id, epoch, .. } = table.identity();
-    table.flush().map_or_else(Vec::new, |(base, ops)| wire::deltas(&id, epoch, base, &ops))
+    table.flush().map_or_else(Vec::new, |(base, ops)| wire::deltas(&id, epoch, base, &ops, 1400))
 }
 
 fn heartbeat(owner: &Table, at: SocketAddr) -> Message {
@@ -42,7 +42,7 @@ fn pulled(owner: &Table, follower: &Table, at: SocketAddr) -> Vec<Message> {
     };
     let Identity { id, epoch, .. } = owner.identity();
     match answer {
-        Answer::Ops { base, ops } => wire::deltas(&id, epoch, base, &ops),
+        Answer::Ops { base, ops } => wire::deltas(&id, epoch, base, &ops, 1400),
         Answer::All { version, endpoints } => {
             vec![Message::Snapshot { owner: id, epoch, version, endpoints }]
         }

@@ -10,8 +10,8 @@ const FORMAT: u8 = 1;
 const MAX_MESSAGE: usize = 64 << 20;
 /// Operations in one delta at most.
 const MAX_OPS: usize = 4096;
-/// Payload of one UDP delta, bytes: under any usual MTU with encryption around it.
-pub(super) const MAX_DELTA: usize = 1200;
+/// What memberlist and its encryption put around a delta in one packet, bytes.
+const AROUND_DELTA: usize = 200;
 
 /// Who a node is. Travels in memberlist's metadata and in heartbeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,15 +80,16 @@ pub(super) fn decode_identity(bytes: &[u8]) -> Option<Identity> {
     postcard::from_bytes(body).ok()
 }
 
-/// Splits operations into deltas that each fit a packet.
-pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op]) -> Vec<Message> {
+/// Splits operations into deltas that each fit a packet of `max_packet` bytes.
+pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_packet: u16) -> Vec<Message> {
+    let max_delta = usize::from(max_packet) - AROUND_DELTA;
     let mut messages = Vec::new();
     let mut rest = ops;
     while !rest.is_empty() {
         let mut size = owner.len() + 32;
         let fits = rest.iter().take(MAX_OPS).take_while(|(name, _)| {
             size += name.len() + 7;
-            size <= MAX_DELTA
+            size <= max_delta
         });
         let n = fits.count().max(1);
         let (now, later) = rest.split_at(n);
