@@ -1,1 +1,43 @@
-//! x
+//! Runs plugins: WebAssembly components that decide, per request, who may pass and where it goes.
+//!
+//! The contract is `wit/plugin.wit`. [`Host`] loads what the configuration names ([`component`] checks and
+//! compiles, [`cache`] keeps), and holds the current [`Chain`], which a request takes once and keeps: its
+//! request and its response see the same versions. A chain calls its plugins in order; each call takes an
+//! instance from a [`pool`], with a deadline, a memory limit and an overlay of edits that is dropped
+//! unless the call ends well. A plugin that keeps failing is left alone for a while ([`breaker`]).
+//!
+//! Knows no Pingora and no cluster: the node gives it heads and a [`Directory`], and applies the edits.
+//! The only crate that names wasmtime.
+
+mod bindings;
+mod breaker;
+mod cache;
+mod chain;
+mod component;
+mod config;
+mod engine;
+mod fields;
+mod host;
+mod imports;
+mod kv;
+mod metrics;
+mod pool;
+mod shared;
+mod version;
+
+pub use chain::{Chain, Outcome, Taken};
+pub use component::{Hooks, LoadError};
+pub use config::{Isolation, OnError, PluginConfig};
+pub use fields::{Answer, Edit};
+pub use host::{Host, HostError, HostOptions, PluginStatus, Reloaded};
+pub use imports::{RequestHead, ResponseHead};
+
+/// What a plugin can ask about the cluster.
+pub trait Directory: Send + Sync + 'static {
+    /// Endpoints with an upstream whose name starts with `prefix`, in order, at most `limit`.
+    fn endpoints(&self, prefix: &str, limit: usize) -> Vec<String>;
+    /// Upstreams of an endpoint.
+    fn upstreams(&self, endpoint: &str) -> u32;
+    /// Is this a well-formed endpoint name?
+    fn is_endpoint(&self, name: &str) -> bool;
+}
