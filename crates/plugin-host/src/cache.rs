@@ -35,7 +35,7 @@ impl Cache {
     pub(crate) fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
         let file = fs::read(self.path(engine, digest)).ok()?;
         let (checksum, compiled) = file.split_at_checked(CHECKSUM)?;
-        if Sha256::digest(compiled).as_slice() != checksum {
+        if Sha256::digest(compiled)[..] != *checksum {
             return None;
         }
         deserialize(engine, compiled)
@@ -46,7 +46,8 @@ impl Cache {
         let compiled = component.serialize().map_err(io::Error::other)?;
         let path = self.path(engine, digest);
         let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-        let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
+        let mut file =
+            fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
         file.write_all(&Sha256::digest(&compiled))?;
         file.write_all(&compiled)?;
         fs::rename(&aside, path)

@@ -119,7 +119,10 @@ impl PluginConfig {
         let total: u32 = plugins.iter().map(|p| p.max_instances).sum();
         if total > crate::engine::MAX_CONFIGURED {
             let most = crate::engine::MAX_CONFIGURED;
-            return Err(Invalid::new("plugins", format!("max_instances add up to {total}, more than {most}")));
+            return Err(Invalid::new(
+                "plugins",
+                format!("max_instances add up to {total}, more than {most}"),
+            ));
         }
         for (i, plugin) in plugins.iter().enumerate() {
             let key = |name: &str| format!("plugins[{i}].{name}");

@@ -119,7 +119,10 @@ impl Fields {
 
     pub(crate) fn list(&self) -> Vec<(String, Vec<u8>)> {
         let list = |headers: &HeaderMap| {
-            headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+            headers
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+                .collect()
         };
         if self.edits.is_empty() {
             return list(&self.base);
@@ -246,9 +249,13 @@ mod tests {
             Answer::check(Response { status, headers, body: Vec::new() })
         };
         assert!(answer(401, "www-authenticate", "Bearer").is_ok());
-        for (status, name, value) in
-            [(101, "a", "b"), (99, "a", "b"), (600, "a", "b"), (200, "content-length", "5"), (200, "a", "b\r\nc: d")]
-        {
+        for (status, name, value) in [
+            (101, "a", "b"),
+            (99, "a", "b"),
+            (600, "a", "b"),
+            (200, "content-length", "5"),
+            (200, "a", "b\r\nc: d"),
+        ] {
             assert!(answer(status, name, value).is_err(), "{status} {name} {value}");
         }
     }

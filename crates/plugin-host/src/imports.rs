@@ -54,9 +54,9 @@ pub struct ResponseHead {
 }
 
 /// Stands for the request of the call: there is one, so the handle says nothing.
-pub struct RequestRes;
+pub(crate) struct RequestRes;
 /// Stands for the response of the call.
-pub struct ResponseRes;
+pub(crate) struct ResponseRes;
 
 /// What an instance's store holds.
 pub(crate) struct State {
@@ -115,7 +115,12 @@ macro_rules! field_methods {
             self.subject.fields.list()
         }
 
-        fn set_header(&mut self, _: Resource<$handle>, name: String, value: Vec<u8>) -> Result<(), EditError> {
+        fn set_header(
+            &mut self,
+            _: Resource<$handle>,
+            name: String,
+            value: Vec<u8>,
+        ) -> Result<(), EditError> {
             self.subject.fields.set(&name, value)
         }
 

@@ -1,0 +1,262 @@
+//! Instances of one version of a plugin: taken for one call at a time, put back only after a clean return.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use prometheus::IntGauge;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use wasmtime::component::{Resource, TypedFunc};
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+
+use crate::bindings::piko::plugin::types::Verdict;
+use crate::component::{Compiled, LoadError};
+use crate::config::{Isolation, PluginConfig};
+use crate::engine::{MAX_CORE_INSTANCES, Runtime};
+use crate::imports::{RequestRes, ResponseRes, State, Subject};
+use crate::shared::{Cause, Shared};
+
+/// Calls after which an instance is replaced: what it leaks does not grow for ever.
+const MAX_CALLS: u32 = 10_000;
+/// How long a new instance may take to start, `init` included: Python's takes milliseconds.
+const INIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Elements in one table at most.
+const MAX_TABLE: usize = 100_000;
+
+/// A call that ended badly.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) cause: Cause,
+    pub(crate) detail: String,
+}
+
+/// The instances.
+pub(crate) struct Pool {
+    runtime: Arc<Runtime>,
+    pub(crate) compiled: Compiled,
+    shared: Arc<Shared>,
+    init: String,
+    memory: usize,
+    timeout: Duration,
+    isolation: Isolation,
+    permits: Semaphore,
+    idle: Mutex<Vec<Instance>>,
+}
+
+/// One instance, in a store of its own.
+struct Instance {
+    store: Store<State>,
+    on_request: Option<TypedFunc<(Resource<RequestRes>,), (Verdict,)>>,
+    on_response: Option<TypedFunc<(Resource<ResponseRes>,), ()>>,
+    calls: u32,
+}
+
+/// Where a call's time ran out.
+#[derive(Debug, thiserror::Error)]
+#[error("took too long")]
+struct TimeIsUp;
+
+impl Pool {
+    pub(crate) fn new(
+        runtime: Arc<Runtime>,
+        compiled: Compiled,
+        shared: Arc<Shared>,
+        config: &PluginConfig,
+    ) -> Result<Pool, LoadError> {
+        Ok(Pool {
+            runtime,
+            compiled,
+            shared,
+            init: config.init_text().map_err(LoadError::Refused)?,
+            memory: config.memory.0 as usize,
+            timeout: config.timeout.into(),
+            isolation: config.isolation,
+            permits: Semaphore::new(config.max_instances as usize),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Makes the first instance: does the plugin take its configuration?
+    pub(crate) async fn check(&self) -> Result<(), LoadError> {
+        let _ticking = self.runtime.ticking();
+        let instance = self.instantiate().await?;
+        if self.isolation == Isolation::Pooled {
+            self.idle.lock().push(instance);
+        }
+        Ok(())
+    }
+
+    /// Calls `on-request`; gives back what was edited.
+    pub(crate) async fn on_request(&self, subject: Subject) -> Result<(Verdict, Subject), Failed> {
+        let _ticking = self.runtime.ticking();
+        let (_permit, mut instance) = self.take(subject).await?;
+        let Some(call) = instance.on_request else { return Err(no_hook()) };
+        match call.call_async(&mut instance.store, (Resource::new_borrow(0),)).await {
+            Ok((verdict,)) => Ok((verdict, self.put_back(instance))),
+            Err(e) => Err(classify(&e, &instance.store)),
+        }
+    }
+
+    /// Calls `on-response`; gives back what was edited.
+    pub(crate) async fn on_response(&self, subject: Subject) -> Result<Subject, Failed> {
+        let _ticking = self.runtime.ticking();
+        let (_permit, mut instance) = self.take(subject).await?;
+        let Some(call) = instance.on_response else { return Err(no_hook()) };
+        match call.call_async(&mut instance.store, (Resource::new_borrow(0),)).await {
+            Ok(()) => Ok(self.put_back(instance)),
+            Err(e) => Err(classify(&e, &instance.store)),
+        }
+    }
+
+    /// An instance, armed for one call. Dropped with the call unless it is put back.
+    async fn take(&self, subject: Subject) -> Result<(SemaphorePermit<'_>, Instance), Failed> {
+        let permit = match self.permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => match tokio::time::timeout(self.timeout, self.permits.acquire()).await {
+                Ok(Ok(permit)) => permit,
+                _ => {
+                    let detail = format!("no instance came free within {:?}", self.timeout);
+                    return Err(Failed { cause: Cause::Busy, detail });
+                }
+            },
+        };
+        let idle = self.idle.lock().pop();
+        let mut instance = match idle {
+            Some(instance) => instance,
+            None => self
+                .instantiate()
+                .await
+                .map_err(|e| Failed { cause: Cause::Init, detail: format!("a new instance {e}") })?,
+        };
+        let state = instance.store.data_mut();
+        state.subject = subject;
+        state.deadline = Instant::now() + self.timeout;
+        instance.store.set_epoch_deadline(1);
+        Ok((permit, instance))
+    }
+
+    fn put_back(&self, mut instance: Instance) -> Subject {
+        let subject = std::mem::take(&mut instance.store.data_mut().subject);
+        instance.calls += 1;
+        if self.isolation == Isolation::Pooled && instance.calls < MAX_CALLS {
+            self.idle.lock().push(instance);
+        }
+        subject
+    }
+
+    async fn instantiate(&self) -> Result<Instance, LoadError> {
+        let state = State {
+            shared: self.shared.clone(),
+            limiter: Limiter::new(self.memory, &self.shared),
+            deadline: Instant::now() + INIT_TIMEOUT,
+            subject: Subject::default(),
+        };
+        let mut store = Store::new(&self.runtime.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.epoch_deadline_callback(|store| match Instant::now() < store.data().deadline {
+            // A slow plugin does not hold the thread it runs on.
+            true => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            false => Err(TimeIsUp.into()),
+        });
+        store.set_epoch_deadline(1);
+        let failed = |e: &wasmtime::Error, store: &Store<State>| LoadError::Init(classify(e, store).detail);
+        let pre = &self.compiled.pre;
+        let instance = match pre.instantiate_async(&mut store).await {
+            Ok(instance) => instance,
+            Err(e) => return Err(failed(&e, &store)),
+        };
+        let link = |e: wasmtime::Error| LoadError::Link(format!("{e:#}"));
+        let compiled = &self.compiled;
+        let init = instance
+            .get_typed_func::<(&str,), (Result<(), String>,)>(&mut store, compiled.init)
+            .map_err(link)?;
+        let on_request = compiled.on_request.map(|at| instance.get_typed_func(&mut store, at));
+        let on_response = compiled.on_response.map(|at| instance.get_typed_func(&mut store, at));
+        let (on_request, on_response) =
+            (on_request.transpose().map_err(link)?, on_response.transpose().map_err(link)?);
+        match init.call_async(&mut store, (&self.init,)).await {
+            Ok((Ok(()),)) => Ok(Instance { store, on_request, on_response, calls: 0 }),
+            Ok((Err(reason),)) => Err(LoadError::Refused(reason)),
+            Err(e) => Err(failed(&e, &store)),
+        }
+    }
+}
+
+fn no_hook() -> Failed {
+    Failed { cause: Cause::Init, detail: "has no such hook".into() }
+}
+
+/// Why wasmtime stopped it.
+fn classify(e: &wasmtime::Error, store: &Store<State>) -> Failed {
+    let limiter = &store.data().limiter;
+    if e.downcast_ref::<TimeIsUp>().is_some() {
+        return Failed { cause: Cause::Deadline, detail: "took longer than its timeout".into() };
+    }
+    if limiter.refused {
+        let detail = format!("asked for more memory than {} bytes", limiter.most);
+        return Failed { cause: Cause::Memory, detail };
+    }
+    let detail = match e.downcast_ref::<wasmtime::Trap>() {
+        Some(trap) => trap.to_string(),
+        None => format!("{:#}", e.root_cause()),
+    };
+    Failed { cause: Cause::Trap, detail }
+}
+
+/// Bounds and counts the memory of one instance.
+pub(crate) struct Limiter {
+    most: usize,
+    used: usize,
+    refused: bool,
+    memory: IntGauge,
+    instances: IntGauge,
+}
+
+impl Limiter {
+    fn new(most: usize, shared: &Shared) -> Self {
+        shared.instances.inc();
+        Limiter {
+            most,
+            used: 0,
+            refused: false,
+            memory: shared.memory.clone(),
+            instances: shared.instances.clone(),
+        }
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.memory.sub(self.used as i64);
+        self.instances.dec();
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, now: usize, wanted: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let more = wanted.saturating_sub(now);
+        if self.used + more > self.most {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.used += more;
+        self.memory.add(more as i64);
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _: usize, wanted: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(wanted <= MAX_TABLE)
+    }
+
+    fn instances(&self) -> usize {
+        MAX_CORE_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        2 * MAX_CORE_INSTANCES
+    }
+
+    fn memories(&self) -> usize {
+        MAX_CORE_INSTANCES
+    }
+}
