@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use piko_bootstrap::config::{BindAddr, ByteSize, ConfigSpec, HumanDuration, Invalid, Secret};
 use piko_bootstrap::log::{self, LogConfig};
+use piko_plugin_host::PluginConfig;
 use piko_tunnel::{Settings, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,11 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// Tunnels and peer links.
     pub tunnel: TunnelConfig,
+    /// WebAssembly plugins, in the order they see a request. In the file only; see docs/plugins.md.
+    pub plugins: Vec<PluginConfig>,
+    /// Where compiled plugins are kept, open to this user alone. Default: `piko/plugins` in the user's
+    /// cache directory.
+    pub plugin_cache_dir: Option<PathBuf>,
     /// Log lines on stderr.
     pub log: LogConfig,
     /// How long a stopping node waits for agents to leave and requests to finish.
@@ -220,6 +226,8 @@ impl Default for Config {
             admin: GuardedPortConfig::at(":8002"),
             cluster: ClusterConfig::default(),
             tunnel: TunnelConfig::default(),
+            plugins: Vec::new(),
+            plugin_cache_dir: None,
             log: LogConfig::default(),
             grace_period: HumanDuration::secs(60),
             shutdown_delay: HumanDuration::secs(0),
@@ -325,6 +333,7 @@ impl ConfigSpec for Config {
         }
         self.proxy.access_log.validate()?;
         self.log.validate()?;
+        PluginConfig::validate(&self.plugins)?;
         self.tunnel.validate()?;
         let cluster = &self.cluster;
         if !cluster.node_id.is_empty() && !cluster.node_id_prefix.is_empty() {

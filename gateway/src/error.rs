@@ -28,6 +28,8 @@ pub enum Failure {
     Unreachable,
     /// No response headers in time.
     Timeout,
+    /// A plugin failed, and may not be left out.
+    Plugin,
     /// A bug of ours.
     Internal,
 }
@@ -44,7 +46,7 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 14] = [
+    pub const ALL: [Failure; 15] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
@@ -58,6 +60,7 @@ impl Failure {
         Failure::NoUpstream,
         Failure::Unreachable,
         Failure::Timeout,
+        Failure::Plugin,
         Failure::Internal,
     ];
 
@@ -80,6 +83,7 @@ impl Failure {
             Failure::NoUpstream => (StatusCode::BAD_GATEWAY, "no_upstream", "no available upstreams"),
             Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
             Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
+            Failure::Plugin => (StatusCode::SERVICE_UNAVAILABLE, "plugin_failed", "a plugin failed"),
             Failure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
         };
         Reply { status, code, words }

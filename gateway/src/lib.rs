@@ -4,7 +4,7 @@
 //! lifecycle), agents to the **upstream** port ([`upstream`]), people and probes to the **admin**
 //! port ([`admin`]), other nodes to the **gossip** port ([`cluster`]) and the **peer** port
 //! ([`peer`]). A request finds its upstream in [`route`]: a tunnel of an agent connected here, or
-//! the link to a node that has one. [`node`] puts the parts together and [`shutdown`] takes them
+//! the link to a node that has one; on the way it may pass [`plugins`]. [`node`] puts the parts together and [`shutdown`] takes them
 //! apart again.
 
 pub mod admin;
@@ -15,7 +15,10 @@ pub mod error;
 pub mod metrics;
 pub mod node;
 pub mod peer;
+pub mod plugins;
 pub mod proxy;
 pub mod route;
 pub mod shutdown;
 pub mod upstream;
+
+pub use piko_plugin_host as plugin_host;

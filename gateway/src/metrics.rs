@@ -121,6 +121,11 @@ impl Metrics {
         Metrics { registry, proxy, upstream, gauges: gauge_values }
     }
 
+    /// Where plugins register theirs.
+    pub fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
     /// The Prometheus text format, version 0.0.4.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut text = Vec::new();

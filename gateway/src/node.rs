@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use piko_bootstrap::config::BindAddr;
+use piko_plugin_host::{Host, HostError, PluginConfig, Reloaded};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
 use crate::config::{Config, advertised};
 use crate::metrics::Metrics;
 use crate::peer::{Links, PeerPort, Secret};
+use crate::plugins::{self, ClusterDirectory};
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::route::target::Targets;
 use crate::route::{Registry, Router};
@@ -31,6 +33,7 @@ pub struct Node {
     delay: Duration,
     grace: Duration,
     cluster: Arc<Cluster>,
+    plugins: Option<Arc<Host>>,
     parts: Parts,
 }
 
@@ -87,6 +90,9 @@ pub enum StartError {
     /// A key that verifies tokens is none. The configuration's check says so before.
     #[error("auth: {0}")]
     Key(#[from] KeyError),
+    /// A plugin cannot be loaded.
+    #[error(transparent)]
+    Plugin(#[from] HostError),
     /// Gossip could not start, or the join failed.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -95,7 +101,11 @@ pub enum StartError {
 impl StartError {
     /// Is the configuration to blame, so that another try with the same one is in vain?
     pub fn is_config(&self) -> bool {
-        matches!(self, StartError::Bind { .. } | StartError::Secret { .. } | StartError::Key(_))
+        match self {
+            StartError::Bind { .. } | StartError::Secret { .. } | StartError::Key(_) => true,
+            StartError::Plugin(e) => !matches!(e, HostError::Engine(_)),
+            StartError::Serve(_) | StartError::Cluster(_) => false,
+        }
     }
 }
 
@@ -112,13 +122,16 @@ impl Node {
     pub async fn start(config: Config) -> Result<Node, StartError> {
         let settings = config.tunnel.settings();
         let key = secret(&config)?;
+        let metrics = Arc::new(Metrics::new());
+        let directory = Arc::new(ClusterDirectory::default());
+        let plugins = plugins::start(&config, directory.clone(), &metrics).await?;
         let listeners = Listeners::bind(&config)?;
         let bound = listeners.addrs(config.cluster.gossip.bind_addr.socket())?;
         let cluster = Arc::new(Cluster::start(cluster_options(&config, &bound, key.clone())).await?);
         let table = cluster.table();
         let id = table.local_id();
 
-        let metrics = Arc::new(Metrics::new());
+        directory.set(table.clone());
         let targets = Arc::new(Targets::default());
         let registry = Registry::new(table.clone());
         let secret = Secret::new(key.as_deref());
@@ -131,12 +144,16 @@ impl Node {
         ));
         let background = Background::default();
         background.spawn(links.run(table.clone(), background.stop.clone()));
+        if let Some(host) = &plugins {
+            background.spawn(host.clone().watch(background.stop.clone()));
+        }
 
         let ready = watch::Sender::new(false);
         let state = admin::State {
             table: table.clone(),
             registry: registry.clone(),
             metrics: metrics.clone(),
+            plugins: plugins.clone(),
             ready: ready.subscribe(),
             auth: config.admin.auth.verifier()?,
             gossip_addr: cluster.gossip_addr(),
@@ -147,7 +164,13 @@ impl Node {
         let options = UpstreamOptions { node_id: id.clone(), tunnel: settings, auth };
         let upstream =
             UpstreamPort::start(listeners.upstream, options, registry, targets.clone(), metrics.clone())?;
-        let proxy = Proxy::start(listeners.proxy, proxy_options(&config)?, router, targets, metrics)?;
+        let proxy = Proxy::start(
+            listeners.proxy,
+            proxy_options(&config, plugins.clone())?,
+            router,
+            targets,
+            metrics,
+        )?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };
         info!(
@@ -166,6 +189,7 @@ impl Node {
             delay: config.shutdown_delay.into(),
             grace: config.grace_period.into(),
             cluster,
+            plugins,
             parts,
         };
         Ok(node)
@@ -176,6 +200,14 @@ impl Node {
         let joined = self.cluster.join().await?;
         self.parts.ready.send_replace(true);
         Ok(joined)
+    }
+
+    /// Takes a new list of plugins, all of it or nothing.
+    ///
+    /// # Errors
+    /// If one cannot be loaded: those that run stay. `None`: the node was started without plugins.
+    pub async fn reload_plugins(&self, list: &[PluginConfig]) -> Option<Result<Reloaded, HostError>> {
+        Some(self.plugins.as_ref()?.reload(list).await)
     }
 
     /// This node's id, new at every start.
@@ -293,7 +325,7 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, secret: Option<Vec<u8>>)
     }
 }
 
-fn proxy_options(config: &Config) -> Result<ProxyOptions, KeyError> {
+fn proxy_options(config: &Config, plugins: Option<Arc<Host>>) -> Result<ProxyOptions, KeyError> {
     let proxy = &config.proxy;
     Ok(ProxyOptions {
         timeout: proxy.timeout.on(),
@@ -301,6 +333,7 @@ fn proxy_options(config: &Config) -> Result<ProxyOptions, KeyError> {
         keepalive: proxy.http.idle_timeout.on(),
         domains: proxy.domains.clone(),
         auth: proxy.auth.verifier()?,
+        plugins,
         access_log: proxy.access_log.clone(),
     })
 }

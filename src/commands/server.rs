@@ -17,11 +17,12 @@ pub(crate) fn command() -> Command {
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config: Config = super::load(matches)?;
     log::init(&config.log, !super::on_terminal());
-    super::block_on(serve(config))?
+    super::block_on(serve(config, matches))?
 }
 
-async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let signals = signal::shutdown();
+    let mut hangup = signal::hangup().context("listen for SIGHUP")?;
     let node = Node::start(config).await.context("failed to run server")?;
     let joined = tokio::select! {
         joined = node.join() => joined,
@@ -35,10 +36,31 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             return Err(e).context("failed to run server");
         }
     }
-    signals.first.cancelled().await;
+    while signals.first.run_until_cancelled(hangup.recv()).await.is_some() {
+        reload(&node, matches).await;
+    }
     tokio::select! {
         () = node.shutdown() => {}
         () = signals.second.cancelled() => warn!("second signal: stopping at once"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// SIGHUP: reads the configuration again and takes its plugins. Whatever is wrong, what runs stays.
+async fn reload(node: &Node, matches: &ArgMatches) {
+    let config: Config = match super::load(matches) {
+        Ok(config) => config,
+        Err(e) => return warn!("SIGHUP: configuration refused, nothing changed: {e:#}"),
+    };
+    match node.reload_plugins(&config.plugins).await {
+        Some(Ok(done)) => {
+            info!(
+                loaded = done.loaded,
+                plugins = done.total,
+                "SIGHUP: plugins reloaded; other keys need a restart"
+            );
+        }
+        Some(Err(e)) => warn!("SIGHUP: plugins refused, nothing changed: {e}"),
+        None => warn!("SIGHUP: this node was started without plugins; restart it to load some"),
+    }
 }

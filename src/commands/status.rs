@@ -71,6 +71,7 @@ pub(crate) fn command() -> Command {
                 Command::new("endpoints").about("Endpoints of a node, with the number of upstreams"),
             ),
         )
+        .subcommand(Command::new("plugins").about("Plugins of a node: versions, state, calls, errors"))
         .subcommand(
             group("gossip", "Membership")
                 .subcommand(Command::new("nodes").about("Every known node, as gossip sees it"))
@@ -80,10 +81,11 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let Some((group, inner)) = matches.subcommand() else { bail!("nothing asked") };
-    let Some((what, leaf)) = inner.subcommand() else { bail!("nothing asked") };
+    let (what, leaf) = inner.subcommand().unwrap_or(("", inner));
     let id = leaf.try_get_one::<String>("id").ok().flatten();
     let path = match id {
         Some(id) => format!("/status/{group}/{what}s/{id}"),
+        None if what.is_empty() => format!("/status/{group}"),
         None => format!("/status/{group}/{what}"),
     };
     let word = |name: &str| leaf.get_one::<String>(name).cloned();
@@ -112,6 +114,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 /// The shapes of the command line: lists have a name.
 fn wrapped(group: &str, what: &str, answer: Value) -> Value {
     match (group, what) {
+        ("plugins", _) => serde_json::json!({ "plugins": answer }),
         (_, "nodes") => serde_json::json!({ "nodes": answer }),
         ("proxy", "endpoints") => serde_json::json!({ "endpoints": answer }),
         _ => answer,

@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT: the first asks to leave well, the second to leave at once.
+//! SIGTERM and SIGINT: the first asks to leave well, the second to leave at once. SIGHUP: reload.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Two tokens, cancelled by the first and the second signal.
@@ -32,4 +32,12 @@ pub fn shutdown() -> Shutdown {
         }
     });
     tokens
+}
+
+/// Listens for SIGHUP from now on.
+///
+/// # Errors
+/// If the system does not let us.
+pub fn hangup() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }

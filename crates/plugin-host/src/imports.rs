@@ -54,9 +54,11 @@ pub struct ResponseHead {
 }
 
 /// Stands for the request of the call: there is one, so the handle says nothing.
-pub(crate) struct RequestRes;
+#[allow(unreachable_pub, reason = "the generated bindings export it again")]
+pub struct RequestRes;
 /// Stands for the response of the call.
-pub(crate) struct ResponseRes;
+#[allow(unreachable_pub, reason = "as above")]
+pub struct ResponseRes;
 
 /// What an instance's store holds.
 pub(crate) struct State {

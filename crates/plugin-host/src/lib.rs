@@ -32,6 +32,14 @@ pub use fields::{Answer, Edit};
 pub use host::{Host, HostError, HostOptions, PluginStatus, Reloaded};
 pub use imports::{RequestHead, ResponseHead};
 
+/// Can compiled plugins be kept in this directory? Makes it if it is missing.
+///
+/// # Errors
+/// If it cannot be made, is another user's, or others can enter it.
+pub fn check_cache(dir: &std::path::Path) -> std::io::Result<()> {
+    cache::Cache::open(dir).map(drop)
+}
+
 /// What a plugin can ask about the cluster.
 pub trait Directory: Send + Sync + 'static {
     /// Endpoints with an upstream whose name starts with `prefix`, in order, at most `limit`.

@@ -13,6 +13,7 @@ use http::Response;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use piko_plugin_host::Host;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,8 @@ pub struct State {
     pub registry: Arc<Registry>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What decides about requests.
+    pub plugins: Option<Arc<Host>>,
     /// May balancers send traffic here?
     pub ready: watch::Receiver<bool>,
     /// Whose questions are answered. `None`: everyone's.

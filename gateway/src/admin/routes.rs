@@ -48,6 +48,7 @@ fn local(path: &str, state: &State) -> Option<Answer> {
         "/status/cluster/nodes" => json(&view::nodes(&state.table.nodes())),
         "/status/upstream/endpoints" => json(&view::endpoint_counts(&state.registry)),
         "/status/proxy/endpoints" => json(&view::endpoint_addresses(&state.registry)),
+        "/status/plugins" => json(&state.plugins.as_ref().map(|host| host.status()).unwrap_or_default()),
         "/status/gossip/nodes" => json(&view::gossip_nodes(state)),
         _ => {
             let (id, show): (_, fn(&State, &str) -> Option<serde_json::Value>) =

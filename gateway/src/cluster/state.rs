@@ -4,8 +4,9 @@
 //! version; `(epoch, version)` orders them all, so that messages may come twice, late, or in any
 //! order. What is missing is pulled from the owner.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -155,6 +156,28 @@ impl Table {
     /// The active nodes with upstreams for an endpoint.
     pub fn remote(&self, endpoint: &str) -> Option<Arc<[RemoteRoute]>> {
         self.state.read().routes.get(endpoint).cloned()
+    }
+
+    /// Endpoints with an upstream anywhere whose name starts with `prefix`, in order, at most `limit`.
+    pub fn endpoints(&self, prefix: &str, limit: usize) -> Vec<String> {
+        let state = self.state.read();
+        let active = state.nodes.values().filter(|node| node.status == Status::Active);
+        let tables = active.map(|node| &node.endpoints).chain([&state.local.endpoints]);
+        let mut found = BTreeSet::new();
+        for table in tables {
+            let from = table.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+            let here = from.take_while(|(name, _)| name.starts_with(prefix)).filter(|(_, n)| **n > 0);
+            found.extend(here.take(limit).map(|(name, _)| name.as_str()));
+        }
+        found.into_iter().take(limit).map(str::to_owned).collect()
+    }
+
+    /// How many upstreams an endpoint has, on all active nodes together.
+    pub fn upstreams(&self, endpoint: &str) -> u32 {
+        let state = self.state.read();
+        let local = state.local.endpoints.get(endpoint).copied().unwrap_or(0);
+        let remote = state.routes.get(endpoint).map_or(0, |routes| routes.iter().map(|r| r.upstreams).sum());
+        local.saturating_add(remote)
     }
 
     /// Every active node but this one.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use piko_plugin_host::Host;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::Service as _;
@@ -36,6 +37,8 @@ pub struct ProxyOptions {
     pub domains: Vec<String>,
     /// Whose requests are taken. `None`: everyone's.
     pub auth: Option<Verifier>,
+    /// Asked about each request.
+    pub plugins: Option<Arc<Host>>,
     /// One log line a request.
     pub access_log: AccessLogConfig,
 }
@@ -63,6 +66,7 @@ impl Proxy {
             router,
             metrics: metrics.clone(),
             auth: options.auth,
+            plugins: options.plugins,
             domains: Domains::new(&options.domains),
             alpn: tunnel_alpn(),
             access_log: options.access_log,

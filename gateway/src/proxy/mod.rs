@@ -5,6 +5,7 @@ mod body;
 mod connect;
 pub mod endpoint;
 mod listen;
+mod plugins;
 mod session;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
+use piko_plugin_host::{Host, Taken};
 use piko_tunnel::{EndpointId, headers, limits};
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_error::{Error, Result};
@@ -28,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::route::{Kind, Router, Target};
 use endpoint::Domains;
 pub use listen::{Proxy, ProxyOptions};
+use plugins::{Asked, Decision};
 
 /// Tries of one request, first included.
 const MAX_TRIES: usize = 3;
@@ -37,6 +40,7 @@ pub(crate) struct Gateway {
     router: Arc<Router>,
     metrics: Arc<Metrics>,
     auth: Option<Verifier>,
+    plugins: Option<Arc<Host>>,
     domains: Domains,
     alpn: ALPN,
     access_log: AccessLogConfig,
@@ -50,6 +54,8 @@ pub(crate) struct Request {
     /// Path and headers, bytes.
     request_size: usize,
     endpoint: Option<EndpointId>,
+    /// The plugins that want its response.
+    taken: Option<Taken>,
     target: Option<Arc<Target>>,
     tried: Vec<u64>,
     failure: Option<Failure>,
@@ -64,6 +70,7 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             request_size: 0,
             endpoint: None,
+            taken: None,
             target: None,
             tried: Vec::new(),
             failure: None,
@@ -99,7 +106,24 @@ impl ProxyHttp for Gateway {
         let host = host.and_then(|host| host.to_str().ok());
         let authority = host.or(request.uri.authority().map(|authority| authority.as_str()));
         let found = endpoint::find(&request.headers, authority, &self.domains);
-        let endpoint = found.map_err(Failure::into_error)?;
+        let endpoint = match &self.plugins {
+            None => found.map_err(Failure::into_error)?,
+            Some(host) => {
+                let authority = authority.map(str::to_owned);
+                let asked = Asked { found, authority: authority.as_deref(), claims: claims.as_ref() };
+                match plugins::on_request(&host.current(), session, asked).await? {
+                    Decision::Go(endpoint, taken) => {
+                        ctx.taken = Some(taken).filter(Taken::wants_response);
+                        endpoint
+                    }
+                    Decision::Answered(endpoint) => {
+                        ctx.endpoint = endpoint;
+                        return Ok(true);
+                    }
+                }
+            }
+        };
+        // After the last plugin: what is permitted and what is routed are one value.
         if claims.is_some_and(|claims| !claims.permits(endpoint.as_str())) {
             return Err(Failure::NotPermitted.into_error());
         }
@@ -149,7 +173,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        _: &mut Request,
+        ctx: &mut Request,
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             // A WebSocket is quiet as long as both ends like.
@@ -160,7 +184,15 @@ impl ProxyHttp for Gateway {
                 response.remove_header(&name);
             }
         }
-        Ok(())
+        let interim =
+            response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS;
+        match &ctx.taken {
+            Some(taken) if !interim => {
+                let endpoint = ctx.endpoint.as_ref().map(EndpointId::as_str);
+                plugins::on_response(taken, response, endpoint).await
+            }
+            _ => Ok(()),
+        }
     }
 
     // nothing was sent: any other upstream will do
@@ -187,7 +219,9 @@ impl ProxyHttp for Gateway {
         let answered = session.as_ref().response_written().is_some();
         let body_held = !session.as_ref().retry_buffer_truncated();
         let repeatable = *error.etype() == session::REFUSED || session.req_header().method.is_idempotent();
-        if answered || !body_held || !repeatable || ctx.tried.len() >= MAX_TRIES {
+        // The service has answered: asking another one would do the work twice.
+        let refused = Failure::of(&error) == Some(Failure::Plugin);
+        if answered || refused || !body_held || !repeatable || ctx.tried.len() >= MAX_TRIES {
             error.set_retry(false);
         } else {
             error.retry.decide_reuse(reused);
@@ -282,6 +316,9 @@ async fn respond(session: &mut Session, failure: Failure) -> Result<()> {
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
     head.insert_header(headers::ERROR, reply.code)?;
     head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
+    if reply.status == StatusCode::SERVICE_UNAVAILABLE {
+        head.insert_header(header::RETRY_AFTER, "1")?;
+    }
     if reply.status == StatusCode::UNAUTHORIZED {
         head.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
     }

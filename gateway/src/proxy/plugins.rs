@@ -1,0 +1,142 @@
+//! Plugins on the way of a request: heads handed over, edits applied, answers written.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode, header};
+use piko_plugin_host::{Answer, Chain, Edit, Outcome, RequestHead, ResponseHead, Taken};
+use piko_tunnel::EndpointId;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use smol_str::SmolStr;
+
+use crate::auth::Claims;
+use crate::error::Failure;
+
+/// What is known about a request before the plugins are asked.
+pub(super) struct Asked<'a> {
+    pub(super) found: Result<EndpointId, Failure>,
+    pub(super) authority: Option<&'a str>,
+    pub(super) claims: Option<&'a Claims>,
+}
+
+/// What the plugins made of it.
+pub(super) enum Decision {
+    /// It goes on, to this endpoint.
+    Go(EndpointId, Taken),
+    /// The client has its answer. It had asked for this endpoint.
+    Answered(Option<EndpointId>),
+}
+
+/// Asks the plugins, and does what they say. Without an endpoint they may still know one.
+pub(super) async fn on_request(
+    chain: &Arc<Chain>,
+    session: &mut Session,
+    asked: Asked<'_>,
+) -> pingora_error::Result<Decision> {
+    let found = match asked.found {
+        Err(Failure::MissingEndpoint) => None,
+        found => Some(found.map_err(Failure::into_error)?),
+    };
+    let head = request_head(session, found.as_ref(), asked.authority, asked.claims);
+    let (outcome, taken) = chain.on_request(head).await;
+    match outcome {
+        Outcome::Next { edits, endpoint } => {
+            let request = session.req_header_mut();
+            for edit in edits {
+                edit_request(request, edit)?;
+            }
+            let endpoint = endpoint.ok_or_else(|| Failure::MissingEndpoint.into_error())?;
+            let endpoint = endpoint.parse().map_err(|_| Failure::InvalidEndpoint.into_error())?;
+            Ok(Decision::Go(endpoint, taken))
+        }
+        Outcome::Answer(answer) => {
+            respond(session, answer).await?;
+            Ok(Decision::Answered(found))
+        }
+        Outcome::Failed => Err(Failure::Plugin.into_error()),
+    }
+}
+
+/// Shows the response's head to the plugins that saw its request.
+pub(super) async fn on_response(
+    taken: &Taken,
+    response: &mut ResponseHeader,
+    endpoint: Option<&str>,
+) -> pingora_error::Result<()> {
+    let head = ResponseHead {
+        status: response.status,
+        endpoint: endpoint.unwrap_or_default().into(),
+        headers: Arc::new(response.headers.clone()),
+    };
+    let Some((status, edits)) = taken.on_response(head).await else {
+        return Err(Failure::Plugin.into_error());
+    };
+    if status != response.status {
+        response.set_status(status)?;
+    }
+    for edit in edits {
+        match edit {
+            Edit::Set(name, value) => response.insert_header(name, value)?,
+            Edit::Append(name, value) => drop(response.append_header(name, value)?),
+            Edit::Remove(name) => drop(response.remove_header(&name)),
+        }
+    }
+    Ok(())
+}
+
+fn request_head(
+    session: &Session,
+    endpoint: Option<&EndpointId>,
+    authority: Option<&str>,
+    claims: Option<&Claims>,
+) -> RequestHead {
+    let request = session.req_header();
+    // The load balancer's word for it: our own port speaks no TLS.
+    let https = request.headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
+    let json = |claims: &Claims| serde_json::to_vec(claims.json()).unwrap_or_default();
+    RequestHead {
+        method: request.method.clone(),
+        target: String::from_utf8_lossy(request.raw_path()).into_owned(),
+        authority: authority.unwrap_or_default().to_owned(),
+        scheme: if https { "https" } else { "http" }.to_owned(),
+        client: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip()),
+        claims: claims.map(|claims| json(claims).into()),
+        endpoint: endpoint.map(|endpoint| SmolStr::new(endpoint.as_str())),
+        headers: Arc::new(request.headers.clone()),
+    }
+}
+
+fn edit_request(request: &mut RequestHeader, edit: Edit) -> pingora_error::Result<()> {
+    match edit {
+        Edit::Set(name, value) => request.insert_header(name, value)?,
+        Edit::Append(name, value) => drop(request.append_header(name, value)?),
+        Edit::Remove(name) => drop(request.remove_header(&name)),
+    }
+    Ok(())
+}
+
+/// Writes a plugin's answer. A request body that nobody reads ends the connection, others keep it.
+async fn respond(session: &mut Session, answer: Answer) -> pingora_error::Result<()> {
+    let request = session.req_header();
+    let headers = &request.headers;
+    let has_body =
+        headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
+    let head_only = request.method == Method::HEAD;
+    let framed = answer.status != StatusCode::NO_CONTENT && answer.status != StatusCode::NOT_MODIFIED;
+    let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 1))?;
+    for (name, value) in &answer.headers {
+        head.append_header(name, value)?;
+    }
+    if framed {
+        head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    }
+    if has_body {
+        session.downstream_session.set_keepalive(None);
+    }
+    let empty = head_only || !framed || answer.body.is_empty();
+    session.write_response_header(Box::new(head), empty).await?;
+    if !empty {
+        session.write_response_body(Some(answer.body), true).await?;
+    }
+    Ok(())
+}
