@@ -9,6 +9,8 @@ mod admin;
 mod auth;
 mod cluster;
 mod config;
+mod plugin_faults;
+mod plugins;
 mod proxy;
 mod rude;
 mod shutdown;

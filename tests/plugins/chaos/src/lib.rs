@@ -77,7 +77,7 @@ impl Plugin for Chaos {
 
     fn on_response(&self, response: &ResponseHead) {
         let _ = response.set_header("x-seen", response.status().to_string().as_bytes());
-        if response.header("x-break-response").is_some() {
+        if self.config == "break-response" {
             panic!("as asked");
         }
         let _ = response.remove_header("server");
