@@ -64,6 +64,11 @@ impl Default for Metrics {
     }
 }
 
+/// An empty registry, for what runs outside a node.
+pub fn registry() -> Registry {
+    Registry::new()
+}
+
 impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Self {

@@ -33,8 +33,13 @@ impl Directory for ClusterDirectory {
     }
 
     fn is_endpoint(&self, name: &str) -> bool {
-        name.parse::<EndpointId>().is_ok()
+        is_endpoint(name)
     }
+}
+
+/// Is this a well-formed endpoint name?
+pub fn is_endpoint(name: &str) -> bool {
+    name.parse::<EndpointId>().is_ok()
 }
 
 /// Loads the configured plugins. A node without any has no engine either.

@@ -4,6 +4,7 @@ mod agent;
 mod bench;
 mod config;
 mod demo;
+mod plugin;
 mod server;
 mod status;
 
@@ -34,6 +35,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("status", m)) => status::run(m),
         Some(("demo", m)) => demo::run(m),
         Some(("config", m)) => config::run(m),
+        Some(("plugin", m)) => plugin::run(m),
         Some(("bench", m)) => bench::run(m),
         _ => unreachable!("clap requires a subcommand"),
     };
@@ -63,6 +65,7 @@ fn command() -> Command {
         .subcommand(status::command())
         .subcommand(demo::command())
         .subcommand(config::command())
+        .subcommand(plugin::command())
         .subcommand(bench::command())
 }
 

@@ -43,9 +43,7 @@ async fn whatever_a_plugin_does_its_request_is_refused_and_others_live() {
 
 #[tokio::test]
 async fn a_response_that_breaks_its_plugin_is_refused_and_not_asked_for_again() {
-    let entry = |on_error| {
-        json!({ "name": "x", "path": component("chaos"), "config": "break-response", "on_error": on_error })
-    };
+    let entry = |on_error| json!({ "name": "x", "path": component("chaos"), "config": "break-response", "on_error": on_error });
     let s = setup(json!([entry("deny")])).await;
     let broken = s.get("/", &[("x-piko-endpoint", "a")]).await;
     assert_eq!((broken.status, broken.header("x-piko-error")), (503, "plugin_failed"));

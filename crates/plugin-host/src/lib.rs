@@ -40,6 +40,30 @@ pub fn check_cache(dir: &std::path::Path) -> std::io::Result<()> {
     cache::Cache::open(dir).map(drop)
 }
 
+/// Does a file fit the contract? Compiles it, runs nothing of it.
+///
+/// # Errors
+/// Why not, and what to do.
+pub fn inspect(path: &std::path::Path) -> Result<Found, LoadError> {
+    let runtime = engine::Runtime::new().map_err(|e| LoadError::Compile(format!("{e:#}")))?;
+    let compiled = component::load(&runtime, None, path, "")?;
+    let hooks = compiled.hooks();
+    Ok(Found { hooks, imports: compiled.imports, size: compiled.size, digest: compiled.digest })
+}
+
+/// What a component has.
+#[derive(Debug)]
+pub struct Found {
+    /// Its hooks.
+    pub hooks: Hooks,
+    /// The interfaces it imports.
+    pub imports: Vec<String>,
+    /// Bytes of the file.
+    pub size: usize,
+    /// SHA-256 of the file, in hexadecimal.
+    pub digest: String,
+}
+
 /// What a plugin can ask about the cluster.
 pub trait Directory: Send + Sync + 'static {
     /// Endpoints with an upstream whose name starts with `prefix`, in order, at most `limit`.
