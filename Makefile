@@ -1,4 +1,4 @@
-.PHONY: piko demo test lint bench image
+.PHONY: piko demo plugins test lint bench image
 
 # The program, optimised: bin/piko
 piko:
@@ -13,13 +13,20 @@ demo:
 	tools/setup build
 	cargo run --bin piko -- demo
 
+# Rebuilds plugins/dist. Needs: rustup target add wasm32-unknown-unknown
+plugins:
+	tools/setup build
+	tools/plugins
+
 test:
 	tools/setup test
 	cargo test --workspace
+	cd plugins && cargo test --workspace --quiet
 
 lint:
 	tools/setup build
 	cargo fmt --check
+	cd plugins && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
 # Compares throughput, CPU, latency and memory; writes docs/benchmarks.md. Some four minutes.

@@ -142,10 +142,14 @@ mod tests {
     #[test]
     fn keys_are_found_by_text_or_digest() {
         let digest = hex::encode(Sha256::digest("two"));
-        let text = format!(r#"{{"keys":[{{"key":"one","tenant":"a"}},{{"sha256":"{digest}","tenant":"b"}}]}}"#);
+        let text =
+            format!(r#"{{"keys":[{{"key":"one","tenant":"a"}},{{"sha256":"{digest}","tenant":"b"}}]}}"#);
         let plugin = plugin(&text).expect("fine");
         let tenant = |key: &[u8]| plugin.find(key).map(|key| key.tenant.as_str());
-        assert_eq!((tenant(b"one"), tenant(b"two"), tenant(b"three"), tenant(b"")), (Some("a"), Some("b"), None, None));
+        assert_eq!(
+            (tenant(b"one"), tenant(b"two"), tenant(b"three"), tenant(b"")),
+            (Some("a"), Some("b"), None, None)
+        );
     }
 
     #[test]

@@ -90,7 +90,8 @@ fn find_cookie(line: &str, name: &str) -> Option<String> {
 
 /// FNV-1a, 64 bits, finished by MurmurHash3's mixer: spreads similar keys, needs no secret.
 fn hash(key: &[u8]) -> u64 {
-    let fnv = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let fnv =
+        key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed ^ (mixed >> 33)
 }

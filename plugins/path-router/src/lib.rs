@@ -139,6 +139,9 @@ mod tests {
     #[test]
     fn a_path_without_slash_is_refused() {
         let parsed = config(r#"{"routes":[{"path":"api","endpoint":"a"}]}"#).expect("parses");
-        assert_eq!(PathRouter::from_config(parsed).err().as_deref(), Some("routes[0].path: \"api\" does not begin with /"));
+        assert_eq!(
+            PathRouter::from_config(parsed).err().as_deref(),
+            Some("routes[0].path: \"api\" does not begin with /")
+        );
     }
 }

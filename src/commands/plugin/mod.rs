@@ -59,7 +59,16 @@ pub(crate) fn command() -> Command {
             Command::new("check").about("Does a file fit the contract? What does it import?").arg(file()),
         )
         .subcommand(tried(Command::new("run").about("Show what a plugin makes of a request")))
-        .subcommand(tried(Command::new("bench").about("Measure a plugin on a request: pooled and fresh")))
+        .subcommand(
+            tried(Command::new("bench").about("Measure a plugin on a request: pooled and fresh")).arg(
+                Arg::new("chain")
+                    .long("chain")
+                    .value_name("N")
+                    .default_value("1")
+                    .value_parser(value_parser!(u32).range(1..=32))
+                    .help("That many of it, one after the other"),
+            ),
+        )
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -119,8 +128,8 @@ impl Directory for Live {
     }
 }
 
-/// The plugin of the command line, alone in a host.
-async fn host(matches: &ArgMatches, isolation: Isolation) -> anyhow::Result<Host> {
+/// The plugin of the command line in a host without others, `count` times over.
+async fn host(matches: &ArgMatches, isolation: Isolation, count: u32) -> anyhow::Result<Host> {
     let path = matches.get_one::<PathBuf>("file").context("no file")?;
     let mut plugin = PluginConfig::new("plugin", path);
     plugin.isolation = isolation;
@@ -142,7 +151,9 @@ async fn host(matches: &ArgMatches, isolation: Isolation) -> anyhow::Result<Host
         registry: piko_gateway::metrics::registry(),
         cache: None,
     };
-    Ok(Host::start(options, &[plugin]).await?)
+    let named = |n: u32| PluginConfig { name: format!("plugin-{n}"), ..plugin.clone() };
+    let plugins: Vec<_> = if count == 1 { vec![plugin] } else { (1..=count).map(named).collect() };
+    Ok(Host::start(options, &plugins).await?)
 }
 
 /// The request of the command line.

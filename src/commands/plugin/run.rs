@@ -11,7 +11,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     piko_bootstrap::log::init(&Default::default(), false);
     let head = super::request(matches)?;
     let before = head.endpoint.clone();
-    let host = super::host(matches, Isolation::Pooled).await?;
+    let host = super::host(matches, Isolation::Pooled, 1).await?;
     let (outcome, _) = host.current().on_request(head).await;
     let mut out = std::io::stdout().lock();
     match outcome {

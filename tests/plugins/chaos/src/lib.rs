@@ -1,6 +1,8 @@
 //! Does what plugins must not do, when a request asks for it: `x-chaos: loop`. And edits responses.
 
-use piko_plugin::{Plugin, Request, Response, ResponseHead, Verdict, kv, log, metrics, plugin, respond, router};
+use piko_plugin::{
+    Plugin, Request, Response, ResponseHead, Verdict, kv, log, metrics, plugin, respond, router,
+};
 
 struct Chaos {
     config: String,
@@ -40,7 +42,9 @@ impl Plugin for Chaos {
                 let headers = vec![("x-a".to_string(), b"b\r\nset-cookie: c=d".to_vec())];
                 Verdict::Respond(Response { status: 200, headers, body: Vec::new() })
             }
-            "big-body" => Verdict::Respond(Response { status: 200, headers: Vec::new(), body: vec![b'x'; 2 << 20] }),
+            "big-body" => {
+                Verdict::Respond(Response { status: 200, headers: Vec::new(), body: vec![b'x'; 2 << 20] })
+            }
             "config" => respond(200, self.config.clone()),
             "claims" => {
                 let claims = request.claims().map(|json| String::from_utf8_lossy(&json).into_owned());
@@ -60,10 +64,19 @@ impl Plugin for Chaos {
                 metrics::counter_add("counted", 1);
                 respond(200, format!("{:?}", kv::increment("n", 1, None)))
             }
-            "live" => respond(200, format!("{:?} {}", router::endpoints("chaos", 10), router::upstreams("chaos"))),
+            "live" => {
+                respond(200, format!("{:?} {}", router::endpoints("chaos", 10), router::upstreams("chaos")))
+            }
             "facts" => respond(
                 200,
-                format!("{} {} {} {} {:?}", request.method(), request.path_with_query(), request.authority(), request.scheme(), request.endpoint()),
+                format!(
+                    "{} {} {} {} {:?}",
+                    request.method(),
+                    request.path_with_query(),
+                    request.authority(),
+                    request.scheme(),
+                    request.endpoint()
+                ),
             ),
             _ => match what.strip_prefix("to ") {
                 Some(endpoint) => {
