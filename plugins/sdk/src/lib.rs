@@ -43,13 +43,13 @@ pub trait Plugin: Sized + 'static {
     /// Takes the text of `config`. An error refuses the plugin and says why.
     fn new(config: &str) -> Result<Self, String>;
 
-    /// Decides about a request.
-    #[cfg(feature = "request")]
-    fn on_request(&self, request: &Request) -> Verdict;
+    /// Decides about a request. Called where the feature `request` is on.
+    fn on_request(&self, _request: &Request) -> Verdict {
+        Verdict::Next
+    }
 
-    /// Sees a response.
-    #[cfg(feature = "response")]
-    fn on_response(&self, response: &ResponseHead);
+    /// Sees a response. Called where the feature `response` is on.
+    fn on_response(&self, _response: &ResponseHead) {}
 }
 
 /// Reads `config` as JSON, which is what YAML mappings arrive as. The error names the key.
