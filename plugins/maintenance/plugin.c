@@ -15,7 +15,7 @@ bool exports_piko_plugin_lifecycle_init(request_plugin_string_t *config, request
   return true;
 }
 
-static void header(request_plugin_tuple2_string_list_u8_t *to, const char *name, const char *value) {
+static void header(piko_plugin_types_header_t *to, const char *name, const char *value) {
   request_plugin_string_t copy;
   request_plugin_string_dup(&to->f0, name);
   request_plugin_string_dup(&copy, value);

@@ -43,7 +43,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let mut stderr = std::io::stderr();
-            let _ = writeln!(stderr, "error: {error:#}");
+            let _ = writeln!(stderr, "error: {}", told(&error));
             let bad_config = error.chain().any(|cause| {
                 cause.is::<ConfigError>()
                     || cause.downcast_ref::<StartError>().is_some_and(StartError::is_config)
@@ -72,6 +72,15 @@ fn command() -> Command {
 /// The configuration of a command, complete and checked.
 fn load<T: ConfigSpec>(matches: &ArgMatches) -> anyhow::Result<T> {
     Ok(piko_bootstrap::config::load::<T>(matches)?)
+}
+
+/// The whole chain of an error. Most of ours tell their cause themselves: it is not said twice.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => format!("{told}: {cause}"),
+    })
 }
 
 /// Runs a command on the one runtime of the process, a thread a core.

@@ -252,3 +252,48 @@ async fn compiled_plugins_are_kept_and_damage_is_noticed() {
         .await;
     assert!(std::fs::metadata(&kept[0]).unwrap().len() > 1000, "compiled anew");
 }
+
+#[test]
+fn authors_can_check_try_and_measure_without_a_node() {
+    let says = |args: &[&str], code: i32| {
+        let output = run(piko(), &[&["plugin"], args].concat());
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        text
+    };
+    let (keys, routes) = (component("api-key"), component("path-router"));
+    let (keys, routes) = (keys.to_str().unwrap(), routes.to_str().unwrap());
+    let checked = says(&["check", keys], 0);
+    assert!(checked.contains("fits piko:plugin@0.1.0") && checked.contains("on-request"), "{checked}");
+    assert!(says(&["check", "Cargo.toml"], 78).contains("is no WebAssembly component"));
+    let config = "{routes: [{path: /a, endpoint: x, only_if_live: true}]}";
+    let run = ["run", routes, "--config", config, "--request", "GET /a/b", "--live", "x"];
+    assert!(says(&run, 0).contains("endpoint: x (set by the plugin)"));
+    let answered =
+        says(&["run", keys, "--config", "{keys: [{key: k, tenant: t}]}", "-H", "x-api-key: wrong"], 0);
+    assert!(answered.contains("verdict: respond 401") && answered.contains("unknown API key"), "{answered}");
+    let refused = says(&["run", keys], 1);
+    assert_eq!(refused.matches("missing field `keys`").count(), 1, "said once: {refused}");
+    assert!(says(&["bench", routes, "--config", config], 0).contains("pooled"));
+}
+
+#[test]
+fn new_makes_a_folder_and_overwrites_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = |args: &[&str]| {
+        let mut command = std::process::Command::new(piko());
+        command.args(["plugin", "new"]).args(args).current_dir(&dir).output().unwrap()
+    };
+    for lang in ["rust", "c", "js", "python"] {
+        let made = new(&[&format!("my-{lang}"), "--lang", lang]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let folder = dir.path().join(format!("my-{lang}"));
+        assert!(folder.join("wit/plugin.wit").exists() && folder.join("README.md").exists());
+        let readme = std::fs::read_to_string(folder.join("README.md")).unwrap();
+        assert!(readme.contains(&format!("my_{lang}.wasm")) && !readme.contains("{{"), "{readme}");
+    }
+    let again = new(&["my-rust"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("there already; nothing was changed"));
+    assert!(!new(&["../x"]).status.success() && !new(&["My_Plugin"]).status.success());
+}

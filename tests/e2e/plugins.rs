@@ -198,6 +198,19 @@ fn hex(base64url: &str) -> String {
 }
 
 #[tokio::test]
+async fn maintenance_answers_with_its_page_and_is_written_in_c() {
+    let entry = json!({ "name": "down", "path": component("maintenance"), "config": "back at noon", "endpoints": ["a"] });
+    let s = setup(json!([entry])).await;
+    for _ in 0..3 {
+        let answer = s.get("/", &[("x-piko-endpoint", "a")]).await;
+        assert_eq!((answer.status, answer.text().as_str()), (503, "back at noon"));
+        assert_eq!(answer.header("retry-after"), "60");
+    }
+    assert_eq!(s.get("/", &[("x-piko-endpoint", "b")]).await.status, 200);
+    assert_eq!(s.plugin().await["errors"], json!({}));
+}
+
+#[tokio::test]
 async fn a_chain_sees_what_those_before_did_and_responses_come_back_through_it() {
     let to_b = json!({ "routes": [{ "path": "/b", "endpoint": "b" }] });
     let s = setup(json!([

@@ -16,8 +16,8 @@ use crate::imports::State;
 pub(crate) const MAX_CONFIGURED: u32 = 512;
 /// Instances alive at once: while a plugin is reloaded, requests under way hold the old ones.
 const MAX_ALIVE: u32 = 2 * MAX_CONFIGURED;
-/// Core instances in one component at most: Rust's have 3, Python's more than 8.
-pub(crate) const MAX_CORE_INSTANCES: usize = 32;
+/// Core instances in one component at most: Rust's have 3, Python's more than 33.
+pub(crate) const MAX_CORE_INSTANCES: usize = 100;
 /// How often a call is asked whether it has run out of time.
 const TICK: Duration = Duration::from_millis(1);
 /// Memory kept resident in a free slot, bytes: 1 MiB costs three times the time of 64 KiB.
