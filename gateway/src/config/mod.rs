@@ -1,0 +1,126 @@
+//! The configuration of a node. Each field's comment is its documentation: `piko config print`.
+
+mod advertise;
+mod cluster;
+mod ports;
+mod proxy;
+
+use std::path::PathBuf;
+
+use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid};
+use piko_bootstrap::log::LogConfig;
+use piko_plugin_host::PluginConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use advertise::advertised;
+pub use cluster::{ClusterConfig, GossipConfig, TunnelConfig};
+pub use ports::{GuardedPortConfig, PortConfig};
+pub use proxy::{AccessLogConfig, HeaderLists, HttpConfig, ProxyConfig};
+
+/// A node's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The port clients send requests to.
+    pub proxy: ProxyConfig,
+    /// The port agents open tunnels to.
+    pub upstream: GuardedPortConfig,
+    /// The port for status, health and metrics.
+    pub admin: GuardedPortConfig,
+    /// The cluster of nodes.
+    pub cluster: ClusterConfig,
+    /// Tunnels and peer links.
+    pub tunnel: TunnelConfig,
+    /// WebAssembly plugins, in the order they see a request. In the file only; see docs/plugins.md.
+    pub plugins: Vec<PluginConfig>,
+    /// Where compiled plugins are kept, open to this user alone. Default: `piko/plugins` in the user's
+    /// cache directory.
+    pub plugin_cache_dir: Option<PathBuf>,
+    /// Log lines on stderr.
+    pub log: LogConfig,
+    /// How long a stopping node waits for agents to leave and requests to finish.
+    pub grace_period: HumanDuration,
+    /// How long a stopping node says "not ready" before it sends agents away, so that load balancers
+    /// notice. Kubernetes: at least one period of the readiness probe.
+    pub shutdown_delay: HumanDuration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            proxy: ProxyConfig::default(),
+            upstream: GuardedPortConfig::at(":8001"),
+            admin: GuardedPortConfig::at(":8002"),
+            cluster: ClusterConfig::default(),
+            tunnel: TunnelConfig::default(),
+            plugins: Vec::new(),
+            plugin_cache_dir: None,
+            log: LogConfig::default(),
+            grace_period: HumanDuration::secs(60),
+            shutdown_delay: HumanDuration::secs(0),
+        }
+    }
+}
+
+fn bind(addr: &str) -> BindAddr {
+    addr.parse().expect("a constant address is valid")
+}
+
+impl ConfigSpec for Config {
+    const ALIASES: &'static [(&'static str, &'static str)] = &[
+        ("proxy.gateway_timeout", "proxy.timeout"),
+        ("server.graceful_shutdown_timeout", "grace_period"),
+        // The seed's tokens were agents' tokens.
+        ("auth.token_hmac_secret_key", "upstream.auth.hmac_secret_key"),
+        ("auth.token_rsa_public_key", "upstream.auth.rsa_public_key"),
+        ("auth.token_ecdsa_public_key", "upstream.auth.ecdsa_public_key"),
+        ("auth.token_audience", "upstream.auth.audience"),
+        ("auth.token_issuer", "upstream.auth.issuer"),
+        ("gossip.bind_addr", "cluster.gossip.bind_addr"),
+        ("gossip.advertise_addr", "cluster.gossip.advertise_addr"),
+        ("gossip.interval", "cluster.gossip.interval"),
+        ("gossip.max_packet_size", "cluster.gossip.max_packet_size"),
+    ];
+
+    fn validate(&self) -> Result<(), Invalid> {
+        let positive = [
+            ("grace_period", self.grace_period),
+            ("cluster.join_timeout", self.cluster.join_timeout),
+            ("cluster.gossip.interval", self.cluster.gossip.interval),
+            ("tunnel.ping_interval", self.tunnel.ping_interval),
+            ("tunnel.ping_timeout", self.tunnel.ping_timeout),
+        ];
+        if let Some((key, _)) = positive.into_iter().find(|(_, value)| value.get().is_zero()) {
+            return Err(Invalid::new(key, "must be more than 0"));
+        }
+        for (port, auth) in
+            [("proxy", &self.proxy.auth), ("upstream", &self.upstream.auth), ("admin", &self.admin.auth)]
+        {
+            auth.verifier().map_err(|e| Invalid::new(format!("{port}.auth.{}", e.key), e.to_string()))?;
+        }
+        self.proxy.access_log.validate()?;
+        self.log.validate()?;
+        PluginConfig::validate(&self.plugins)?;
+        self.tunnel.validate()?;
+        let cluster = &self.cluster;
+        if !cluster.node_id.is_empty() && !cluster.node_id_prefix.is_empty() {
+            return Err(Invalid::new(
+                "cluster.node_id_prefix",
+                "cannot be set together with cluster.node_id",
+            ));
+        }
+        if !cluster.secret.is_empty() && cluster.secret_file.is_some() {
+            return Err(Invalid::new("cluster.secret_file", "cannot be set together with cluster.secret"));
+        }
+        let id = format!("{}{}", cluster.node_id, cluster.node_id_prefix);
+        if id.len() > 64 || !id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
+            let key = if cluster.node_id.is_empty() { "cluster.node_id_prefix" } else { "cluster.node_id" };
+            return Err(Invalid::new(key, "has at most 64 letters, digits and - _ ."));
+        }
+        if !(512..=1472).contains(&cluster.gossip.max_packet_size) {
+            return Err(Invalid::new("cluster.gossip.max_packet_size", "must be from 512 to 1472"));
+        }
+        Ok(())
+    }
+}
