@@ -1,4 +1,4 @@
-//! The one program: `piko server`, `agent`, `status`, `demo`, `config`, `bench`.
+//! The one program: `piko server`, `agent`, `forward`, `status`, `plugin`, `demo`, `config`, `bench`.
 
 mod commands;
 

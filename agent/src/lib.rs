@@ -1,7 +1,8 @@
 //! The other end of a tunnel: keeps endpoints registered and forwards what comes to services.
 //!
 //! An [`Agent`] holds one tunnel for all its listeners, answers requests from a pool of
-//! connections to each service , and copies bytes for TCP and WebSocket.
+//! connections to each service, and copies bytes for TCP and WebSocket. A [`Dialer`] is the client's side:
+//! it opens TCP connections to endpoints; a [`Forwarder`] gives them local ports.
 //!
 //! ```no_run
 //! use piko_agent::{Agent, config::AgentConfig};
@@ -15,7 +16,10 @@
 //! # }
 //! ```
 
+mod cluster;
 pub mod config;
+mod error;
+mod forward;
 mod metrics;
 mod request;
 mod run;
@@ -23,4 +27,6 @@ mod service;
 mod tcp;
 mod tunnel;
 
-pub use run::{Agent, AgentError, Event};
+pub use error::AgentError;
+pub use forward::{Dialer, Forwarder};
+pub use run::{Agent, Event};

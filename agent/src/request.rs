@@ -12,6 +12,7 @@ use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use piko_bootstrap::access_line;
 use piko_tunnel::body::{RecvBody, send_body};
 use piko_tunnel::progress::Progress;
 use piko_tunnel::stream::TunnelStream;
@@ -32,7 +33,7 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// Why the agent answers itself.
 #[derive(Debug, Clone, Copy)]
-enum Failure {
+pub(crate) enum Failure {
     Unreachable,
     Timeout,
     ResponseHeaders,
@@ -57,6 +58,7 @@ struct Line {
     started: Instant,
     method: Method,
     path: String,
+    request_headers: Option<String>,
 }
 
 /// Serves one stream. A client that hangs up, or a tunnel that ends, ends the request to the service.
@@ -66,10 +68,12 @@ pub(crate) async fn serve(
     service: &Service,
     target: &HttpTarget,
 ) {
-    let line = service.access_log.then(|| Line {
+    let log = &service.access_log;
+    let line = (!log.disable).then(|| Line {
         started: Instant::now(),
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
+        request_headers: log.request_headers.show(request.headers()),
     });
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
     let (mut parts, stream) = request.into_parts();
@@ -82,19 +86,22 @@ pub(crate) async fn serve(
         Some(protocol) => websocket(parts, protocol, stream, &mut respond, service, &target.pool).await,
         None => plain(parts, stream, &mut respond, service, &target.pool).await,
     };
-    let status = match served {
-        Ok(status) => status,
-        Err(Some(failure)) => reply(&mut respond, failure),
-        Err(None) => CLIENT_GONE,
+    let Answered { status, response_headers } = match served {
+        Ok(answered) => answered,
+        Err(Some(failure)) => reply(&mut respond, failure).into(),
+        Err(None) => CLIENT_GONE.into(),
     };
     counted.done(status);
     if let Some(line) = line {
-        tracing::info!(
+        access_line!(
+            log.level.as_str(),
             endpoint = %service.endpoint,
             method = %line.method,
             path = line.path,
             status = status.as_u16(),
             duration_ms = line.started.elapsed().as_secs_f64() * 1e3,
+            request_headers = line.request_headers,
+            response_headers,
             "request"
         );
     }
@@ -119,8 +126,21 @@ fn service_request(
     Ok(())
 }
 
+/// What the service answered, for log and metrics.
+struct Answered {
+    status: StatusCode,
+    /// Those of its headers that are logged.
+    response_headers: Option<String>,
+}
+
+impl From<StatusCode> for Answered {
+    fn from(status: StatusCode) -> Self {
+        Answered { status, response_headers: None }
+    }
+}
+
 /// `Err(None)`: the client is gone, there is nobody to answer.
-type Served = Result<StatusCode, Option<Failure>>;
+type Served = Result<Answered, Option<Failure>>;
 
 async fn plain(
     parts: request::Parts,
@@ -141,13 +161,13 @@ async fn plain(
     };
     let progress = progress.unwrap_or_default();
     let response = ask(Request::from_parts(parts, body), respond, service.timeout, &progress, pool).await?;
-    let (status, body, send) = pass_head(response, respond, head)?;
+    let (answered, body, send) = pass_head(response, respond, service, head)?;
     if let Some(send) = send
         && let Err(e) = send_body(body, send).await
     {
         debug!(endpoint = %service.endpoint, error = %e, "response broke off");
     }
-    Ok(status)
+    Ok(answered)
 }
 
 /// The service's response head, unless it is late or the client hangs up before.
@@ -171,13 +191,14 @@ async fn ask(
     }
 }
 
-/// A response whose head is out: its status, and its body with where it goes.
-type Passed = (StatusCode, Incoming, Option<SendStream<Bytes>>);
+/// A response whose head is out, and its body with where it goes.
+type Passed = (Answered, Incoming, Option<SendStream<Bytes>>);
 
 /// Passes the response head on. `None` for the stream: there is no body.
 fn pass_head(
     response: Response<Incoming>,
     respond: &mut SendResponse<Bytes>,
+    service: &Service,
     head: bool,
 ) -> Result<Passed, Option<Failure>> {
     let (mut parts, body) = response.into_parts();
@@ -187,10 +208,11 @@ fn pass_head(
         return Err(Some(Failure::ResponseHeaders));
     }
     parts.version = Version::HTTP_2;
-    let status = parts.status;
+    let response_headers = service.access_log.response_headers.show(&parts.headers);
+    let answered = Answered { status: parts.status, response_headers };
     let end = head || body.is_end_stream();
     match respond.send_response(Response::from_parts(parts, ()), end) {
-        Ok(send) => Ok((status, body, (!end).then_some(send))),
+        Ok(send) => Ok((answered, body, (!end).then_some(send))),
         Err(_) => Err(None),
     }
 }
@@ -209,11 +231,11 @@ async fn websocket(
     let request = Request::from_parts(parts, Either::Right(Empty::new()));
     let mut response = ask(request, respond, service.timeout, &Progress::default(), pool).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let (status, body, send) = pass_head(response, respond, false)?;
+        let (answered, body, send) = pass_head(response, respond, service, false)?;
         if let Some(send) = send {
             let _ = send_body(body, send).await;
         }
-        return Ok(status);
+        return Ok(answered);
     }
     let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Some(Failure::Unreachable))?;
     let (mut parts, _) = response.into_parts();
@@ -226,7 +248,7 @@ async fn websocket(
     parts.headers.insert(headers::UPGRADED, protocol);
     let send = respond.send_response(Response::from_parts(parts, ()), false).map_err(|_| None)?;
     splice(TunnelStream::new(send, stream), TokioIo::new(upgraded)).await;
-    Ok(StatusCode::SWITCHING_PROTOCOLS)
+    Ok(StatusCode::SWITCHING_PROTOCOLS.into())
 }
 
 /// Copies both ways until either end closes; then the other has a moment to say its last words.
@@ -248,7 +270,7 @@ async fn splice(near: TunnelStream, far: TokioIo<Upgraded>) {
     }
 }
 
-fn reply(respond: &mut SendResponse<Bytes>, failure: Failure) -> StatusCode {
+pub(crate) fn reply(respond: &mut SendResponse<Bytes>, failure: Failure) -> StatusCode {
     let (status, code, words) = failure.reply();
     let body = Bytes::from(format!("{{\"error\":\"{words}\",\"code\":\"{code}\"}}\n"));
     let mut response = Response::new(());

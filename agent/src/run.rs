@@ -3,10 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_bootstrap::config::Invalid;
-use piko_bootstrap::tls::{self, TlsError};
 use piko_tunnel::backoff::Backoff;
-use piko_tunnel::dial::{DialError, DialOptions, Transport};
 use piko_tunnel::{SessionError, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -16,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
-use crate::config::{self, AgentConfig, Listener, ServerConfig};
+use crate::cluster::Cluster;
+use crate::config::{AgentConfig, Listener, ServerConfig};
+use crate::error::AgentError;
 use crate::metrics::{self, Metrics};
 use crate::service;
 use crate::tunnel::{Services, Tunnel};
@@ -24,82 +23,6 @@ use crate::tunnel::{Services, Tunnel};
 /// Tries to get a tunnel to another node than the one that drains, before any will do and the old
 /// tunnel is left without a new one: about three seconds.
 const OTHER_NODE_TRIES: usize = 5;
-
-/// Why an agent cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// No listeners.
-    #[error("no listeners configured")]
-    NoListeners,
-    /// The configuration makes no sense.
-    #[error("{}: {}", .0.key, .0.message)]
-    Config(Invalid),
-    /// The service cannot be addressed.
-    #[error("{0} is no service")]
-    Service(String),
-    /// The token file cannot be read.
-    #[error("connect.token_file: {0}")]
-    TokenFile(#[source] std::io::Error),
-    /// TLS cannot be set up.
-    #[error("connect.tls: {0}")]
-    Tls(#[from] TlsError),
-    /// The agent's own port cannot be bound.
-    #[error("server.bind_addr: cannot listen on {addr}: {source}")]
-    Bind {
-        /// The address as configured.
-        addr: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// No tunnel.
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    /// The tunnel failed.
-    #[error(transparent)]
-    Session(#[from] SessionError),
-    /// The node refused a listener.
-    #[error("listener refused: {message} ({code})")]
-    Refused {
-        /// Stable code.
-        code: String,
-        /// Words.
-        message: String,
-    },
-    /// The first connect took too long.
-    #[error("not connected within {within:?}: {last}")]
-    ConnectTimeout {
-        /// The limit.
-        within: Duration,
-        /// The last failure.
-        last: String,
-    },
-}
-
-impl AgentError {
-    /// Is the configuration to blame, so that another try with the same one is in vain?
-    pub fn is_config(&self) -> bool {
-        match self {
-            AgentError::NoListeners
-            | AgentError::Config(_)
-            | AgentError::Service(_)
-            | AgentError::TokenFile(_)
-            | AgentError::Bind { .. }
-            | AgentError::Tls(_) => true,
-            AgentError::Dial(_)
-            | AgentError::Session(_)
-            | AgentError::Refused { .. }
-            | AgentError::ConnectTimeout { .. } => false,
-        }
-    }
-
-    fn is_retryable(&self) -> bool {
-        match self {
-            AgentError::Dial(e) => e.is_retryable(),
-            AgentError::Session(_) => true,
-            _ => false,
-        }
-    }
-}
 
 /// What an agent tells whoever runs it.
 #[derive(Debug, Clone)]
@@ -120,7 +43,7 @@ pub enum Event {
 pub struct Agent {
     listeners: Vec<Listener>,
     services: Services,
-    options: DialOptions,
+    cluster: Cluster,
     settings: Settings,
     first_connect: Duration,
     grace: Duration,
@@ -138,12 +61,12 @@ impl Agent {
             return Err(AgentError::NoListeners);
         }
         let metrics = Arc::new(Metrics::new());
-        let services = service::all(&listeners, &config, &metrics)?;
+        let services = service::all(&listeners, &metrics)?;
         let services = services.into_iter().map(|s| (s.endpoint.to_string(), s)).collect();
         Ok(Agent {
             listeners,
             services: Arc::new(services),
-            options: dial_options(&config)?,
+            cluster: Cluster::new(&config.connect)?,
             settings: config.tunnel.settings(),
             first_connect: config.connect.timeout.into(),
             grace: config.grace_period.into(),
@@ -219,7 +142,11 @@ impl Agent {
         }
         let addr = &self.server.bind_addr;
         let bound = TcpListener::bind(addr.socket()).await;
-        let listener = bound.map_err(|source| AgentError::Bind { addr: addr.to_string(), source })?;
+        let listener = bound.map_err(|source| AgentError::Bind {
+            key: "server.bind_addr".into(),
+            addr: addr.to_string(),
+            source,
+        })?;
         let serving = tokio::spawn(metrics::serve(listener, self.metrics.clone()));
         Ok(Some(AbortOnDropHandle::new(serving)))
     }
@@ -268,7 +195,7 @@ impl Agent {
     }
 
     async fn open(&self) -> Result<Tunnel, AgentError> {
-        Tunnel::open(&self.options, &self.settings, &self.services, &self.streams).await
+        Tunnel::open(&self.cluster, &self.settings, &self.services, &self.streams).await
     }
 
     async fn leave(&self, mut tunnels: JoinSet<SessionError>, leaves: Vec<CancellationToken>) {
@@ -283,30 +210,4 @@ impl Agent {
             warn!("requests did not finish within the grace period");
         }
     }
-}
-
-fn dial_options(config: &AgentConfig) -> Result<DialOptions, AgentError> {
-    let connect = &config.connect;
-    let token = match &connect.token_file {
-        Some(path) => Some(std::fs::read_to_string(path).map_err(AgentError::TokenFile)?.trim().to_owned()),
-        None => (!connect.token.is_empty()).then(|| connect.token.expose().to_owned()),
-    };
-    let url = connect.parsed_url().map_err(AgentError::Config)?;
-    let identity = connect.tls.cert.as_deref().zip(connect.tls.key.as_deref());
-    let tls = match url.scheme() {
-        "https" => Some(tls::client(connect.tls.root_cas.as_deref(), identity)?),
-        _ => None,
-    };
-    Ok(DialOptions {
-        url,
-        token,
-        tenant_id: (!connect.tenant_id.is_empty()).then(|| connect.tenant_id.clone()),
-        agent_id: format!("agent-{:08x}", rand::random::<u32>()),
-        transport: match connect.transport {
-            config::Transport::Auto => Transport::Auto,
-            config::Transport::Upgrade => Transport::Upgrade,
-            config::Transport::Websocket => Transport::WebSocket,
-        },
-        tls,
-    })
 }

@@ -7,16 +7,18 @@ use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http_body_util::Either;
 use http_body_util::Empty;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use piko_bootstrap::access_log::AccessLogConfig;
+use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, TlsError};
 use piko_tunnel::EndpointId;
 use piko_tunnel::body::RecvBody;
 
-use crate::config::{AgentConfig, HttpClientConfig, Listener, ServiceAddr};
+use crate::config::{HttpClientConfig, Listener, ServiceAddr};
+use crate::error::AgentError;
 use crate::metrics::Metrics;
-use crate::run::AgentError;
 
 pub(crate) type Body = Either<RecvBody, Empty<Bytes>>;
 pub(crate) type Pool = Client<HttpsConnector<HttpConnector>, Body>;
@@ -25,7 +27,7 @@ pub(crate) type Pool = Client<HttpsConnector<HttpConnector>, Body>;
 pub(crate) struct Service {
     pub(crate) endpoint: EndpointId,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) access_log: bool,
+    pub(crate) access_log: AccessLogConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) target: Target,
 }
@@ -41,59 +43,87 @@ pub(crate) struct HttpTarget {
     pub(crate) pool: Pool,
 }
 
-/// The services of all listeners, sharing one pool.
-pub(crate) fn all(
-    listeners: &[Listener],
-    config: &AgentConfig,
-    metrics: &Arc<Metrics>,
-) -> Result<Vec<Arc<Service>>, AgentError> {
-    let https =
-        listeners.iter().any(|l| matches!(&l.service, ServiceAddr::Http(url) if url.scheme() == "https"));
-    let pool = pool(https, &config.http_client)?;
-    listeners.iter().map(|listener| service(listener, &pool, config, metrics).map(Arc::new)).collect()
+impl HttpTarget {
+    /// `host:port`, for a connection that is not HTTP to us.
+    pub(crate) fn address(&self) -> String {
+        let default = if self.scheme == Scheme::HTTPS { 443 } else { 80 };
+        format!("{}:{}", self.authority.host(), self.authority.port_u16().unwrap_or(default))
+    }
 }
 
-fn service(
-    listener: &Listener,
-    pool: &Pool,
-    config: &AgentConfig,
-    metrics: &Arc<Metrics>,
-) -> Result<Service, AgentError> {
+/// The services of all listeners. Those with the same keys for their connections share a pool.
+pub(crate) fn all(listeners: &[Listener], metrics: &Arc<Metrics>) -> Result<Vec<Arc<Service>>, AgentError> {
+    let mut pools = Pools::default();
+    listeners.iter().map(|listener| service(listener, &mut pools, metrics).map(Arc::new)).collect()
+}
+
+fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Result<Service, AgentError> {
     let target = match &listener.service {
         ServiceAddr::Tcp(addr) => Target::Tcp(addr.clone()),
         ServiceAddr::Http(url) => {
             let wrong = || AgentError::Service(listener.service.to_string());
             let host = url.host_str().ok_or_else(wrong)?;
             let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+            let https = url.scheme() == "https";
             Target::Http(Box::new(HttpTarget {
-                scheme: if url.scheme() == "https" { Scheme::HTTPS } else { Scheme::HTTP },
+                scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
                 authority: authority.parse().map_err(|_| wrong())?,
-                pool: pool.clone(),
+                pool: pools.get(listener, https)?,
             }))
         }
     };
-    let timeout = listener.timeout.on();
-    let access_log = !config.access_log.disable;
-    Ok(Service { endpoint: listener.endpoint.clone(), timeout, access_log, metrics: metrics.clone(), target })
+    Ok(Service {
+        endpoint: listener.endpoint.clone(),
+        timeout: listener.timeout.on(),
+        access_log: listener.access_log.clone(),
+        metrics: metrics.clone(),
+        target,
+    })
 }
 
-fn pool(https: bool, config: &HttpClientConfig) -> Result<Pool, AgentError> {
+/// What sets one pool apart from another: TLS only where there is any.
+#[derive(PartialEq)]
+struct PoolKey {
+    tls: Option<ClientTlsConfig>,
+    client: HttpClientConfig,
+}
+
+#[derive(Default)]
+struct Pools(Vec<(PoolKey, Pool)>);
+
+impl Pools {
+    fn get(&mut self, listener: &Listener, https: bool) -> Result<Pool, AgentError> {
+        let key = PoolKey { tls: https.then(|| listener.tls.clone()), client: listener.http_client.clone() };
+        if let Some((_, pool)) = self.0.iter().find(|(known, _)| *known == key) {
+            return Ok(pool.clone());
+        }
+        let pool = pool(&key)
+            .map_err(|source| AgentError::ServiceTls { endpoint: listener.endpoint.to_string(), source })?;
+        self.0.push((key, pool.clone()));
+        Ok(pool)
+    }
+}
+
+fn pool(key: &PoolKey) -> Result<Pool, TlsError> {
     // Reading the system's roots takes a while: only where a service needs them.
-    let tls = if https { piko_bootstrap::tls::client(None, None)? } else { piko_bootstrap::tls::no_roots()? };
+    let tls = match &key.tls {
+        Some(tls) => ClientTls::load(tls)?,
+        None => ClientTls::untrusting()?,
+    };
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
-    tcp.set_keepalive(config.keep_alive_timeout.on());
+    tcp.set_keepalive(key.client.keep_alive_timeout.on());
     tcp.enforce_http(false);
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config((*tls).clone())
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp);
+    let builder = HttpsConnectorBuilder::new().with_tls_config((*tls.config).clone()).https_or_http();
+    let builder = match tls.server_name {
+        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
+        None => builder,
+    };
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(config.idle_conn_timeout.on())
-        .pool_max_idle_per_host(config.max_idle_conns)
+        .pool_idle_timeout(key.client.idle_conn_timeout.on())
+        .pool_max_idle_per_host(key.client.max_idle())
         // The service sees the Host the client sent.
         .set_host(false)
-        .build(connector))
+        .build(builder.enable_http1().wrap_connector(tcp)))
 }

@@ -8,7 +8,7 @@ use h2::Reason;
 use http::Method;
 use piko_tunnel::agent_session::{AgentSession, Incoming};
 use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
-use piko_tunnel::dial::{DialOptions, Dialed, dial};
+use piko_tunnel::dial::{Dialed, Purpose};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::{SessionError, Settings, headers};
 use tokio::sync::watch;
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::run::AgentError;
+use crate::cluster::Cluster;
+use crate::error::AgentError;
 use crate::service::{Service, Target};
 use crate::{request, tcp};
 
@@ -38,12 +39,12 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Dials, speaks the handshake and registers every listener.
     pub(crate) async fn open(
-        options: &DialOptions,
+        cluster: &Cluster,
         settings: &Settings,
         services: &Services,
         streams: &TaskTracker,
     ) -> Result<Tunnel, AgentError> {
-        let Dialed { io, node_id, .. } = dial(options).await?;
+        let Dialed { io, node_id, .. } = cluster.dial(&Purpose::Tunnel).await?;
         let (session, control) = AgentSession::handshake(io, settings).await?;
         let (sender, receiver) = control.split();
         let mut tunnel = Tunnel { node_id, session, sender, receiver, listeners: 0 };
@@ -145,12 +146,14 @@ fn spawn(incoming: Incoming, services: &Services, streams: &TaskTracker) {
     streams.spawn(async move {
         match &service.target {
             Target::Tcp(addr) if request.method() == Method::CONNECT => {
-                tcp::serve(request, respond, addr, service.timeout).await;
+                tcp::serve(request, respond, &service, addr).await;
             }
-            Target::Http(target) if request.method() != Method::CONNECT => {
-                request::serve(request, respond, &service, target).await;
+            // Bytes for an HTTP service: whoever asks speaks HTTP himself.
+            Target::Http(target) if request.method() == Method::CONNECT => {
+                tcp::serve(request, respond, &service, &target.address()).await;
             }
-            _ => respond.send_reset(Reason::REFUSED_STREAM),
+            Target::Http(target) => request::serve(request, respond, &service, target).await,
+            Target::Tcp(_) => respond.send_reset(Reason::REFUSED_STREAM),
         }
     });
 }

@@ -20,6 +20,8 @@ pub enum Failure {
     InvalidHost,
     /// Bytes that cannot be passed on.
     BadRequest,
+    /// A TCP connection was asked for without an upgrade that could carry it.
+    UpgradeRequired,
     /// Header block over the limit.
     HeadersTooLarge,
     /// No agent listens on the endpoint.
@@ -46,16 +48,18 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 15] = [
+    pub const ALL: [Failure; 17] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
         Failure::Denied(Denied::Expired),
+        Failure::Denied(Denied::UnknownTenant),
         Failure::NotPermitted,
         Failure::MissingEndpoint,
         Failure::InvalidEndpoint,
         Failure::InvalidHost,
         Failure::BadRequest,
+        Failure::UpgradeRequired,
         Failure::HeadersTooLarge,
         Failure::NoUpstream,
         Failure::Unreachable,
@@ -75,6 +79,11 @@ impl Failure {
             Failure::InvalidEndpoint => (StatusCode::BAD_REQUEST, "invalid_endpoint", "invalid endpoint id"),
             Failure::InvalidHost => (StatusCode::BAD_REQUEST, "invalid_host", "missing or invalid host"),
             Failure::BadRequest => (StatusCode::BAD_REQUEST, "bad_request", "malformed request"),
+            Failure::UpgradeRequired => (
+                StatusCode::UPGRADE_REQUIRED,
+                "upgrade_required",
+                "expected Upgrade: piko-tcp, or a WebSocket",
+            ),
             Failure::HeadersTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",

@@ -19,6 +19,7 @@ pub mod plugins;
 pub mod proxy;
 pub mod route;
 pub mod shutdown;
+pub mod tls;
 pub mod upstream;
 
 pub use piko_plugin_host as plugin_host;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use piko_bootstrap::config::BindAddr;
+use piko_bootstrap::tls::ServerTls;
 use piko_plugin_host::{Host, HostError, PluginConfig, Reloaded};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
-use crate::auth::KeyError;
+use crate::auth::{Guard, KeyError};
 use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
 use crate::config::{Config, advertised};
 use crate::metrics::Metrics;
@@ -24,6 +25,7 @@ use crate::proxy::{Proxy, ProxyOptions};
 use crate::route::target::Targets;
 use crate::route::{Registry, Router};
 use crate::shutdown;
+use crate::tls::{Acceptor, NodeTls, PortTlsError};
 use crate::upstream::{UpstreamOptions, UpstreamPort};
 
 /// A running node. Dropping it cuts everything; [`Node::shutdown`] does it well.
@@ -90,6 +92,9 @@ pub enum StartError {
     /// A key that verifies tokens is none. The configuration's check says so before.
     #[error("auth: {0}")]
     Key(#[from] KeyError),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] PortTlsError),
     /// A plugin cannot be loaded.
     #[error(transparent)]
     Plugin(#[from] HostError),
@@ -102,7 +107,9 @@ impl StartError {
     /// Is the configuration to blame, so that another try with the same one is in vain?
     pub fn is_config(&self) -> bool {
         match self {
-            StartError::Bind { .. } | StartError::Secret { .. } | StartError::Key(_) => true,
+            StartError::Bind { .. } | StartError::Secret { .. } | StartError::Key(_) | StartError::Tls(_) => {
+                true
+            }
             StartError::Plugin(e) => !matches!(e, HostError::Engine(_)),
             StartError::Serve(_) | StartError::Cluster(_) => false,
         }
@@ -122,6 +129,7 @@ impl Node {
     pub async fn start(config: Config) -> Result<Node, StartError> {
         let settings = config.tunnel.settings();
         let key = secret(&config)?;
+        let tls = NodeTls::load(&config)?;
         let metrics = Arc::new(Metrics::new());
         let directory = Arc::new(ClusterDirectory::default());
         let plugins = plugins::start(&config, directory.clone(), &metrics).await?;
@@ -135,7 +143,7 @@ impl Node {
         let targets = Arc::new(Targets::default());
         let registry = Registry::new(table.clone());
         let secret = Secret::new(key.as_deref());
-        let links = Links::new(targets.clone(), secret.clone(), settings.clone());
+        let links = Links::new(targets.clone(), secret.clone(), tls.to_peer.clone(), settings.clone());
         let router = Arc::new(Router::new(
             registry.clone(),
             table.clone(),
@@ -148,6 +156,10 @@ impl Node {
             background.spawn(host.clone().watch(background.stop.clone()));
         }
 
+        for cert in tls.certificates() {
+            background.spawn(cert.watch(background.stop.clone()));
+        }
+
         let ready = watch::Sender::new(false);
         let state = admin::State {
             table: table.clone(),
@@ -155,18 +167,29 @@ impl Node {
             metrics: metrics.clone(),
             plugins: plugins.clone(),
             ready: ready.subscribe(),
-            auth: config.admin.auth.verifier()?,
+            auth: Guard::new(&config.admin.auth, &[])?,
+            to_admin: tls.to_admin.clone(),
             gossip_addr: cluster.gossip_addr(),
         };
-        let admin = Admin::start(listeners.admin, Arc::new(state));
-        let peer = PeerPort::start(listeners.peer, router.clone(), secret, settings.clone())?;
-        let auth = config.upstream.auth.verifier()?;
-        let options = UpstreamOptions { node_id: id.clone(), tunnel: settings, auth };
+        let admin = Admin::start(listeners.admin, Acceptor::new(tls.admin.as_ref())?, Arc::new(state));
+        let peer = PeerPort::start(
+            listeners.peer,
+            router.clone(),
+            Acceptor::new(tls.peer.as_ref())?,
+            secret,
+            settings.clone(),
+        )?;
+        let options = UpstreamOptions {
+            node_id: id.clone(),
+            tunnel: settings,
+            auth: Guard::new(&config.upstream.auth, &config.upstream.tenants)?,
+            tls: Acceptor::new(tls.upstream.as_ref())?,
+        };
         let upstream =
             UpstreamPort::start(listeners.upstream, options, registry, targets.clone(), metrics.clone())?;
         let proxy = Proxy::start(
             listeners.proxy,
-            proxy_options(&config, plugins.clone())?,
+            proxy_options(&config, tls.proxy.clone(), plugins.clone())?,
             router,
             targets,
             metrics,
@@ -325,14 +348,21 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, secret: Option<Vec<u8>>)
     }
 }
 
-fn proxy_options(config: &Config, plugins: Option<Arc<Host>>) -> Result<ProxyOptions, KeyError> {
+fn proxy_options(
+    config: &Config,
+    tls: Option<ServerTls>,
+    plugins: Option<Arc<Host>>,
+) -> Result<ProxyOptions, KeyError> {
     let proxy = &config.proxy;
     Ok(ProxyOptions {
         timeout: proxy.timeout.on(),
-        idle: proxy.http.body_idle_timeout.on(),
+        read: proxy.http.read_timeout.on(),
+        write: proxy.http.write_timeout.on(),
+        max_header_bytes: usize::try_from(proxy.http.max_header_bytes.0).unwrap_or(usize::MAX),
+        tls,
         keepalive: proxy.http.idle_timeout.on(),
         domains: proxy.domains.clone(),
-        auth: proxy.auth.verifier()?,
+        auth: Guard::new(&proxy.auth, &[])?,
         plugins,
         access_log: proxy.access_log.clone(),
     })

@@ -43,9 +43,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut config: AgentConfig = super::load(matches)?;
     if let Some(protocol) = protocol {
         let word = |name| matches.get_one::<String>(name).cloned().unwrap_or_default();
-        let listener =
-            ListenerConfig { endpoint_id: word("endpoint"), addr: word("addr"), protocol, timeout: None };
-        config.listeners = vec![listener];
+        config.listeners = vec![ListenerConfig::new(word("endpoint"), word("addr"), protocol)];
         config.endpoints.clear();
         config.validate().map_err(ConfigError::Invalid)?;
     }

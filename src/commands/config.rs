@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use piko_agent::config::AgentConfig;
+use piko_agent::config::{AgentConfig, ForwardConfig};
 use piko_bootstrap::config::{self, ConfigError};
 use piko_gateway::config::Config;
 
 pub(crate) fn command() -> Command {
-    let kind = || Arg::new("kind").value_parser(["server", "agent"]);
+    let kind = || Arg::new("kind").value_parser(["server", "agent", "forward"]);
     Command::new("config")
         .about("Check and print configuration")
         .subcommand_required(true)
@@ -37,9 +37,16 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let kind = m.get_one::<String>("kind").map(String::as_str);
     let text = match (what, kind) {
         ("print", Some("agent")) => config::commented::<AgentConfig>(),
+        ("print", Some("forward")) => config::commented::<ForwardConfig>(),
         ("print", _) => config::commented::<Config>(),
-        ("schema", Some("agent")) => serde_json::to_string_pretty(&config::schema::<AgentConfig>())? + "\n",
-        ("schema", _) => serde_json::to_string_pretty(&config::schema::<Config>())? + "\n",
+        ("schema", kind) => {
+            let schema = match kind {
+                Some("agent") => config::schema::<AgentConfig>(),
+                Some("forward") => config::schema::<ForwardConfig>(),
+                _ => config::schema::<Config>(),
+            };
+            serde_json::to_string_pretty(&schema)? + "\n"
+        }
         _ => {
             let file = m.get_one::<String>("file").map(String::as_str).unwrap_or_default();
             check(Path::new(file), kind, m.get_flag("expand-env"))?;
@@ -53,15 +60,20 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 fn check(path: &Path, kind: Option<&str>, expand: bool) -> Result<(), ConfigError> {
     match kind.unwrap_or_else(|| guess(path)) {
         "agent" => config::check_file::<AgentConfig>(path, expand).map(drop),
+        "forward" => config::check_file::<ForwardConfig>(path, expand).map(drop),
         _ => config::check_file::<Config>(path, expand).map(drop),
     }
 }
 
-/// Only an agent has listeners, endpoints or a cluster to connect to.
+/// Only a forwarder has ports; only an agent has listeners, endpoints or a cluster to connect to.
 fn guess(path: &Path) -> &'static str {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let agent = text
-        .lines()
-        .any(|line| ["listeners:", "endpoints:", "connect:"].iter().any(|key| line.starts_with(key)));
-    if agent { "agent" } else { "server" }
+    let has = |keys: &[&str]| text.lines().any(|line| keys.iter().any(|key| line.starts_with(key)));
+    if has(&["ports:"]) {
+        "forward"
+    } else if has(&["listeners:", "endpoints:", "connect:"]) {
+        "agent"
+    } else {
+        "server"
+    }
 }

@@ -4,6 +4,7 @@ mod agent;
 mod bench;
 mod config;
 mod demo;
+mod forward;
 mod plugin;
 mod server;
 mod status;
@@ -32,6 +33,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             _ => server::run(m),
         },
         Some(("agent", m)) => agent::run(m),
+        Some(("forward", m)) => forward::run(m),
         Some(("status", m)) => status::run(m),
         Some(("demo", m)) => demo::run(m),
         Some(("config", m)) => config::run(m),
@@ -62,6 +64,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(server::command())
         .subcommand(agent::command())
+        .subcommand(forward::command())
         .subcommand(status::command())
         .subcommand(demo::command())
         .subcommand(config::command())

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +11,11 @@ use bytes::Bytes;
 use clap::{Arg, ArgMatches, Command};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use piko_bootstrap::config::ConfigError;
+use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use url::Url;
@@ -29,6 +34,10 @@ pub(crate) fn command() -> Command {
     let group = |name: &'static str, about: &'static str| {
         Command::new(name).about(about).subcommand_required(true).arg_required_else_help(true)
     };
+    let tls = |name: &str, help: &'static str| {
+        let name = format!("tls.{name}");
+        Arg::new(name.clone()).long(name).global(true).help(help)
+    };
     Command::new("status")
         .about("Show what the cluster knows")
         .subcommand_required(true)
@@ -43,6 +52,14 @@ pub(crate) fn command() -> Command {
         .arg(Arg::new("token-file").long("token-file").global(true).value_name("FILE").help(
             "File with a bearer token for the admin port [env: PIKO_STATUS_TOKEN holds the token itself]",
         ))
+        .args([
+            tls("root-cas", "PEM file of root certificates to trust instead of the system's"),
+            tls("cert", "PEM file of a certificate of our own"),
+            tls("key", "PEM file of its key"),
+            tls("server-name", "The name the certificate has to be for, if it is not the host's"),
+            tls("insecure-skip-verify", "Take any certificate: for tests only")
+                .action(clap::ArgAction::SetTrue),
+        ])
         .arg(
             Arg::new("forward")
                 .long("forward")
@@ -95,7 +112,17 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         None => std::env::var("PIKO_STATUS_TOKEN").ok(),
     };
     let token = token.as_deref().map(str::trim).filter(|token| !token.is_empty());
-    let asked = super::block_on(ask(&url, &path, word("forward").as_deref(), token))?;
+    let file = |name: &str| word(name).map(PathBuf::from);
+    let tls = ClientTlsConfig {
+        root_cas: file("tls.root-cas"),
+        cert: file("tls.cert"),
+        key: file("tls.key"),
+        server_name: word("tls.server-name").unwrap_or_default(),
+        insecure_skip_verify: leaf.get_flag("tls.insecure-skip-verify"),
+    };
+    tls.validate("--tls").map_err(ConfigError::Invalid)?;
+    let admin = Admin { url: &url, token, tls };
+    let asked = super::block_on(admin.ask(&path, word("forward").as_deref()))?;
     let mut answer = asked.with_context(|| format!("failed to get {group} {what}: {url}"))?;
     if let Some(status) = leaf.try_get_one::<String>("status").ok().flatten()
         && let Some(nodes) = answer.as_array_mut()
@@ -121,49 +148,59 @@ fn wrapped(group: &str, what: &str, answer: Value) -> Value {
     }
 }
 
-async fn ask(url: &str, path: &str, forward: Option<&str>, token: Option<&str>) -> anyhow::Result<Value> {
-    let base =
-        Url::parse(url).with_context(|| format!("{url:?} is no URL; write it like http://localhost:8002"))?;
-    let (Some(host), Some(port), "http") = (base.host_str(), base.port_or_known_default(), base.scheme())
-    else {
-        bail!("expected http://host:port");
-    };
-    let mut target = base.clone();
-    target.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
-    if let Some(node) = forward {
-        target.query_pairs_mut().append_pair("forward", node);
-    }
-    let query = target.query().map(|q| format!("?{q}")).unwrap_or_default();
-    let exchange = async {
-        let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.context("connect")?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the answer: the process does, too.
-        let connection = tokio::spawn(connection);
-        let mut request =
-            Request::get(format!("{}{query}", target.path())).header(header::HOST, format!("{host}:{port}"));
-        if let Some(token) = token {
+/// An admin port, and how it is asked.
+struct Admin<'a> {
+    url: &'a str,
+    token: Option<&'a str>,
+    tls: ClientTlsConfig,
+}
+
+impl Admin<'_> {
+    async fn ask(&self, path: &str, forward: Option<&str>) -> anyhow::Result<Value> {
+        let url = self.url;
+        let wrong = || format!("{url:?} is no URL of an admin port; write it like http://localhost:8002");
+        let mut target = Url::parse(url).with_context(wrong)?;
+        target.set_path(&format!("{}{path}", target.path().trim_end_matches('/')));
+        if let Some(node) = forward {
+            target.query_pairs_mut().append_pair("forward", node);
+        }
+        let tls = match target.scheme() {
+            "https" => ClientTls::load(&self.tls)?,
+            "http" => ClientTls::untrusting()?,
+            _ => bail!(wrong()),
+        };
+        let mut request = Request::get(target.as_str());
+        if let Some(token) = self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Empty::<Bytes>::new())?;
-        let response = sender.send_request(request).await.context("request")?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        connection.abort();
-        if !status.is_success() {
-            let unknown = match status.as_u16() {
-                404 => " (no such node, or no such route)",
-                401 => " (give a token with --token-file or PIKO_STATUS_TOKEN)",
-                _ => "",
-            };
-            bail!("request: bad status: {}{unknown}", status.as_u16());
+        let request = request.body(Empty::<Bytes>::new()).with_context(wrong)?;
+        match tokio::time::timeout(WITHIN, exchange(request, tls)).await {
+            Ok(done) => done,
+            Err(_) => bail!("no answer within {WITHIN:?}"),
         }
-        let body = body.map_err(|e| anyhow::anyhow!("read answer: {e}"))?.to_bytes();
-        serde_json::from_slice(&body).context("answer is no JSON; is this an admin port?")
-    };
-    match tokio::time::timeout(WITHIN, exchange).await {
-        Ok(done) => done,
-        Err(_) => bail!("no answer within {WITHIN:?}"),
     }
+}
+
+async fn exchange(request: Request<Empty<Bytes>>, tls: ClientTls) -> anyhow::Result<Value> {
+    let builder = HttpsConnectorBuilder::new().with_tls_config((*tls.config).clone()).https_or_http();
+    let builder = match tls.server_name {
+        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
+        None => builder,
+    };
+    let client = Client::builder(TokioExecutor::new()).build(builder.enable_http1().build());
+    let response = client.request(request).await.context("request")?;
+    let status = response.status();
+    if !status.is_success() {
+        let unknown = match status.as_u16() {
+            404 => " (no such node, or no such route)",
+            401 => " (give a token with --token-file or PIKO_STATUS_TOKEN)",
+            _ => "",
+        };
+        bail!("request: bad status: {}{unknown}", status.as_u16());
+    }
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    let body = body.map_err(|e| anyhow::anyhow!("read answer: {e}"))?.to_bytes();
+    serde_json::from_slice(&body).context("answer is no JSON; is this an admin port?")
 }
 
 /// Does the admin port at `addr` say that its node is ready?

@@ -34,10 +34,12 @@ fn c10_c11_each_mistake_is_named_with_its_file_and_line() {
         let text = std::fs::read_to_string(&file).unwrap();
         let first = text.lines().next().unwrap().strip_prefix("# line ").unwrap().to_owned();
         let (line, words) = first.split_once(": ").unwrap();
-        let kind = if name.contains("/agent-") { "agent" } else { "server" };
+        let kind = ["agent", "forward"].into_iter().find(|kind| name.contains(&format!("/{kind}-")));
+        let kind = kind.unwrap_or("server");
         let checked = run(piko(), &["config", "check", "--kind", kind, &name]);
         // The command itself says the same, and opens no port.
-        let started = run(piko(), &[kind, "--config.path", &name]);
+        let command = if kind == "forward" { &[kind, "start"][..] } else { &[kind] };
+        let started = run(piko(), &[command, &["--config.path", &name]].concat());
         for output in [checked, started] {
             let said = says(&output);
             assert_eq!(output.status.code(), Some(78), "{name}: {said}");
@@ -58,7 +60,7 @@ fn c1_c2_c4_c6_c8_good_files_are_good() {
 
 #[test]
 fn shipped_files_say_every_key_with_its_default() {
-    for kind in ["server", "agent"] {
+    for kind in ["server", "agent", "forward"] {
         let printed = run(piko(), &["config", "print", kind]);
         let shipped = std::fs::read_to_string(root().join(format!("config/{kind}.yaml"))).unwrap();
         let printed = String::from_utf8(printed.stdout).unwrap();

@@ -15,6 +15,8 @@ mod proxy;
 mod rude;
 mod shutdown;
 mod streams;
+mod tcp;
+mod tls;
 mod traps;
 mod walkthrough;
 

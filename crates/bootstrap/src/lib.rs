@@ -1,5 +1,6 @@
 //! What any of our processes needs before its first byte: configuration, logging, TLS, signals.
 
+pub mod access_log;
 pub mod config;
 pub mod log;
 pub mod metrics;

@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -14,8 +17,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
 use url::Url;
 
+use crate::EndpointId;
 use crate::handshake::{
-    AGENT_ID, AGENT_VERSION, NODE_ID, TENANT_ID, TUNNEL_PATH, UPGRADE_TOKEN, WS_PROTOCOL, websocket_key,
+    AGENT_ID, AGENT_VERSION, NODE_ID, TCP_PATH, TCP_UPGRADE_TOKEN, TENANT_ID, TUNNEL_PATH, UPGRADE_TOKEN,
+    WS_PROTOCOL, websocket_key,
 };
 use crate::headers;
 use crate::io::BoxIo;
@@ -28,13 +33,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a refusal's body, bytes: a sentence.
 const MAX_REFUSAL: usize = 8 << 10;
 
-/// What to ask for.
+/// How to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
-    /// `Upgrade: piko-tunnel`, and WebSocket where something on the way does not pass that.
+    /// An upgrade of ours, and WebSocket where something on the way does not pass that.
     #[default]
     Auto,
-    /// `Upgrade: piko-tunnel` only.
+    /// An upgrade of ours only.
     Upgrade,
     /// WebSocket only.
     WebSocket,
@@ -55,9 +60,47 @@ pub struct DialOptions {
     pub transport: Transport,
     /// For `https`.
     pub tls: Option<Arc<ClientConfig>>,
+    /// The name to ask for in TLS instead of the URL's host.
+    pub server_name: Option<ServerName<'static>>,
+    /// An HTTP proxy on the way, `http://[user:password@]host:port`.
+    pub proxy: Option<Url>,
 }
 
-/// A tunnel's bytes, before HTTP/2.
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// An agent's tunnel, on the upstream port.
+    Tunnel,
+    /// One TCP connection to an endpoint, on the proxy port.
+    Tcp(EndpointId),
+}
+
+impl Purpose {
+    fn path(&self) -> String {
+        match self {
+            Purpose::Tunnel => TUNNEL_PATH.to_owned(),
+            Purpose::Tcp(endpoint) => format!("{TCP_PATH}{endpoint}"),
+        }
+    }
+
+    fn upgrade(&self) -> &'static str {
+        match self {
+            Purpose::Tunnel => UPGRADE_TOKEN,
+            Purpose::Tcp(_) => TCP_UPGRADE_TOKEN,
+        }
+    }
+
+    /// Of the WebSocket that stands in for the upgrade.
+    fn subprotocol(&self) -> Option<&'static str> {
+        match self {
+            Purpose::Tunnel => Some(WS_PROTOCOL),
+            // Piko's clients name none.
+            Purpose::Tcp(_) => None,
+        }
+    }
+}
+
+/// A connection's bytes after the 101.
 pub struct Dialed {
     /// The bytes.
     pub io: BoxIo,
@@ -121,19 +164,19 @@ impl DialError {
     }
 }
 
-/// Dials a node and asks for a tunnel.
-pub async fn dial(options: &DialOptions) -> Result<Dialed, DialError> {
+/// Dials a node and asks for a connection of that purpose.
+pub async fn dial(options: &DialOptions, purpose: &Purpose) -> Result<Dialed, DialError> {
     match options.transport {
-        Transport::Upgrade => ask(options, false).await,
-        Transport::WebSocket => ask(options, true).await,
-        Transport::Auto => match ask(options, false).await {
-            Err(e) if e.suggests_websocket() => ask(options, true).await,
+        Transport::Upgrade => ask(options, purpose, false).await,
+        Transport::WebSocket => ask(options, purpose, true).await,
+        Transport::Auto => match ask(options, purpose, false).await {
+            Err(e) if e.suggests_websocket() => ask(options, purpose, true).await,
             answered => answered,
         },
     }
 }
 
-async fn ask(options: &DialOptions, websocket: bool) -> Result<Dialed, DialError> {
+async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Result<Dialed, DialError> {
     let (io, addr, authority) = connect(options).await?;
     let name = options.url.to_string();
     let exchange = async {
@@ -148,7 +191,7 @@ async fn ask(options: &DialOptions, websocket: bool) -> Result<Dialed, DialError
             }
         };
         tokio::pin!(failure);
-        let request = request(options, websocket, &authority);
+        let request = request(options, purpose, websocket, &authority);
         let response = tokio::select! {
             response = sender.send_request(request) => response.map_err(failed)?,
             e = &mut failure => return Err(failed(e)),
@@ -203,11 +246,17 @@ async fn connect(options: &DialOptions) -> Result<(BoxIo, SocketAddr, String), D
     let whole = async {
         let failed = |e| DialError::Connect(name.clone(), e);
         let bare = host.trim_matches(['[', ']']);
-        let stream = TcpStream::connect((bare, port)).await.map_err(failed)?;
+        let stream = match &options.proxy {
+            Some(proxy) => through(proxy, url, port).await.map_err(failed)?,
+            None => TcpStream::connect((bare, port)).await.map_err(failed)?,
+        };
         stream.set_nodelay(true).map_err(failed)?;
         let addr = stream.peer_addr().map_err(failed)?;
         let Some(tls) = tls else { return Ok((Box::new(stream) as BoxIo, addr, authority)) };
-        let server = ServerName::try_from(bare.to_owned()).map_err(|_| wrong())?;
+        let server = match &options.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(bare.to_owned()).map_err(|_| wrong())?,
+        };
         match TlsConnector::from(tls).connect(server, stream).await {
             Ok(stream) => Ok((Box::new(stream) as BoxIo, addr, authority)),
             Err(e) if is_certificate(&e) => Err(DialError::Certificate(name.clone(), e)),
@@ -216,6 +265,23 @@ async fn connect(options: &DialOptions) -> Result<(BoxIo, SocketAddr, String), D
     };
     let late = |_| DialError::Late(options.url.to_string(), CONNECT_TIMEOUT);
     tokio::time::timeout(CONNECT_TIMEOUT, whole).await.map_err(late)?
+}
+
+/// A connection through an HTTP proxy, by CONNECT (RFC 9110, section 9.3.6).
+async fn through(proxy: &Url, url: &Url, port: u16) -> std::io::Result<TcpStream> {
+    let address = format!("http://{}", &proxy[url::Position::BeforeHost..url::Position::AfterPort]);
+    let address = address.parse().map_err(std::io::Error::other)?;
+    let target = format!("http://{}:{port}", url.host_str().unwrap_or_default());
+    let target = target.parse().map_err(std::io::Error::other)?;
+    let mut tunnel = Tunnel::new(address, HttpConnector::new());
+    if !proxy.username().is_empty() {
+        let plain = |text| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let pair = format!("{}:{}", plain(proxy.username()), plain(proxy.password().unwrap_or_default()));
+        let basic = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        tunnel = tunnel.with_auth(HeaderValue::from_str(&basic).map_err(std::io::Error::other)?);
+    }
+    let connected = tower_service::Service::call(&mut tunnel, target).await;
+    Ok(connected.map_err(|e| std::io::Error::other(format!("proxy: {e}")))?.into_inner())
 }
 
 fn is_certificate(error: &std::io::Error) -> bool {
@@ -232,11 +298,16 @@ fn is_certificate(error: &std::io::Error) -> bool {
     )
 }
 
-fn request(options: &DialOptions, websocket: bool, authority: &str) -> Request<Empty<Bytes>> {
+fn request(
+    options: &DialOptions,
+    purpose: &Purpose,
+    websocket: bool,
+    authority: &str,
+) -> Request<Empty<Bytes>> {
     let prefix = options.url.path().trim_end_matches('/');
     let mut request = Request::new(Empty::new());
     // A prefix that was a URL's path is one again.
-    *request.uri_mut() = format!("{prefix}{TUNNEL_PATH}").parse().unwrap_or_default();
+    *request.uri_mut() = format!("{prefix}{}", purpose.path()).parse().unwrap_or_default();
     let headers = request.headers_mut();
     let mut set = |name, value: &str, secret: bool| {
         if let Ok(mut value) = HeaderValue::from_str(value) {
@@ -252,9 +323,11 @@ fn request(options: &DialOptions, websocket: bool, authority: &str) -> Request<E
         set(header::UPGRADE, "websocket", false);
         set(header::SEC_WEBSOCKET_VERSION, "13", false);
         set(header::SEC_WEBSOCKET_KEY, &websocket_key(), false);
-        set(header::SEC_WEBSOCKET_PROTOCOL, WS_PROTOCOL, false);
+        if let Some(protocol) = purpose.subprotocol() {
+            set(header::SEC_WEBSOCKET_PROTOCOL, protocol, false);
+        }
     } else {
-        set(header::UPGRADE, UPGRADE_TOKEN, false);
+        set(header::UPGRADE, purpose.upgrade(), false);
     }
     if let Some(token) = &options.token {
         set(header::AUTHORIZATION, &format!("Bearer {token}"), true);

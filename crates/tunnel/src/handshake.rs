@@ -10,6 +10,11 @@ pub const TUNNEL_PATH: &str = "/piko/v1/tunnel";
 pub const CONTROL_PATH: &str = "/piko/v1/control";
 /// The protocol named in `Upgrade` (RFC 9110, section 7.8).
 pub const UPGRADE_TOKEN: &str = "piko-tunnel";
+/// Where clients ask for a TCP connection, on the proxy port; the endpoint follows.
+pub const TCP_PATH: &str = "/_piko/v1/tcp/";
+/// The protocol named in `Upgrade` for the bytes of a TCP connection. WebSocket does, too, but cannot close
+/// one direction only.
+pub const TCP_UPGRADE_TOKEN: &str = "piko-tcp";
 /// The protocol named in `Sec-WebSocket-Protocol` where only WebSocket passes.
 pub const WS_PROTOCOL: &str = "piko-tunnel.v1";
 /// In the 101: the node that answered.
@@ -99,11 +104,8 @@ pub fn accepted(kind: Upgrade, request: &HeaderMap, node_id: &str) -> HeaderMap 
         Upgrade::WebSocket => {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(WS_PROTOCOL));
-            if let Some(key) = request.get(header::SEC_WEBSOCKET_KEY) {
-                let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
-                if let Ok(accept) = HeaderValue::from_str(&accept) {
-                    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-                }
+            if let Some(accept) = request.get(header::SEC_WEBSOCKET_KEY).and_then(websocket_accept) {
+                headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
             }
         }
     }
@@ -113,6 +115,12 @@ pub fn accepted(kind: Upgrade, request: &HeaderMap, node_id: &str) -> HeaderMap 
 /// A fresh `Sec-WebSocket-Key` (RFC 6455, section 4.1).
 pub fn websocket_key() -> String {
     base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 16]>())
+}
+
+/// The `Sec-WebSocket-Accept` that answers a key (RFC 6455, section 4.2.2).
+pub fn websocket_accept(key: &HeaderValue) -> Option<HeaderValue> {
+    let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+    HeaderValue::from_str(&accept).ok()
 }
 
 /// Is `token` one of the comma-separated words of the header?

@@ -3,6 +3,8 @@
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 
+use crate::handshake::TENANT_ID;
+
 /// Client to node: the endpoint wanted. It wins over `Host`.
 pub const ENDPOINT: HeaderName = HeaderName::from_static("x-piko-endpoint");
 /// Client to node: a token for the node where `Authorization` is the service's.
@@ -19,7 +21,8 @@ pub const ERROR: HeaderName = HeaderName::from_static("x-piko-error");
 pub const FORWARD: HeaderName = HeaderName::from_static("x-piko-forward");
 
 /// Headers between nodes and agents only: dropped from what clients and services send.
-pub const PRIVATE: [HeaderName; 7] = [ENDPOINT, AUTHORIZATION, LISTENER, UPGRADE, UPGRADED, ERROR, FORWARD];
+pub const PRIVATE: [HeaderName; 8] =
+    [ENDPOINT, AUTHORIZATION, LISTENER, UPGRADE, UPGRADED, ERROR, FORWARD, TENANT_ID];
 
 /// Drops our private headers.
 pub fn strip_private(headers: &mut HeaderMap) {

@@ -8,12 +8,14 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use piko_tunnel::headers;
+use piko_tunnel::io::BoxIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::Answer;
 use super::routes::with_type;
+use crate::tls::Connector;
 
 /// The whole answer of the other node.
 const WITHIN: Duration = Duration::from_secs(15);
@@ -23,8 +25,8 @@ const MAX_ANSWER: usize = 64 << 20;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Asks the admin port at `addr`; 504 when it is slow, 502 when it cannot be reached.
-pub(super) async fn to(addr: &str, request: &Request<Incoming>) -> Answer {
-    match timeout(WITHIN, ask(addr, request)).await {
+pub(super) async fn to(addr: &str, tls: Option<&Connector>, request: &Request<Incoming>) -> Answer {
+    match timeout(WITHIN, ask(addr, tls, request)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(e)) => {
             debug!(admin.addr = addr, error = %e, "failed to forward a status request");
@@ -34,9 +36,13 @@ pub(super) async fn to(addr: &str, request: &Request<Incoming>) -> Answer {
     }
 }
 
-async fn ask(addr: &str, request: &Request<Incoming>) -> Result<Answer, BoxError> {
+async fn ask(addr: &str, tls: Option<&Connector>, request: &Request<Incoming>) -> Result<Answer, BoxError> {
     let stream = TcpStream::connect(addr).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let io: BoxIo = match tls {
+        Some(tls) => tls.connect(addr, stream).await?,
+        None => Box::new(stream),
+    };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
     let mut ask = Request::builder()
         .method(request.method())
         .uri(request.uri().path_and_query().map_or("/", |p| p.as_str()));

@@ -14,16 +14,18 @@ use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use piko_plugin_host::Host;
-use tokio::net::{TcpListener, TcpStream};
+use piko_tunnel::io::BoxIo;
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::auth::Verifier;
+use crate::auth::Guard;
 use crate::cluster::Table;
 use crate::metrics::Metrics;
 use crate::route::Registry;
+use crate::tls::{Acceptor, Connector};
 
 /// Request heads come at once or not at all.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,8 +48,10 @@ pub struct State {
     pub plugins: Option<Arc<Host>>,
     /// May balancers send traffic here?
     pub ready: watch::Receiver<bool>,
-    /// Whose questions are answered. `None`: everyone's.
-    pub auth: Option<Verifier>,
+    /// Whose questions are answered.
+    pub auth: Guard,
+    /// To other nodes' admin ports, where they speak TLS.
+    pub(crate) to_admin: Option<Connector>,
     /// This node's gossip address.
     pub gossip_addr: SocketAddr,
 }
@@ -60,9 +64,9 @@ pub struct Admin {
 
 impl Admin {
     /// Serves on a bound listener.
-    pub fn start(listener: TcpListener, state: Arc<State>) -> Admin {
+    pub(crate) fn start(listener: TcpListener, tls: Acceptor, state: Arc<State>) -> Admin {
         let admin = Admin { stop: CancellationToken::new(), tasks: TaskTracker::new() };
-        admin.tasks.spawn(accept(listener, state, admin.stop.clone(), admin.tasks.clone()));
+        admin.tasks.spawn(accept(listener, tls, state, admin.stop.clone(), admin.tasks.clone()));
         admin
     }
 
@@ -74,7 +78,13 @@ impl Admin {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToken, tasks: TaskTracker) {
+async fn accept(
+    listener: TcpListener,
+    tls: Acceptor,
+    state: Arc<State>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let slot = tokio::select! {
@@ -87,9 +97,12 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
         };
         match accepted {
             Ok((stream, _)) => {
-                let (state, stop) = (state.clone(), stop.clone());
+                let (tls, state, stop) = (tls.clone(), state.clone(), stop.clone());
                 tasks.spawn(async move {
-                    serve(stream, state, stop).await;
+                    // A client that speaks no TLS where it should has been told.
+                    if let Ok(io) = tls.accept(stream).await {
+                        serve(io, state, stop).await;
+                    }
                     drop(slot);
                 });
             }
@@ -101,7 +114,7 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
     }
 }
 
-async fn serve(stream: TcpStream, state: Arc<State>, stop: CancellationToken) {
+async fn serve(io: BoxIo, state: Arc<State>, stop: CancellationToken) {
     let service = service_fn(move |request| {
         let state = state.clone();
         async move { Ok::<_, std::convert::Infallible>(routes::answer(&request, &state).await) }
@@ -109,7 +122,7 @@ async fn serve(stream: TcpStream, state: Arc<State>, stop: CancellationToken) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
     tokio::select! {
         _ = &mut connection => return,

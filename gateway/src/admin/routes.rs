@@ -12,13 +12,13 @@ use crate::cluster::Status;
 
 /// Answers one request, here or on the node it is to be forwarded to.
 pub(super) async fn answer(request: &Request<Incoming>, state: &State) -> Answer {
-    if let Some(Err(denied)) = state.auth.as_ref().map(|auth| auth.check(request.headers())) {
+    if let Err(denied) = state.auth.check(request.headers()).await {
         return refuse(denied);
     }
     if let Some(node) = query(request, "forward").filter(|node| *node != state.table.local_id()) {
         let nodes = state.table.nodes();
         return match nodes.into_iter().find(|known| known.identity.id == node) {
-            Some(known) => forward::to(&known.identity.admin_addr, request).await,
+            Some(known) => forward::to(&known.identity.admin_addr, state.to_admin.as_ref(), request).await,
             None => status(StatusCode::NOT_FOUND),
         };
     }

@@ -1,11 +1,12 @@
-//! The keys of `proxy.auth`, `upstream.auth` and `admin.auth`.
+//! The keys of `proxy.auth`, `upstream.auth`, `admin.auth` and of each tenant.
 
 use jsonwebtoken::DecodingKey;
-use piko_bootstrap::config::Secret;
+use piko_bootstrap::config::{HumanDuration, Invalid, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Verifier;
+use super::jwks::{Jwks, Source};
+use super::verifier::{Keys, Verifier};
 
 /// Whose tokens a port takes. Without a key it takes everyone.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -23,38 +24,94 @@ pub struct AuthConfig {
     pub issuer: String,
     /// Let tunnels live on when the token that opened them expires.
     pub disable_disconnect_on_expiry: bool,
+    /// Keys published by whoever makes the tokens, instead of the keys above.
+    pub jwks: JwksConfig,
+}
+
+/// A JSON Web Key Set (RFC 7517).
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwksConfig {
+    /// `https://…`, `http://…` or `file:///…`. Empty: none.
+    pub endpoint: String,
+    /// How old the keys may get before they are fetched again. A token with an unknown `kid` fetches them
+    /// sooner, once in five minutes at most. While fetching fails, the old keys stay good.
+    pub cache_ttl: HumanDuration,
+    /// How long fetching may take.
+    pub timeout: HumanDuration,
+}
+
+impl Default for JwksConfig {
+    fn default() -> Self {
+        JwksConfig {
+            endpoint: String::new(),
+            cache_ttl: HumanDuration::secs(3600),
+            timeout: HumanDuration::secs(60),
+        }
+    }
 }
 
 /// A key that is none.
 #[derive(Debug, thiserror::Error)]
-#[error("expected a public key in PEM text (-----BEGIN PUBLIC KEY-----): {source}")]
+#[error("{message}")]
 pub struct KeyError {
-    /// `rsa_public_key` or `ecdsa_public_key`.
+    /// The key below `auth`: `rsa_public_key`, `jwks.endpoint`.
     pub key: &'static str,
-    source: jsonwebtoken::errors::Error,
+    message: String,
+}
+
+impl KeyError {
+    pub(super) fn new(key: &'static str, message: impl Into<String>) -> Self {
+        KeyError { key, message: message.into() }
+    }
 }
 
 impl AuthConfig {
+    /// Does the port ask for tokens?
+    pub fn is_enabled(&self) -> bool {
+        let texts = [&self.rsa_public_key, &self.ecdsa_public_key, &self.jwks.endpoint];
+        !self.hmac_secret_key.is_empty() || texts.iter().any(|text| !text.is_empty())
+    }
+
+    /// Checks the keys. `key`: where this stands in the file.
+    pub fn validate(&self, key: &str) -> Result<(), Invalid> {
+        self.verifier().map(drop).map_err(|e| Invalid::new(format!("{key}.{}", e.key), e.to_string()))
+    }
+
     /// The verifier; `None` for an open port.
     pub fn verifier(&self) -> Result<Option<Verifier>, KeyError> {
+        let Some(keys) = self.keys()? else { return Ok(None) };
+        Ok(Some(Verifier {
+            keys,
+            audience: self.audience.clone(),
+            issuer: self.issuer.clone(),
+            ends_with_token: !self.disable_disconnect_on_expiry,
+        }))
+    }
+
+    fn keys(&self) -> Result<Option<Keys>, KeyError> {
         let pem = |key, text: &str, parse: fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>| {
             let given = (!text.is_empty()).then(|| parse(text.as_bytes()));
-            given.transpose().map_err(|source| KeyError { key, source })
+            given.transpose().map_err(|e| {
+                let wanted = "expected a public key in PEM text (-----BEGIN PUBLIC KEY-----)";
+                KeyError::new(key, format!("{wanted}: {e}"))
+            })
         };
         let secret = self.hmac_secret_key.expose();
         let hmac = (!secret.is_empty()).then(|| DecodingKey::from_secret(secret.as_bytes()));
         let rsa = pem("rsa_public_key", &self.rsa_public_key, DecodingKey::from_rsa_pem)?;
         let ecdsa = pem("ecdsa_public_key", &self.ecdsa_public_key, DecodingKey::from_ec_pem)?;
-        if hmac.is_none() && rsa.is_none() && ecdsa.is_none() {
-            return Ok(None);
+        let any_static = hmac.is_some() || rsa.is_some() || ecdsa.is_some();
+        if self.jwks.endpoint.is_empty() {
+            return Ok(any_static.then_some(Keys::Static { hmac, rsa, ecdsa }));
         }
-        Ok(Some(Verifier {
-            hmac,
-            rsa,
-            ecdsa,
-            audience: self.audience.clone(),
-            issuer: self.issuer.clone(),
-            ends_with_token: !self.disable_disconnect_on_expiry,
-        }))
+        if any_static {
+            return Err(KeyError::new("jwks.endpoint", "cannot be set together with another key"));
+        }
+        if self.jwks.cache_ttl.get().is_zero() || self.jwks.timeout.get().is_zero() {
+            return Err(KeyError::new("jwks", "cache_ttl and timeout must be more than 0"));
+        }
+        let source = Source::parse(&self.jwks.endpoint)?;
+        Ok(Some(Keys::Jwks(Jwks::new(source, self.jwks.cache_ttl.into(), self.jwks.timeout.into()))))
     }
 }

@@ -7,7 +7,7 @@ use piko_tunnel::{Settings, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{PortConfig, bind};
+use super::{PeerConfig, bind};
 
 /// The cluster.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -31,7 +31,7 @@ pub struct ClusterConfig {
     /// Membership.
     pub gossip: GossipConfig,
     /// Requests from node to node.
-    pub peer: PortConfig,
+    pub peer: PeerConfig,
 }
 
 /// Membership.
@@ -73,7 +73,7 @@ impl Default for ClusterConfig {
             secret: Secret::default(),
             secret_file: None,
             gossip: GossipConfig::default(),
-            peer: PortConfig { bind_addr: bind(":8004"), advertise_addr: String::new() },
+            peer: PeerConfig::default(),
         }
     }
 }

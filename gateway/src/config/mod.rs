@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use advertise::advertised;
 pub use cluster::{ClusterConfig, GossipConfig, TunnelConfig};
-pub use ports::{GuardedPortConfig, PortConfig};
-pub use proxy::{AccessLogConfig, HeaderLists, HttpConfig, ProxyConfig};
+pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
+pub use proxy::{HttpConfig, ProxyConfig};
 
 /// A node's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -25,9 +25,9 @@ pub struct Config {
     /// The port clients send requests to.
     pub proxy: ProxyConfig,
     /// The port agents open tunnels to.
-    pub upstream: GuardedPortConfig,
+    pub upstream: UpstreamConfig,
     /// The port for status, health and metrics.
-    pub admin: GuardedPortConfig,
+    pub admin: AdminConfig,
     /// The cluster of nodes.
     pub cluster: ClusterConfig,
     /// Tunnels and peer links.
@@ -50,8 +50,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             proxy: ProxyConfig::default(),
-            upstream: GuardedPortConfig::at(":8001"),
-            admin: GuardedPortConfig::at(":8002"),
+            upstream: UpstreamConfig::default(),
+            admin: AdminConfig::default(),
             cluster: ClusterConfig::default(),
             tunnel: TunnelConfig::default(),
             plugins: Vec::new(),
@@ -70,6 +70,12 @@ fn bind(addr: &str) -> BindAddr {
 impl ConfigSpec for Config {
     const ALIASES: &'static [(&'static str, &'static str)] = &[
         ("proxy.gateway_timeout", "proxy.timeout"),
+        // Piko's nodes reach each other on the proxy port, ours on the peer port.
+        ("proxy.tls.client.cert", "cluster.peer.tls.client.cert"),
+        ("proxy.tls.client.key", "cluster.peer.tls.client.key"),
+        ("proxy.tls.client.root_cas", "cluster.peer.tls.client.root_cas"),
+        ("proxy.tls.client.insecure_skip_verify", "cluster.peer.tls.client.insecure_skip_verify"),
+        ("proxy.tls.client.server_name", "cluster.peer.tls.client.server_name"),
         ("server.graceful_shutdown_timeout", "grace_period"),
         // The seed's tokens were agents' tokens.
         ("auth.token_hmac_secret_key", "upstream.auth.hmac_secret_key"),
@@ -94,12 +100,10 @@ impl ConfigSpec for Config {
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| value.get().is_zero()) {
             return Err(Invalid::new(key, "must be more than 0"));
         }
-        for (port, auth) in
-            [("proxy", &self.proxy.auth), ("upstream", &self.upstream.auth), ("admin", &self.admin.auth)]
-        {
-            auth.verifier().map_err(|e| Invalid::new(format!("{port}.auth.{}", e.key), e.to_string()))?;
-        }
-        self.proxy.access_log.validate()?;
+        self.proxy.validate()?;
+        self.upstream.validate()?;
+        self.admin.validate()?;
+        self.cluster.peer.tls.validate("cluster.peer.tls")?;
         self.log.validate()?;
         PluginConfig::validate(&self.plugins)?;
         self.tunnel.validate()?;
@@ -124,3 +128,6 @@ impl ConfigSpec for Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

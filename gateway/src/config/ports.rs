@@ -1,49 +1,185 @@
-//! The keys that ports have in common.
+//! The keys of `upstream`, `admin` and `cluster.peer`.
 
-use piko_bootstrap::config::BindAddr;
+use piko_bootstrap::config::{BindAddr, Invalid};
+use piko_bootstrap::tls::{ClientTlsConfig, ServerTlsConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bind;
 use crate::auth::AuthConfig;
 
-/// A port.
+/// The port agents open tunnels to.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PortConfig {
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamConfig {
     /// Where to listen.
-    #[serde(default = "any_port")]
     pub bind_addr: BindAddr,
     /// The address others use, where it differs from the bound one.
-    #[serde(default)]
     pub advertise_addr: String,
+    /// Whose tunnels are taken. A token may be good for some endpoints only.
+    pub auth: AuthConfig,
+    /// TLS on this port.
+    pub tls: ServerTlsConfig,
+    /// Sending agents to other nodes, where this one has more than its share.
+    pub rebalance: RebalanceConfig,
+    /// Agents of other owners, each with keys of their own: `{id, auth}`. Once there is one, every agent
+    /// has to name its tenant (`connect.tenant_id`). In the file only.
+    pub tenants: Vec<TenantConfig>,
 }
 
-/// A port that may ask for tokens.
+/// Sending agents to other nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RebalanceConfig {
+    /// How far above the cluster's average a node may be: 0.2 is a fifth. 0: never rebalance.
+    pub threshold: f64,
+    /// Agents sent away each second at most, as a share of the average.
+    pub shed_rate: f64,
+    /// A node with fewer agents than this keeps them all.
+    pub min_conns: u32,
+}
+
+/// Agents of one owner.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct GuardedPortConfig {
-    /// Where to listen.
-    #[serde(default = "any_port")]
-    pub bind_addr: BindAddr,
-    /// The address others use, where it differs from the bound one.
-    #[serde(default)]
-    pub advertise_addr: String,
-    /// Whose tokens are taken. A token may be good for some endpoints only.
+pub struct TenantConfig {
+    /// What agents send as `connect.tenant_id`.
+    pub id: String,
+    /// Whose tunnels are taken.
     #[serde(default)]
     pub auth: AuthConfig,
 }
 
-impl GuardedPortConfig {
-    pub(super) fn at(addr: &str) -> Self {
-        GuardedPortConfig {
-            bind_addr: bind(addr),
+/// The port for status, health and metrics.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Where to listen.
+    pub bind_addr: BindAddr,
+    /// The address others use, where it differs from the bound one.
+    pub advertise_addr: String,
+    /// Whose questions are answered.
+    pub auth: AuthConfig,
+    /// TLS on this port, and to the admin ports of other nodes (`?forward=`).
+    pub tls: NodeTlsConfig,
+}
+
+/// The port other nodes send requests to.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeerConfig {
+    /// Where to listen.
+    pub bind_addr: BindAddr,
+    /// The address others use, where it differs from the bound one.
+    pub advertise_addr: String,
+    /// TLS between nodes: all of the cluster or none. Without a certificate here, `proxy.tls` serves both.
+    pub tls: NodeTlsConfig,
+}
+
+/// TLS on a port that nodes also dial each other on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeTlsConfig {
+    /// PEM file of the port's certificate and those that lead to its root. Read again when it changes.
+    pub cert: Option<std::path::PathBuf>,
+    /// PEM file of its key.
+    pub key: Option<std::path::PathBuf>,
+    /// PEM file of roots: only clients with a certificate of one of them may connect.
+    pub client_cas: Option<std::path::PathBuf>,
+    /// How this node connects to others, where its own port speaks TLS.
+    pub client: ClientTlsConfig,
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        UpstreamConfig {
+            bind_addr: bind(":8001"),
             advertise_addr: String::new(),
             auth: AuthConfig::default(),
+            tls: ServerTlsConfig::default(),
+            rebalance: RebalanceConfig::default(),
+            tenants: Vec::new(),
         }
     }
 }
 
-fn any_port() -> BindAddr {
-    bind(":0")
+impl Default for RebalanceConfig {
+    fn default() -> Self {
+        RebalanceConfig { threshold: 0.0, shed_rate: 0.005, min_conns: 50 }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        AdminConfig {
+            bind_addr: bind(":8002"),
+            advertise_addr: String::new(),
+            auth: AuthConfig::default(),
+            tls: NodeTlsConfig::default(),
+        }
+    }
+}
+
+impl Default for PeerConfig {
+    fn default() -> Self {
+        PeerConfig { bind_addr: bind(":8004"), advertise_addr: String::new(), tls: NodeTlsConfig::default() }
+    }
+}
+
+impl UpstreamConfig {
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        self.auth.validate("upstream.auth")?;
+        self.tls.validate("upstream.tls")?;
+        self.rebalance.validate()?;
+        for (i, tenant) in self.tenants.iter().enumerate() {
+            let key = |name: &str| format!("upstream.tenants[{i}].{name}");
+            if tenant.id.is_empty() {
+                return Err(Invalid::new(key("id"), "missing tenant id"));
+            }
+            if self.tenants[..i].iter().any(|other| other.id == tenant.id) {
+                return Err(Invalid::new(key("id"), format!("{:?} is there twice", tenant.id)));
+            }
+            tenant.auth.validate(&key("auth"))?;
+            if !tenant.auth.is_enabled() {
+                return Err(Invalid::new(key("auth"), "has no key; a tenant's agents need tokens"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RebalanceConfig {
+    fn validate(&self) -> Result<(), Invalid> {
+        let key = |name: &str| format!("upstream.rebalance.{name}");
+        if !(self.threshold >= 0.0 && self.threshold.is_finite()) {
+            return Err(Invalid::new(key("threshold"), "cannot be negative"));
+        }
+        if !(0.0..=1.0).contains(&self.shed_rate) {
+            return Err(Invalid::new(key("shed_rate"), "must be from 0 to 1"));
+        }
+        Ok(())
+    }
+}
+
+impl AdminConfig {
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        self.auth.validate("admin.auth")?;
+        self.tls.validate("admin.tls")
+    }
+}
+
+impl NodeTlsConfig {
+    /// The port's own half.
+    pub fn server(&self) -> ServerTlsConfig {
+        ServerTlsConfig {
+            cert: self.cert.clone(),
+            key: self.key.clone(),
+            client_cas: self.client_cas.clone(),
+        }
+    }
+
+    pub(super) fn validate(&self, key: &str) -> Result<(), Invalid> {
+        self.server().validate(key)?;
+        self.client.validate(&format!("{key}.client"))
+    }
 }

@@ -1,7 +1,9 @@
 //! The keys of `proxy`.
 
-use piko_bootstrap::config::{BindAddr, HumanDuration, Invalid};
-use piko_bootstrap::log;
+use piko_bootstrap::access_log::AccessLogConfig;
+use piko_bootstrap::config::{BindAddr, ByteSize, HumanDuration, Invalid};
+use piko_bootstrap::tls::ServerTlsConfig;
+use piko_tunnel::limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,40 +32,26 @@ pub struct ProxyConfig {
     pub access_log: AccessLogConfig,
     /// Whose requests are taken. A token may be good for some endpoints only.
     pub auth: AuthConfig,
+    /// TLS on this port, with HTTP/2 by ALPN.
+    pub tls: ServerTlsConfig,
 }
 
 /// Connections of clients.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
-    /// Longest silence in a request or response body. 0: no limit, so that event streams live.
-    pub body_idle_timeout: HumanDuration,
+    /// How long a client may take to send the headers of a request, from the connection or from the end of
+    /// the request before, when it has begun on the next. Counts TLS, too. 0: no limit.
+    pub read_header_timeout: HumanDuration,
+    /// Longest silence in a request's body. 0: no limit, so that slow uploads live.
+    pub read_timeout: HumanDuration,
+    /// Longest silence in a response's body, whether the service is silent or the client does not read.
+    /// 0: no limit, so that event streams live.
+    pub write_timeout: HumanDuration,
     /// How long an idle connection is kept for its next request.
     pub idle_timeout: HumanDuration,
-}
-
-/// The access log.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct AccessLogConfig {
-    /// `debug`, `info`, `warn` or `error`.
-    pub level: String,
-    /// Which headers of requests are logged. Default: none. Tokens and cookies never are.
-    pub request_headers: HeaderLists,
-    /// Which headers of responses are logged.
-    pub response_headers: HeaderLists,
-    /// Write no access log.
-    pub disable: bool,
-}
-
-/// Which headers are logged: those of one list, or all but those of the other.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HeaderLists {
-    /// Only these.
-    pub allow_list: Vec<String>,
-    /// All but these.
-    pub block_list: Vec<String>,
+    /// Largest header block of a request: names, values and 32 bytes each. Larger ones are answered 431.
+    pub max_header_bytes: ByteSize,
 }
 
 impl Default for ProxyConfig {
@@ -77,37 +65,31 @@ impl Default for ProxyConfig {
             http: HttpConfig::default(),
             access_log: AccessLogConfig::default(),
             auth: AuthConfig::default(),
+            tls: ServerTlsConfig::default(),
         }
     }
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        HttpConfig { body_idle_timeout: HumanDuration::secs(0), idle_timeout: HumanDuration::secs(300) }
-    }
-}
-
-impl Default for AccessLogConfig {
-    fn default() -> Self {
-        AccessLogConfig {
-            level: "info".into(),
-            request_headers: HeaderLists::default(),
-            response_headers: HeaderLists::default(),
-            disable: false,
+        HttpConfig {
+            read_header_timeout: HumanDuration::secs(10),
+            read_timeout: HumanDuration::secs(0),
+            write_timeout: HumanDuration::secs(0),
+            idle_timeout: HumanDuration::secs(300),
+            max_header_bytes: ByteSize(limits::MAX_MESSAGE_HEADERS as u64),
         }
     }
 }
 
-impl AccessLogConfig {
+impl ProxyConfig {
     pub(super) fn validate(&self) -> Result<(), Invalid> {
-        log::check_level("proxy.access_log.level", &self.level)?;
-        for (side, lists) in
-            [("request_headers", &self.request_headers), ("response_headers", &self.response_headers)]
-        {
-            if !lists.allow_list.is_empty() && !lists.block_list.is_empty() {
-                let key = format!("proxy.access_log.{side}");
-                return Err(Invalid::new(key, "cannot define both allow list and block list"));
-            }
+        self.auth.validate("proxy.auth")?;
+        self.tls.validate("proxy.tls")?;
+        self.access_log.validate("proxy.access_log")?;
+        if !(1 << 10..=limits::MAX_MESSAGE_HEADERS as u64).contains(&self.http.max_header_bytes.0) {
+            let message = "must be from 1KiB to 128KiB: no more fits through a tunnel";
+            return Err(Invalid::new("proxy.http.max_header_bytes", message));
         }
         Ok(())
     }

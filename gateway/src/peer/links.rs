@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use piko_tunnel::backoff::Backoff;
 use piko_tunnel::control::ControlStream;
+use piko_tunnel::io::BoxIo;
 use piko_tunnel::node_session::{self, Driver, Opener};
 use piko_tunnel::{SessionError, Settings};
 use tokio::net::TcpStream;
@@ -19,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::handshake::{self, HandshakeError, Secret};
 use crate::cluster::{RemoteNode, Table};
 use crate::route::target::{Kind, Target, Targets};
+use crate::tls::Connector;
 
 /// Connecting to a node in the same network takes milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,6 +32,7 @@ pub struct Links {
     live: RwLock<HashMap<String, Arc<Target>>>,
     targets: Arc<Targets>,
     secret: Secret,
+    tls: Option<Connector>,
     settings: Settings,
     changes: watch::Sender<u64>,
 }
@@ -48,8 +51,14 @@ enum LinkError {
 
 impl Links {
     /// No links yet: [`Links::run`] makes them.
-    pub fn new(targets: Arc<Targets>, secret: Secret, settings: Settings) -> Arc<Self> {
-        Arc::new(Links { live: RwLock::default(), targets, secret, settings, changes: watch::Sender::new(0) })
+    pub(crate) fn new(
+        targets: Arc<Targets>,
+        secret: Secret,
+        tls: Option<Connector>,
+        settings: Settings,
+    ) -> Arc<Self> {
+        let changes = watch::Sender::new(0);
+        Arc::new(Links { live: RwLock::default(), targets, secret, tls, settings, changes })
     }
 
     /// The live link to a node.
@@ -120,15 +129,16 @@ impl Links {
         }
     }
 
-    async fn connect(
-        &self,
-        node: &RemoteNode,
-    ) -> Result<(Opener, Driver<TcpStream>, ControlStream), LinkError> {
+    async fn connect(&self, node: &RemoteNode) -> Result<(Opener, Driver<BoxIo>, ControlStream), LinkError> {
         let connect = TcpStream::connect(&*node.peer_addr);
-        let mut stream = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| LinkError::ConnectTimeout)??;
+        let stream = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| LinkError::ConnectTimeout)??;
         stream.set_nodelay(true)?;
-        handshake::dial(&mut stream, &self.secret).await?;
-        Ok(node_session::handshake(stream, &self.settings).await?)
+        let mut io: BoxIo = match &self.tls {
+            Some(tls) => tls.connect(&node.peer_addr, stream).await?,
+            None => Box::new(stream),
+        };
+        handshake::dial(&mut io, &self.secret).await?;
+        Ok(node_session::handshake(io, &self.settings).await?)
     }
 
     /// Offers the link to the router for as long as it lives.
@@ -136,7 +146,7 @@ impl Links {
         &self,
         node: &RemoteNode,
         opener: Opener,
-        driver: Driver<TcpStream>,
+        driver: Driver<BoxIo>,
         control: ControlStream,
     ) -> SessionError {
         info!(node.id = %node.id, peer.addr = %node.peer_addr, "linked to peer");

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::handshake::{self, Secret};
 use super::relay::relay;
 use crate::route::Router;
+use crate::tls::Acceptor;
 
 /// A running peer port.
 pub struct PeerPort {
@@ -28,6 +29,7 @@ pub struct PeerPort {
 #[derive(Clone)]
 struct Shared {
     router: Arc<Router>,
+    tls: Acceptor,
     secret: Secret,
     settings: Settings,
     leaving: CancellationToken,
@@ -36,9 +38,10 @@ struct Shared {
 
 impl PeerPort {
     /// Serves other nodes on a bound listener.
-    pub fn start(
+    pub(crate) fn start(
         listener: TcpListener,
         router: Arc<Router>,
+        tls: Acceptor,
         secret: Secret,
         settings: Settings,
     ) -> std::io::Result<PeerPort> {
@@ -49,8 +52,14 @@ impl PeerPort {
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let shared =
-            Shared { router, secret, settings, leaving: port.leaving.clone(), tasks: port.tasks.clone() };
+        let shared = Shared {
+            router,
+            tls,
+            secret,
+            settings,
+            leaving: port.leaving.clone(),
+            tasks: port.tasks.clone(),
+        };
         port.tasks.spawn(accept(listener, shared, port.accepting.clone(), port.cut.clone()));
         Ok(port)
     }
@@ -97,13 +106,16 @@ async fn accept(listener: TcpListener, shared: Shared, stop: CancellationToken, 
 }
 
 /// One link of another node.
-async fn link(mut stream: TcpStream, addr: SocketAddr, shared: Shared, cut: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    if let Err(e) = handshake::accept(&mut stream, &shared.secret).await {
+async fn link(stream: TcpStream, addr: SocketAddr, shared: Shared, cut: CancellationToken) {
+    let mut io = match shared.tls.accept(stream).await {
+        Ok(io) => io,
+        Err(e) => return warn!(peer.addr = %addr, error = %e, "refused a peer link"),
+    };
+    if let Err(e) = handshake::accept(&mut io, &shared.secret).await {
         warn!(peer.addr = %addr, error = %e, "refused a peer link");
         return;
     }
-    let (mut session, control) = match AgentSession::handshake(stream, &shared.settings).await {
+    let (mut session, control) = match AgentSession::handshake(io, &shared.settings).await {
         Ok(parts) => parts,
         Err(e) => return debug!(peer.addr = %addr, error = %e, "peer link failed"),
     };

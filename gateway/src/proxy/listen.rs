@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use piko_bootstrap::access_log::AccessLogConfig;
+use piko_bootstrap::tls::ServerTls;
 use piko_plugin_host::Host;
 use pingora_core::apps::HttpServerOptions;
+use pingora_core::listeners::tls::TlsSettings;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
@@ -19,8 +22,7 @@ use super::connect::{TunnelConnector, tunnel_alpn};
 use super::endpoint::Domains;
 use super::session::Timeouts;
 use super::{Gateway, MAX_TRIES};
-use crate::auth::Verifier;
-use crate::config::AccessLogConfig;
+use crate::auth::Guard;
 use crate::metrics::Metrics;
 use crate::route::Router;
 use crate::route::target::Targets;
@@ -29,14 +31,20 @@ use crate::route::target::Targets;
 pub struct ProxyOptions {
     /// Time to the response headers. `None`: no limit.
     pub timeout: Option<Duration>,
-    /// Silence allowed in a body, either way. `None`: no limit.
-    pub idle: Option<Duration>,
+    /// Silence allowed in a request's body. `None`: no limit.
+    pub read: Option<Duration>,
+    /// Silence allowed in a response's body. `None`: no limit.
+    pub write: Option<Duration>,
+    /// Largest header block of a request.
+    pub max_header_bytes: usize,
+    /// What the port speaks.
+    pub tls: Option<ServerTls>,
     /// How long a client's idle connection is kept.
     pub keepalive: Option<Duration>,
     /// Suffixes under which hosts name endpoints.
     pub domains: Vec<String>,
-    /// Whose requests are taken. `None`: everyone's.
-    pub auth: Option<Verifier>,
+    /// Whose requests are taken.
+    pub auth: Guard,
     /// Asked about each request.
     pub plugins: Option<Arc<Host>>,
     /// One log line a request.
@@ -62,6 +70,8 @@ impl Proxy {
     ) -> std::io::Result<Proxy> {
         let addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
+        let timeouts =
+            Timeouts { response: options.timeout, request_body: options.read, response_body: options.write };
         let gateway = Gateway {
             router,
             metrics: metrics.clone(),
@@ -70,13 +80,16 @@ impl Proxy {
             domains: Domains::new(&options.domains),
             alpn: tunnel_alpn(),
             access_log: options.access_log,
-            idle: options.idle,
+            timeouts,
+            max_header_bytes: options.max_header_bytes,
             keepalive: options.keepalive.map(|idle| idle.as_secs()),
         };
-        let timeouts = Timeouts { response: options.timeout, idle: options.idle };
         let mut service = service(gateway, TunnelConnector { targets, timeouts });
         let name = addr.to_string();
-        service.add_tcp(&name);
+        match options.tls {
+            Some(tls) => service.add_tls_with_settings(&name, None, tls_settings(&tls)?),
+            None => service.add_tcp(&name),
+        }
         let mut sockets = pingora_core::server::Fds::new();
         sockets.add(name, listener.into_raw_fd());
         let (stop, stopped) = watch::channel(false);
@@ -108,6 +121,18 @@ impl Proxy {
             poll.tick().await;
         }
     }
+}
+
+/// HTTP/1.1 or HTTP/2 by ALPN, with a certificate that can be renewed.
+fn tls_settings(tls: &ServerTls) -> std::io::Result<TlsSettings> {
+    // The paths are not used where there is a resolver.
+    let mut settings = TlsSettings::intermediate("", "").map_err(std::io::Error::other)?;
+    settings.set_cert_resolver(tls.resolver());
+    if let Some(clients) = tls.clients() {
+        settings.set_client_cert_verifier(clients);
+    }
+    settings.enable_h2();
+    Ok(settings)
 }
 
 fn service(gateway: Gateway, connector: TunnelConnector) -> Service<HttpProxy<Gateway, TunnelConnector>> {

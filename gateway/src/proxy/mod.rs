@@ -7,30 +7,33 @@ pub mod endpoint;
 mod listen;
 mod plugins;
 mod session;
+mod tcp;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
+use piko_bootstrap::access_log::AccessLogConfig;
 use piko_plugin_host::{Host, Taken};
-use piko_tunnel::{EndpointId, headers, limits};
+use piko_tunnel::{EndpointId, headers};
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tracing::debug;
 
-use crate::auth::Verifier;
-use crate::config::AccessLogConfig;
+use crate::auth::Guard;
 use crate::error::Failure;
 use crate::metrics::Metrics;
 use crate::route::{Kind, Router, Target};
 use endpoint::Domains;
 pub use listen::{Proxy, ProxyOptions};
 use plugins::{Asked, Decision};
+use session::Timeouts;
+use tcp::Carrier;
 
 /// Tries of one request, first included.
 const MAX_TRIES: usize = 3;
@@ -39,12 +42,13 @@ const MAX_TRIES: usize = 3;
 pub(crate) struct Gateway {
     router: Arc<Router>,
     metrics: Arc<Metrics>,
-    auth: Option<Verifier>,
+    auth: Guard,
     plugins: Option<Arc<Host>>,
     domains: Domains,
     alpn: ALPN,
     access_log: AccessLogConfig,
-    idle: Option<Duration>,
+    timeouts: Timeouts,
+    max_header_bytes: usize,
     keepalive: Option<u64>,
 }
 
@@ -54,6 +58,8 @@ pub(crate) struct Request {
     /// Path and headers, bytes.
     request_size: usize,
     endpoint: Option<EndpointId>,
+    /// It asks for a TCP connection.
+    tcp: Option<Carrier>,
     /// The plugins that want its response.
     taken: Option<Taken>,
     target: Option<Arc<Target>>,
@@ -70,6 +76,7 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             request_size: 0,
             endpoint: None,
+            tcp: None,
             taken: None,
             target: None,
             tried: Vec::new(),
@@ -87,25 +94,28 @@ impl ProxyHttp for Gateway {
         if session.as_ref().as_http1().is_some_and(|http1| http1.will_keepalive()) {
             session.downstream_session.set_keepalive(self.keepalive);
         }
-        session.downstream_session.set_read_timeout(self.idle);
-        session.downstream_session.set_write_timeout(self.idle);
+        session.downstream_session.set_read_timeout(self.timeouts.request_body);
+        session.downstream_session.set_write_timeout(self.timeouts.response_body);
         let request = session.req_header();
         let header_size = headers::list_size(&request.headers);
         ctx.request_size = header_size + request.uri.path().len();
-        if header_size > limits::MAX_MESSAGE_HEADERS {
+        if header_size > self.max_header_bytes {
             return Err(Failure::HeadersTooLarge.into_error());
         }
-        let claims = match &self.auth {
-            Some(auth) => Some(auth.check(&request.headers).map_err(|e| Failure::Denied(e).into_error())?),
-            None => None,
-        };
+        let claims = self.auth.check(&request.headers).await.map_err(|e| Failure::Denied(e).into_error())?;
         let host = request.headers.get(header::HOST);
         if host.is_none() && request.version == Version::HTTP_11 && request.uri.authority().is_none() {
             return Err(Failure::InvalidHost.into_error());
         }
         let host = host.and_then(|host| host.to_str().ok());
         let authority = host.or(request.uri.authority().map(|authority| authority.as_str()));
-        let found = endpoint::find(&request.headers, authority, &self.domains);
+        let found = match tcp::requested(request) {
+            Some(wanted) => wanted.map(|(endpoint, carrier)| {
+                ctx.tcp = Some(carrier);
+                endpoint
+            }),
+            None => endpoint::find(&request.headers, authority, &self.domains),
+        };
         let endpoint = match &self.plugins {
             None => found.map_err(Failure::into_error)?,
             Some(host) => {
@@ -165,8 +175,11 @@ impl ProxyHttp for Gateway {
         if let Some(endpoint) = &ctx.endpoint {
             request.insert_header(headers::LISTENER, endpoint.as_str())?;
         }
+        if let Some(carrier) = ctx.tcp {
+            tcp::connect(request, carrier)?;
+        }
         let client = session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip());
-        forwarded(request, client)
+        forwarded(request, client, scheme(session))
     }
 
     async fn response_filter(
@@ -178,6 +191,8 @@ impl ProxyHttp for Gateway {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             // A WebSocket is quiet as long as both ends like.
             session.downstream_session.set_read_timeout(None);
+            // A TCP client that is done sending may still want to hear.
+            session.downstream_session.set_abort_on_close(ctx.tcp != Some(Carrier::Bytes));
         }
         for name in [headers::LISTENER, headers::UPGRADE, headers::UPGRADED, headers::FORWARD] {
             if response.headers.contains_key(&name) {
@@ -286,7 +301,7 @@ async fn answer_expect(session: &mut Session) -> Result<()> {
 
 /// `X-Forwarded-For` gets the client appended; `-Proto` and `-Host` are set where no proxy before us
 /// has. `Forwarded` is left as it came.
-fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> Result<()> {
+fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>, scheme: &'static str) -> Result<()> {
     if let Some(client) = client {
         let mut chain = String::with_capacity(48);
         for value in request.headers.get_all("x-forwarded-for") {
@@ -298,7 +313,7 @@ fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> Result<()> 
         request.insert_header("x-forwarded-for", chain)?;
     }
     if !request.headers.contains_key("x-forwarded-proto") {
-        request.insert_header("x-forwarded-proto", HeaderValue::from_static("http"))?;
+        request.insert_header("x-forwarded-proto", HeaderValue::from_static(scheme))?;
     }
     if !request.headers.contains_key("x-forwarded-host")
         && let Some(host) = request.headers.get(header::HOST).cloned()
@@ -306,6 +321,12 @@ fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>) -> Result<()> 
         request.insert_header("x-forwarded-host", host)?;
     }
     Ok(())
+}
+
+/// How the client connected to this node.
+fn scheme(session: &Session) -> &'static str {
+    let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    if tls { "https" } else { "http" }
 }
 
 async fn respond(session: &mut Session, failure: Failure) -> Result<()> {

@@ -91,14 +91,19 @@ fn request_head(
     claims: Option<&Claims>,
 ) -> RequestHead {
     let request = session.req_header();
-    // The load balancer's word for it: our own port speaks no TLS.
-    let https = request.headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
+    // The load balancer's word for it, where there is one.
+    let told = request.headers.get("x-forwarded-proto").and_then(|proto| proto.to_str().ok());
+    let scheme = match told {
+        Some("https") => "https",
+        Some("http") => "http",
+        _ => super::scheme(session),
+    };
     let json = |claims: &Claims| serde_json::to_vec(claims.json()).unwrap_or_default();
     RequestHead {
         method: request.method.clone(),
         target: String::from_utf8_lossy(request.raw_path()).into_owned(),
         authority: authority.unwrap_or_default().to_owned(),
-        scheme: if https { "https" } else { "http" }.to_owned(),
+        scheme: scheme.to_owned(),
         client: session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip()),
         claims: claims.map(|claims| json(claims).into()),
         endpoint: endpoint.map(|endpoint| SmolStr::new(endpoint.as_str())),

@@ -13,9 +13,9 @@ use futures_util::{FutureExt as _, Stream, stream};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header, request, uri};
-use piko_tunnel::headers;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request, uri};
 use piko_tunnel::progress::Progress;
+use piko_tunnel::{handshake, headers};
 use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite, client::Session};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::{Digest, UniqueIDType};
@@ -40,8 +40,10 @@ const FULL_CHUNK: usize = 128 << 10;
 pub(super) struct Timeouts {
     /// For response headers, counted from the last byte of the request that moved.
     pub(super) response: Option<Duration>,
-    /// For the next bytes of a body, either way.
-    pub(super) idle: Option<Duration>,
+    /// For the next bytes of a request's body.
+    pub(super) request_body: Option<Duration>,
+    /// For the next bytes of a response's body.
+    pub(super) response_body: Option<Duration>,
 }
 
 /// A request stream. Dropping it unfinished resets the stream, which tells the agent.
@@ -54,7 +56,7 @@ pub(super) struct TunnelSession {
     response: Option<ResponseFuture>,
     recv: Option<RecvStream>,
     head: Option<ResponseHeader>,
-    upgrade: bool,
+    upgrade: Option<Upgrade>,
     upgraded: bool,
     answered: Arc<AtomicBool>,
     request_done: bool,
@@ -72,7 +74,7 @@ impl TunnelSession {
             response: None,
             recv: None,
             head: None,
-            upgrade: false,
+            upgrade: None,
             upgraded: false,
             answered: Arc::default(),
             request_done: false,
@@ -160,13 +162,24 @@ pub(super) async fn within<T>(
     }
 }
 
+/// What the client wants to go on with after the response head.
+enum Upgrade {
+    /// A WebSocket to the service, whose 101 says how.
+    WebSocket,
+    /// A TCP connection: with `Upgrade: protocol`, and what a WebSocket's key asks to be answered.
+    Tcp { protocol: HeaderValue, accept: Option<HeaderValue> },
+}
+
 /// The request as it goes over the tunnel: absolute URI, nothing hop-by-hop. Pingora's custom path
 /// leaves all of this to us.
-fn tunnel_request(request: RequestHeader) -> Result<(request::Parts, bool)> {
+fn tunnel_request(request: RequestHeader) -> Result<(request::Parts, Option<Upgrade>)> {
     let mut parts: request::Parts = request.into();
-    let upgrade = websocket_upgrade(&parts.headers);
+    if parts.method == Method::CONNECT {
+        return connect_request(parts);
+    }
+    let upgrade = websocket_upgrade(&parts.headers).then_some(Upgrade::WebSocket);
     headers::strip_hop_by_hop(&mut parts.headers);
-    if upgrade {
+    if upgrade.is_some() {
         parts.headers.insert(headers::UPGRADE, HeaderValue::from_static("websocket"));
     }
     let host = parts.headers.remove(header::HOST);
@@ -185,6 +198,21 @@ fn tunnel_request(request: RequestHeader) -> Result<(request::Parts, bool)> {
     Ok((parts, upgrade))
 }
 
+/// CONNECT has an authority and nothing else (RFC 9113, section 8.5): the endpoint.
+fn connect_request(mut parts: request::Parts) -> Result<(request::Parts, Option<Upgrade>)> {
+    let protocol = parts.headers.remove(header::UPGRADE).ok_or_else(|| Failure::Internal.into_error())?;
+    let accept = parts.headers.get(header::SEC_WEBSOCKET_KEY).and_then(handshake::websocket_accept);
+    headers::strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(header::HOST);
+    let endpoint = parts.headers.get(headers::LISTENER).map(HeaderValue::as_bytes).unwrap_or_default();
+    let authority = uri::Authority::try_from(endpoint).map_err(|_| Failure::InvalidEndpoint.into_error())?;
+    let mut target = uri::Parts::default();
+    target.authority = Some(authority);
+    parts.uri = Uri::from_parts(target).map_err(|_| Failure::BadRequest.into_error())?;
+    parts.version = Version::HTTP_2;
+    Ok((parts, Some(Upgrade::Tcp { protocol, accept })))
+}
+
 /// Does the request ask for a WebSocket (RFC 6455)? Other upgrades are not passed on.
 pub(super) fn websocket_upgrade(headers: &HeaderMap) -> bool {
     let token = |name, token| headers.get(name).is_some_and(|value| headers::has_token(value, token));
@@ -195,9 +223,9 @@ pub(super) fn websocket_upgrade(headers: &HeaderMap) -> bool {
 impl Session for TunnelSession {
     async fn write_request_header(&mut self, request: Box<RequestHeader>, end: bool) -> Result<()> {
         let (parts, upgrade) = tunnel_request(*request)?;
-        self.upgrade = upgrade;
         // An upgraded stream is written to after the response: it cannot be ended here.
-        let end = end && !upgrade;
+        let end = end && upgrade.is_none();
+        self.upgrade = upgrade;
         let sent = self.sender.send_request(http::Request::from_parts(parts, ()), end);
         let (response, body) = sent.map_err(|e| self.error("sending the request", e))?;
         self.response = Some(response);
@@ -208,7 +236,7 @@ impl Session for TunnelSession {
 
     async fn write_request_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         let Some(body) = self.body.as_mut() else { return Ok(()) };
-        write(body, data, end, self.timeouts.idle).await
+        write(body, data, end, self.timeouts.request_body).await
     }
 
     async fn finish_request_body(&mut self) -> Result<()> {
@@ -232,7 +260,17 @@ impl Session for TunnelSession {
             Head::Final(response) => response.into_parts(),
         };
         let upgraded = parts.headers.remove(headers::UPGRADED);
-        if let Some(protocol) = upgraded.filter(|_| self.upgrade && parts.status == StatusCode::OK) {
+        let protocol = match &self.upgrade {
+            Some(Upgrade::WebSocket) => upgraded,
+            Some(Upgrade::Tcp { protocol, accept }) => {
+                if let Some(accept) = accept.clone().filter(|_| parts.status == StatusCode::OK) {
+                    parts.headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+                }
+                Some(protocol.clone())
+            }
+            None => None,
+        };
+        if let Some(protocol) = protocol.filter(|_| parts.status == StatusCode::OK) {
             parts.status = StatusCode::SWITCHING_PROTOCOLS;
             parts.headers.insert(header::UPGRADE, protocol);
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -246,7 +284,7 @@ impl Session for TunnelSession {
 
     async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
         // An upgraded connection is quiet as long as both ends like.
-        let idle = self.timeouts.idle.filter(|_| !self.upgraded);
+        let idle = self.timeouts.response_body.filter(|_| !self.upgraded);
         let Some(recv) = self.recv.as_mut() else { return Ok(None) };
         match within(idle, "response body is idle", recv.data()).await? {
             Some(Ok(data)) => {
@@ -300,7 +338,7 @@ impl Session for TunnelSession {
     }
 
     async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
-        let idle = self.timeouts.idle;
+        let idle = self.timeouts.response_body;
         let Some(recv) = self.recv.as_mut() else { return Ok(None) };
         match within(idle, "response trailers are late", recv.trailers()).await? {
             Ok(trailers) => Ok(trailers),
@@ -327,7 +365,7 @@ impl Session for TunnelSession {
     fn take_request_body_writer(&mut self) -> Option<Box<dyn BodyWrite>> {
         let stream = self.body.take()?;
         let progress = self.progress.clone();
-        let (idle, answered) = (self.timeouts.idle, self.answered.clone());
+        let (idle, answered) = (self.timeouts.request_body, self.answered.clone());
         Some(Box::new(RequestBody::new(stream, self.request_done, idle, progress, answered)))
     }
 

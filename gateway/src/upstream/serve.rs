@@ -21,10 +21,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::tunnel;
-use crate::auth::{Claims, Verifier};
+use crate::auth::{Claims, Guard};
 use crate::metrics::Metrics;
 use crate::route::registry::Registry;
 use crate::route::target::Targets;
+use crate::tls::Acceptor;
 
 /// Handshakes under way at once: beyond it, new connections wait in the kernel's queue. It keeps a
 /// storm of reconnecting agents from taking the node down.
@@ -36,8 +37,10 @@ pub struct UpstreamOptions {
     pub node_id: String,
     /// Windows and liveness of tunnels.
     pub tunnel: Settings,
-    /// Whose tunnels are taken. `None`: everyone's.
-    pub auth: Option<Verifier>,
+    /// Whose tunnels are taken.
+    pub auth: Guard,
+    /// What the port speaks.
+    pub(crate) tls: Acceptor,
 }
 
 /// The upstream port. Everything it started ends with [`UpstreamPort::stop`].
@@ -146,23 +149,30 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, 
 
 /// Speaks HTTP/1.1 until the upgrade or the refusal.
 async fn greet(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>) {
-    let _ = stream.set_nodelay(true);
+    let io = match shared.options.tls.accept(stream).await {
+        Ok(io) => io,
+        Err(e) => return debug!(agent.addr = %addr, error = %e, "agent's TLS handshake failed"),
+    };
     let service = service_fn(move |request| {
         let shared = shared.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(request, addr, shared)) }
+        async move { Ok::<_, std::convert::Infallible>(answer(request, addr, shared).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HANDSHAKE_TIMEOUT)
         .max_buf_size(limits::MAX_HANDSHAKE_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     if let Err(e) = connection.await {
         debug!(agent.addr = %addr, error = %e, "agent connection ended before its tunnel");
     }
 }
 
-fn answer(mut request: Request<Incoming>, addr: SocketAddr, shared: Arc<Shared>) -> Response<Full<Bytes>> {
+async fn answer(
+    mut request: Request<Incoming>,
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+) -> Response<Full<Bytes>> {
     let kind = match handshake::requested(&request) {
         Ok(kind) => kind,
         Err(refusal) => {
@@ -174,10 +184,9 @@ fn answer(mut request: Request<Incoming>, addr: SocketAddr, shared: Arc<Shared>)
         shared.metrics.upstream.handshake_refused("draining");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "draining", "this node is shutting down");
     }
-    let claims = match shared.options.auth.as_ref().map(|auth| auth.check(request.headers())) {
-        None => None,
-        Some(Ok(claims)) => Some(claims),
-        Some(Err(denied)) => {
+    let claims = match shared.options.auth.check(request.headers()).await {
+        Ok(claims) => claims,
+        Err(denied) => {
             shared.metrics.upstream.handshake_refused(denied.code());
             return refuse(StatusCode::UNAUTHORIZED, denied.code(), denied.words());
         }
@@ -205,10 +214,10 @@ pub(super) struct Agent {
     pub(super) claims: Option<Claims>,
 }
 
-/// The byte stream below the upgrade: the socket itself where nothing was read past the request.
+/// The byte stream below the upgrade: the connection itself where nothing was read past the request.
 async fn raw(upgraded: Upgraded, kind: Upgrade) -> BoxIo {
-    let io: BoxIo = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) if parts.read_buf.is_empty() => Box::new(parts.io.into_inner()),
+    let io: BoxIo = match upgraded.downcast::<TokioIo<BoxIo>>() {
+        Ok(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
         Ok(parts) => {
             let read = std::io::Cursor::new(parts.read_buf);
             let (rest, write) = tokio::io::split(parts.io.into_inner());

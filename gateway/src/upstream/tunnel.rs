@@ -38,7 +38,7 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
     let ended = tokio::select! {
         ended = driver.run() => ended,
         ended = listeners.serve(sender, receiver) => ended,
-        () = expiry(&agent, &shared) => {
+        () = expiry(&agent) => {
             info!(agent.addr = %agent.addr, agent.id, "token expired");
             SessionError::Closed
         }
@@ -49,9 +49,8 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
 }
 
 /// Waits until the agent's token expires, if that ends its tunnel.
-async fn expiry(agent: &Agent, shared: &Shared) {
-    let ends = shared.options.auth.as_ref().is_some_and(|auth| auth.ends_with_token());
-    match agent.claims.as_ref().and_then(|claims| claims.remaining()).filter(|_| ends) {
+async fn expiry(agent: &Agent) {
+    match agent.claims.as_ref().and_then(|claims| claims.remaining()) {
         Some(remaining) => tokio::time::sleep(remaining).await,
         None => std::future::pending().await,
     }

@@ -115,10 +115,19 @@ fn line_of(text: &str, message: &str) -> Option<usize> {
 }
 
 fn line_of_key(text: &str, path: &str) -> Option<usize> {
-    let key = path.rsplit('.').next().filter(|key| !key.is_empty())?;
-    let key = key.split('[').next().unwrap_or(key);
-    let found = text.lines().position(|line| {
-        line.trim_start().trim_start_matches("- ").strip_prefix(key).is_some_and(|rest| rest.starts_with(':'))
-    });
-    found.map(|index| index + 1)
+    let mut path = path;
+    while !path.is_empty() {
+        let key = path.rsplit('.').next()?;
+        let key = key.split('[').next().unwrap_or(key);
+        let found = text.lines().position(|line| {
+            let line = line.trim_start().trim_start_matches("- ");
+            line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':'))
+        });
+        if let Some(index) = found {
+            return Some(index + 1);
+        }
+        // What is missing has no line: where it should be has.
+        path = path.rsplit_once('.').map_or("", |(parent, _)| parent);
+    }
+    None
 }

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
 pub use print::{commented, schema};
-pub use types::{BindAddr, ByteSize, HumanDuration, Secret};
+pub use types::{BindAddr, ByteSize, HumanDuration, Secret, text_or_number};
 
 use keys::{Key, Shape};
 

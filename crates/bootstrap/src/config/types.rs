@@ -280,6 +280,23 @@ scalar!(ByteSize, "Size", "a size like 65536 or 16MiB");
 scalar!(BindAddr, "BindAddr", "an address like :8000 or 127.0.0.1:8000");
 scalar!(Secret, "Secret", "text");
 
+/// Text that may be written as a number: `addr: 4000`. For `#[serde(deserialize_with = "…")]`.
+///
+/// # Errors
+/// If it is neither.
+pub fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    struct AnyText(String);
+    impl FromStr for AnyText {
+        type Err = String;
+
+        fn from_str(text: &str) -> Result<Self, String> {
+            Ok(AnyText(text.to_owned()))
+        }
+    }
+    let visitor = ScalarVisitor::<AnyText>(std::marker::PhantomData, "text or a number");
+    deserializer.deserialize_any(visitor).map(|text| text.0)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {

@@ -1,0 +1,101 @@
+//! Why an agent or a forwarder cannot run, and whose fault it is.
+
+use std::time::Duration;
+
+use piko_bootstrap::config::Invalid;
+use piko_bootstrap::tls::TlsError;
+use piko_tunnel::SessionError;
+use piko_tunnel::dial::DialError;
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// No listeners.
+    #[error(
+        "no listeners configured; give --endpoints my-endpoint/localhost:4000, or `listeners` in the file"
+    )]
+    NoListeners,
+    /// No ports to forward.
+    #[error("no ports configured; give `ports` in the file, or use `piko forward tcp ADDR ENDPOINT`")]
+    NoPorts,
+    /// The configuration makes no sense.
+    #[error("{}: {}", .0.key, .0.message)]
+    Config(Invalid),
+    /// The service cannot be addressed.
+    #[error("{0} is no service")]
+    Service(String),
+    /// The token file cannot be read.
+    #[error("connect.token_file: {0}")]
+    TokenFile(#[source] std::io::Error),
+    /// TLS to the cluster cannot be set up.
+    #[error("connect.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// TLS to a service cannot be set up.
+    #[error("tls of the listener on {endpoint}: {source}")]
+    ServiceTls {
+        /// The listener's endpoint.
+        endpoint: String,
+        /// What is wrong.
+        source: TlsError,
+    },
+    /// A port of ours cannot be bound.
+    #[error("{key}: cannot listen on {addr}: {source}")]
+    Bind {
+        /// The configuration key.
+        key: String,
+        /// The address as configured.
+        addr: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No tunnel.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The tunnel failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The node refused a listener.
+    #[error("listener refused: {message} ({code})")]
+    Refused {
+        /// Stable code.
+        code: String,
+        /// Words.
+        message: String,
+    },
+    /// The first connect took too long.
+    #[error("not connected within {within:?}: {last}")]
+    ConnectTimeout {
+        /// The limit.
+        within: Duration,
+        /// The last failure.
+        last: String,
+    },
+}
+
+impl AgentError {
+    /// Is the configuration to blame, so that another try with the same one is in vain?
+    pub fn is_config(&self) -> bool {
+        match self {
+            AgentError::NoListeners
+            | AgentError::NoPorts
+            | AgentError::Config(_)
+            | AgentError::Service(_)
+            | AgentError::TokenFile(_)
+            | AgentError::Bind { .. }
+            | AgentError::Tls(_)
+            | AgentError::ServiceTls { .. } => true,
+            AgentError::Dial(_)
+            | AgentError::Session(_)
+            | AgentError::Refused { .. }
+            | AgentError::ConnectTimeout { .. } => false,
+        }
+    }
+
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            AgentError::Dial(e) => e.is_retryable(),
+            AgentError::Session(_) => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! TLS on the ports that are not Pingora's, and to the ports of other nodes.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, ServerTls, ServerTlsConfig, TlsError};
+use piko_tunnel::io::BoxIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::config::{Config, NodeTlsConfig};
+
+/// A TLS handshake is two round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// First byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// A file of TLS that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {source}")]
+pub struct PortTlsError {
+    /// The configuration key.
+    pub key: &'static str,
+    source: TlsError,
+}
+
+/// The TLS of all ports of a node. `None`: the port speaks none.
+pub(crate) struct NodeTls {
+    pub(crate) proxy: Option<ServerTls>,
+    pub(crate) upstream: Option<ServerTls>,
+    pub(crate) admin: Option<ServerTls>,
+    pub(crate) peer: Option<ServerTls>,
+    /// To other nodes' admin ports.
+    pub(crate) to_admin: Option<Connector>,
+    /// To other nodes' peer ports.
+    pub(crate) to_peer: Option<Connector>,
+}
+
+impl NodeTls {
+    /// Reads every file, before a port opens.
+    pub(crate) fn load(config: &Config) -> Result<NodeTls, PortTlsError> {
+        let server =
+            |key, tls: &ServerTlsConfig| ServerTls::load(tls).map_err(|source| PortTlsError { key, source });
+        let client = |key, on: bool, tls: &ClientTlsConfig| {
+            let client = on.then(|| ClientTls::load(tls)).transpose();
+            Ok::<_, PortTlsError>(client.map_err(|source| PortTlsError { key, source })?.map(Connector))
+        };
+        // What Piko's `proxy.tls` is for: it covers the way between nodes, too.
+        let NodeTlsConfig { client: to_peer, .. } = &config.cluster.peer.tls;
+        let peer = match config.cluster.peer.tls.server() {
+            none if none.cert.is_none() => config.proxy.tls.clone(),
+            own => own,
+        };
+        let peer = server("cluster.peer.tls", &peer)?;
+        let admin = server("admin.tls", &config.admin.tls.server())?;
+        Ok(NodeTls {
+            proxy: server("proxy.tls", &config.proxy.tls)?,
+            upstream: server("upstream.tls", &config.upstream.tls)?,
+            to_admin: client("admin.tls.client", admin.is_some(), &config.admin.tls.client)?,
+            to_peer: client("cluster.peer.tls.client", peer.is_some(), to_peer)?,
+            admin,
+            peer,
+        })
+    }
+
+    /// Every certificate, to be watched.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = ServerTls> {
+        [&self.proxy, &self.upstream, &self.admin, &self.peer].into_iter().flatten().cloned()
+    }
+}
+
+/// Accepts what a port speaks: TLS, or nothing below HTTP.
+#[derive(Clone)]
+pub(crate) struct Acceptor(Option<TlsAcceptor>);
+
+impl Acceptor {
+    pub(crate) fn new(tls: Option<&ServerTls>) -> io::Result<Acceptor> {
+        let config = tls.map(ServerTls::config).transpose().map_err(io::Error::other)?;
+        Ok(Acceptor(config.map(TlsAcceptor::from)))
+    }
+
+    /// The bytes below HTTP.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<BoxIo> {
+        let _ = stream.set_nodelay(true);
+        let Some(acceptor) = &self.0 else { return Ok(Box::new(stream)) };
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "TLS handshake took too long");
+        timeout(HANDSHAKE_TIMEOUT, shake(acceptor, stream)).await.map_err(|_| late())?
+    }
+}
+
+async fn shake(acceptor: &TlsAcceptor, mut stream: TcpStream) -> io::Result<BoxIo> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
+        // Said as Go does, since people paste http:// where https:// is meant.
+        let words = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
+                     Client sent an HTTP request to an HTTPS server.\n";
+        stream.write_all(words.as_bytes()).await?;
+        stream.shutdown().await?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no TLS"));
+    }
+    Ok(Box::new(acceptor.accept(stream).await?))
+}
+
+/// Connects to ports of other nodes.
+#[derive(Clone)]
+pub(crate) struct Connector(ClientTls);
+
+impl Connector {
+    /// TLS on a connection to `addr`, whose host the certificate has to be for, if nothing else is configured.
+    pub(crate) async fn connect(&self, addr: &str, stream: TcpStream) -> io::Result<BoxIo> {
+        let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
+        let name = match &self.0.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
+        };
+        let connect = TlsConnector::from(Arc::clone(&self.0.config)).connect(name, stream);
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "TLS handshake took too long");
+        Ok(Box::new(timeout(HANDSHAKE_TIMEOUT, connect).await.map_err(|_| late())??))
+    }
+}
