@@ -17,6 +17,8 @@ pub struct Metrics {
     pub proxy: ProxyMetrics,
     /// The upstream port.
     pub upstream: UpstreamMetrics,
+    /// The gossip port.
+    pub gossip: GossipMetrics,
     /// Set when they are asked for.
     pub gauges: Gauges,
 }
@@ -45,6 +47,25 @@ pub struct UpstreamMetrics {
     handshakes: IntCounterVec,
 }
 
+/// The gossip port: what table replication sends and receives. memberlist's own probes and exchanges are
+/// not in it.
+#[derive(Clone)]
+pub struct GossipMetrics {
+    /// From other nodes.
+    pub inbound: GossipDirection,
+    /// To other nodes.
+    pub outbound: GossipDirection,
+}
+
+/// One direction of gossip.
+#[derive(Clone)]
+pub struct GossipDirection {
+    connections: IntCounter,
+    stream_bytes: IntCounter,
+    packet_bytes: IntCounter,
+    delta_entries: IntCounter,
+}
+
 /// Values that are read off the node when they are asked for.
 pub struct Gauges {
     /// `piko_upstreams_connected_upstreams`
@@ -53,6 +74,8 @@ pub struct Gauges {
     pub endpoints: IntGauge,
     /// `piko_cluster_nodes{status}`
     pub nodes: IntGaugeVec,
+    /// `piko_gossip_entries{node_id}`
+    pub entries: IntGaugeVec,
 }
 
 /// Bytes: 256 · 4^k.
@@ -120,10 +143,20 @@ impl Metrics {
                 "Endpoints with an upstream on this node",
             ),
             nodes: gauges(r, "piko_cluster_nodes", "Known nodes, this one included", &["status"]),
+            entries: gauges(
+                r,
+                "piko_gossip_entries",
+                "Entries known of a node: its addresses and its endpoints",
+                &["node_id", "deleted", "internal"],
+            ),
         };
         let build = gauges(r, "piko_build_info", "Always 1; the version is a label", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Metrics { registry, proxy, upstream, gauges: gauge_values }
+        let gossip = GossipMetrics {
+            inbound: GossipDirection::new(r, "inbound"),
+            outbound: GossipDirection::new(r, "outbound"),
+        };
+        Metrics { registry, proxy, upstream, gossip, gauges: gauge_values }
     }
 
     /// Where plugins register theirs.
@@ -173,6 +206,30 @@ impl UpstreamMetrics {
     pub fn tunnel_opened(self: &UpstreamMetrics) -> TunnelGuard {
         self.tunnels.inc();
         TunnelGuard(self.tunnels.clone())
+    }
+}
+
+impl GossipDirection {
+    fn new(r: &Registry, direction: &str) -> Self {
+        let counter =
+            |what: &str, help: &str| counter(r, &format!("piko_gossip_{what}_{direction}_total"), help);
+        GossipDirection {
+            connections: counter("connections", "Connections of table replication"),
+            stream_bytes: counter("stream_bytes", "Bytes of messages on connections"),
+            packet_bytes: counter("packet_bytes", "Bytes of messages in packets"),
+            delta_entries: counter("delta_entries", "Changes of endpoints"),
+        }
+    }
+
+    /// Counts one message.
+    pub fn count(&self, in_packet: bool, bytes: usize, entries: usize) {
+        if in_packet {
+            self.packet_bytes.inc_by(bytes as u64);
+        } else {
+            self.connections.inc();
+            self.stream_bytes.inc_by(bytes as u64);
+        }
+        self.delta_entries.inc_by(entries as u64);
     }
 }
 

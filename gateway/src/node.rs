@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use piko_bootstrap::config::BindAddr;
 use piko_bootstrap::tls::ServerTls;
-use piko_plugin_host::{Host, HostError, PluginConfig, Reloaded};
+use piko_plugin_host::{HostError, PluginConfig, Reloaded};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
 use crate::config::{Config, advertised};
 use crate::metrics::Metrics;
 use crate::peer::{Links, PeerPort, Secret};
-use crate::plugins::{self, ClusterDirectory};
+use crate::plugins::{ClusterDirectory, Plugins};
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::route::target::Targets;
 use crate::route::{Registry, Router};
@@ -35,7 +35,7 @@ pub struct Node {
     delay: Duration,
     grace: Duration,
     cluster: Arc<Cluster>,
-    plugins: Option<Arc<Host>>,
+    plugins: Arc<Plugins>,
     parts: Parts,
 }
 
@@ -132,10 +132,14 @@ impl Node {
         let tls = NodeTls::load(&config)?;
         let metrics = Arc::new(Metrics::new());
         let directory = Arc::new(ClusterDirectory::default());
-        let plugins = plugins::start(&config, directory.clone(), &metrics).await?;
+        let cache = config.plugin_cache_dir.clone();
+        let plugins = Arc::new(Plugins::new(directory.clone(), metrics.registry(), cache));
+        plugins.load(&config.plugins).await?;
         let listeners = Listeners::bind(&config)?;
         let bound = listeners.addrs(config.cluster.gossip.bind_addr.socket())?;
-        let cluster = Arc::new(Cluster::start(cluster_options(&config, &bound, key.clone())).await?);
+        let cluster = Arc::new(
+            Cluster::start(cluster_options(&config, &bound, key.clone()), metrics.gossip.clone()).await?,
+        );
         let table = cluster.table();
         let id = table.local_id();
 
@@ -152,9 +156,7 @@ impl Node {
         ));
         let background = Background::default();
         background.spawn(links.run(table.clone(), background.stop.clone()));
-        if let Some(host) = &plugins {
-            background.spawn(host.clone().watch(background.stop.clone()));
-        }
+        background.spawn(plugins.clone().watch(background.stop.clone()));
 
         for cert in tls.certificates() {
             background.spawn(cert.watch(background.stop.clone()));
@@ -184,9 +186,16 @@ impl Node {
             tunnel: settings,
             auth: Guard::new(&config.upstream.auth, &config.upstream.tenants)?,
             tls: Acceptor::new(tls.upstream.as_ref())?,
+            rebalance: config.upstream.rebalance.clone(),
         };
-        let upstream =
-            UpstreamPort::start(listeners.upstream, options, registry, targets.clone(), metrics.clone())?;
+        let upstream = UpstreamPort::start(
+            listeners.upstream,
+            options,
+            registry,
+            table,
+            targets.clone(),
+            metrics.clone(),
+        )?;
         let proxy = Proxy::start(
             listeners.proxy,
             proxy_options(&config, tls.proxy.clone(), plugins.clone())?,
@@ -228,9 +237,9 @@ impl Node {
     /// Takes a new list of plugins, all of it or nothing.
     ///
     /// # Errors
-    /// If one cannot be loaded: those that run stay. `None`: the node was started without plugins.
-    pub async fn reload_plugins(&self, list: &[PluginConfig]) -> Option<Result<Reloaded, HostError>> {
-        Some(self.plugins.as_ref()?.reload(list).await)
+    /// If one cannot be loaded: those that run stay.
+    pub async fn reload_plugins(&self, list: &[PluginConfig]) -> Result<Reloaded, HostError> {
+        self.plugins.load(list).await
     }
 
     /// This node's id, new at every start.
@@ -351,11 +360,12 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, secret: Option<Vec<u8>>)
 fn proxy_options(
     config: &Config,
     tls: Option<ServerTls>,
-    plugins: Option<Arc<Host>>,
+    plugins: Arc<Plugins>,
 ) -> Result<ProxyOptions, KeyError> {
     let proxy = &config.proxy;
     Ok(ProxyOptions {
         timeout: proxy.timeout.on(),
+        head: proxy.http.read_header_timeout.on(),
         read: proxy.http.read_timeout.on(),
         write: proxy.http.write_timeout.on(),
         max_header_bytes: usize::try_from(proxy.http.max_header_bytes.0).unwrap_or(usize::MAX),

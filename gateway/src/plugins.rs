@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use piko_plugin_host::{Directory, Host, HostError, HostOptions};
+use piko_plugin_host::{
+    Chain, Directory, Host, HostError, HostOptions, PluginConfig, PluginStatus, Reloaded,
+};
 use piko_tunnel::EndpointId;
+use prometheus::Registry;
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::cluster::Table;
-use crate::config::Config;
-use crate::metrics::Metrics;
 
 /// The cluster as plugins see it. Empty until the node knows one: plugins load before ports open.
 #[derive(Default)]
@@ -42,33 +45,91 @@ pub fn is_endpoint(name: &str) -> bool {
     name.parse::<EndpointId>().is_ok()
 }
 
-/// Loads the configured plugins. A node without any has no engine either.
-pub(crate) async fn start(
-    config: &Config,
+/// The plugins of a node. The engine starts with the first of them: a node without any has none.
+pub struct Plugins {
     directory: Arc<ClusterDirectory>,
-    metrics: &Metrics,
-) -> Result<Option<Arc<Host>>, HostError> {
-    if config.plugins.is_empty() {
-        return Ok(None);
+    registry: Registry,
+    /// As configured.
+    cache: Option<PathBuf>,
+    host: OnceLock<Arc<Host>>,
+    /// One start at a time.
+    starting: Mutex<()>,
+    started: Notify,
+}
+
+impl Plugins {
+    /// None yet.
+    pub(crate) fn new(directory: Arc<ClusterDirectory>, registry: Registry, cache: Option<PathBuf>) -> Self {
+        let (host, starting, started) = (OnceLock::new(), Mutex::default(), Notify::new());
+        Plugins { directory, registry, cache, host, starting, started }
     }
-    let options = |cache| HostOptions { directory: directory.clone(), registry: metrics.registry(), cache };
-    if config.plugin_cache_dir.is_some() {
-        let host = Host::start(options(config.plugin_cache_dir.clone()), &config.plugins).await?;
-        return Ok(Some(Arc::new(host)));
+
+    /// The chain requests go through; `None` where there is no plugin.
+    pub(crate) fn current(&self) -> Option<Arc<Chain>> {
+        self.host.get().map(|host| host.current()).filter(|chain| !chain.is_empty())
     }
-    let cache = default_cache().filter(|path| match piko_plugin_host::check_cache(path) {
-        Ok(()) => true,
-        Err(e) => {
-            warn!("compiled plugins are not kept, each start compiles again: {}: {e}", path.display());
-            false
+
+    /// Every plugin, in order.
+    pub(crate) fn status(&self) -> Vec<PluginStatus> {
+        self.host.get().map(|host| host.status()).unwrap_or_default()
+    }
+
+    /// Takes a whole list: all of it or nothing.
+    ///
+    /// # Errors
+    /// If one cannot be loaded: those that run stay.
+    pub(crate) async fn load(&self, plugins: &[PluginConfig]) -> Result<Reloaded, HostError> {
+        let _one = self.starting.lock().await;
+        if self.host.get().is_none() {
+            if plugins.is_empty() {
+                return Ok(Reloaded { loaded: 0, total: 0 });
+            }
+            let options = HostOptions {
+                directory: self.directory.clone(),
+                registry: self.registry.clone(),
+                cache: self.cache(),
+            };
+            // Without plugins first: it registers its metrics, which can be done once, and may not fail after.
+            let host = Host::start(options, &[]).await?;
+            let _ = self.host.set(Arc::new(host));
+            self.started.notify_one();
         }
-    });
-    Ok(Some(Arc::new(Host::start(options(cache), &config.plugins).await?)))
+        match self.host.get() {
+            Some(host) => host.reload(plugins).await,
+            None => Ok(Reloaded { loaded: 0, total: 0 }),
+        }
+    }
+
+    /// Reloads plugins whose files change, until stopped.
+    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        while self.host.get().is_none() {
+            if stop.run_until_cancelled(self.started.notified()).await.is_none() {
+                return;
+            }
+        }
+        if let Some(host) = self.host.get() {
+            host.clone().watch(stop).await;
+        }
+    }
+
+    /// The configured directory, whatever is wrong with it; else the default one, if it is good.
+    fn cache(&self) -> Option<PathBuf> {
+        self.cache.clone().or_else(|| {
+            default_cache().filter(|path| match piko_plugin_host::check_cache(path) {
+                Ok(()) => true,
+                Err(e) => {
+                    let path = path.display();
+                    warn!("compiled plugins are not kept, each start compiles again: {path}: {e}");
+                    false
+                }
+            })
+        })
+    }
 }
 
 /// `$XDG_CACHE_HOME/piko/plugins`, or the same in `~/.cache`.
 fn default_cache() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
-    Some(base.join("piko/plugins"))
+    Some(base.join("piko").join("plugins"))
 }

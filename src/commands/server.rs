@@ -53,14 +53,13 @@ async fn reload(node: &Node, matches: &ArgMatches) {
         Err(e) => return warn!("SIGHUP: configuration refused, nothing changed: {e:#}"),
     };
     match node.reload_plugins(&config.plugins).await {
-        Some(Ok(done)) => {
+        Ok(done) => {
             info!(
                 loaded = done.loaded,
                 plugins = done.total,
                 "SIGHUP: plugins reloaded; other keys need a restart"
             );
         }
-        Some(Err(e)) => warn!("SIGHUP: plugins refused, nothing changed: {e}"),
-        None => warn!("SIGHUP: this node was started without plugins; restart it to load some"),
+        Err(e) => warn!("SIGHUP: plugins refused, nothing changed: {e}"),
     }
 }

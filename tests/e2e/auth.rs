@@ -57,6 +57,81 @@ async fn t13_t16_u3_u5_u6_u7_agents_need_a_token_where_there_is_a_key() {
 }
 
 #[tokio::test]
+async fn j9_each_tenants_agents_need_tokens_of_that_tenant() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("piko.yaml");
+    let tenants = json!([
+        { "id": "one", "auth": { "hmac_secret_key": SECRET } },
+        { "id": "two", "auth": { "hmac_secret_key": "another-secret" } },
+    ]);
+    std::fs::write(&file, json!({ "upstream": { "tenants": tenants } }).to_string()).unwrap();
+    let node = Node::start(piko(), &[], &[&format!("--config.path={}", file.display())]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let good = token(json!({}));
+    let refused = |more: &[&str]| {
+        let upstream = format!("--connect.url=http://{}", node.upstream);
+        let words = ["agent", "--endpoints", &endpoint, &upstream, "--connect.token", &good];
+        let output = run(piko(), &[&words[..], more].concat());
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(refused(&[]).contains("unknown tenant"));
+    assert!(refused(&["--connect.tenant-id=three"]).contains("unknown tenant"));
+    assert!(refused(&["--connect.tenant-id=two"]).contains("invalid token"));
+    let flags = ["--connect.tenant-id=one", "--connect.token", &good];
+    let _agent = agent(piko(), node.upstream, &endpoint, &flags);
+    node.routes("my-endpoint", 200).await;
+}
+
+/// An HTTP proxy between agent and node, as companies have them: CONNECT only, with a password.
+#[tokio::test]
+async fn an_agent_gets_through_an_http_proxy_with_a_password() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = proxy.local_addr().unwrap();
+    let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let _proxy = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = proxy.accept().await {
+            let heads = heads.clone();
+            connections.spawn(async move {
+                let mut stream = BufReader::new(stream);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    stream.read_line(&mut head).await.unwrap();
+                }
+                let target = head.split(' ').nth(1).unwrap().to_owned();
+                let allowed = head.contains("Basic dXNlcjpwYXNzd29yZA==");
+                let _ = heads.send(head);
+                if !allowed {
+                    let _ = stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+                    return;
+                }
+                let mut far = tokio::net::TcpStream::connect(target).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut far).await;
+            });
+        }
+    }));
+    let node = Node::start(piko(), &[], &[]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let through = format!("--connect.proxy-url=http://user:password@{addr}");
+    let through = agent(piko(), node.upstream, &endpoint, &[&through]);
+    node.routes("my-endpoint", 200).await;
+    let head = seen.recv().await.unwrap();
+    assert!(head.starts_with(&format!("CONNECT {} HTTP/1.1", node.upstream)), "{head}");
+    assert!(!through.log().contains("password"), "{}", through.log());
+    let wrong = format!("--connect.proxy-url=http://user:wrong@{addr}");
+    let refused = agent(piko(), node.upstream, &endpoint, &[&wrong]);
+    eventually("the proxy refuses", || async { refused.log().contains("proxy").then_some(()) }).await;
+    assert!(!refused.log().contains("wrong"), "{}", refused.log());
+}
+
+#[tokio::test]
 async fn u4_a_tunnel_ends_with_its_token() {
     let node = Node::start(piko(), &[], &[&format!("--upstream.auth.hmac-secret-key={SECRET}")]);
     node.ready().await;

@@ -159,6 +159,29 @@ async fn a_changed_file_is_taken_and_a_bad_one_refused() {
 }
 
 #[tokio::test]
+async fn a_node_without_plugins_takes_its_first_and_a_bad_one_does_no_harm() {
+    let s = setup(json!([])).await;
+    assert_eq!(s.get("/", &[("x-piko-endpoint", "a")]).await.status, 200);
+    for n in 1..=2 {
+        write(&s.dir, &json!([{ "name": "x", "path": "/nowhere.wasm" }]));
+        s.node.program.signal("HUP");
+        eventually("it is refused", || async {
+            (s.node.program.log().matches("nothing changed").count() == n).then_some(())
+        })
+        .await;
+    }
+    write(&s.dir, &json!([{ "name": "x", "path": component("chaos"), "config": "first" }]));
+    s.node.program.signal("HUP");
+    let chaos = [("x-piko-endpoint", "a"), ("x-chaos", "config")];
+    eventually("the plugin runs", || async { (s.get("/", &chaos).await.text() == "first").then_some(()) })
+        .await;
+    write(&s.dir, &json!([]));
+    s.node.program.signal("HUP");
+    eventually("and is gone again", || async { (s.get("/", &chaos).await.text() != "first").then_some(()) })
+        .await;
+}
+
+#[tokio::test]
 async fn reloads_under_load_lose_no_request() {
     let s = setup(json!([{ "name": "x", "path": component("chaos"), "config": "0" }])).await;
     let stop = tokio_util::sync::CancellationToken::new();

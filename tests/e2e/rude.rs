@@ -1,6 +1,7 @@
 //! Garbage on every port: the node stays up, does not grow, and tells or drops the sender.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use piko_test_support::client::raw;
 use piko_test_support::eventually;
@@ -121,6 +122,42 @@ async fn half_a_request_is_dropped_within_a_limit() {
     while let Some(done) = waiting.join_next().await {
         done.unwrap();
     }
+}
+
+/// A byte now and then is no silence: the whole head has a limit, of the first request and of the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_trickles_is_cut_and_a_quiet_connection_is_not() {
+    let flags = ["--proxy.http.read-header-timeout=2s", "--proxy.http.idle-timeout=3s"];
+    let node = Node::start(piko(), &[], &flags);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    node.routes("my-endpoint", 200).await;
+    let trickle = async |stream: &mut TcpStream| {
+        let began = std::time::Instant::now();
+        stream.write_all(b"GET / HTTP/1.1\r\nX-Slow: ").await.unwrap();
+        let mut answer = [0];
+        loop {
+            if stream.write_all(b"x").await.is_err() {
+                return began.elapsed();
+            }
+            match tokio::time::timeout(Duration::from_millis(100), stream.read(&mut answer)).await {
+                Ok(Ok(0) | Err(_)) => return began.elapsed(),
+                Ok(Ok(_)) | Err(_) => assert!(began.elapsed() < DROPPED_WITHIN, "it trickles for ever"),
+            }
+        }
+    };
+    let mut first = TcpStream::connect(node.proxy).await.unwrap();
+    trickle(&mut first).await;
+    // After a request: the idle limit and the head's together.
+    let mut later = TcpStream::connect(node.proxy).await.unwrap();
+    later.write_all(b"GET / HTTP/1.1\r\nHost: my-endpoint.x\r\n\r\n").await.unwrap();
+    assert!(later.read(&mut [0; 4096]).await.unwrap() > 0);
+    trickle(&mut later).await;
+    // Slow is not late: a request that takes longer than a head may.
+    let headers = [("x-piko-endpoint", "my-endpoint")];
+    let slow = piko_test_support::client::get(node.proxy, "/slow/4000", &headers).await.unwrap();
+    assert_eq!(slow.status, 200);
 }
 
 #[tokio::test]

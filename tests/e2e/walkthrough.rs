@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::piko;
 
-fn shipped(path: &str) -> std::path::PathBuf {
+pub(crate) fn shipped(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 

@@ -13,7 +13,6 @@ use http::Response;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use piko_plugin_host::Host;
 use piko_tunnel::io::BoxIo;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -24,6 +23,7 @@ use tracing::warn;
 use crate::auth::Guard;
 use crate::cluster::Table;
 use crate::metrics::Metrics;
+use crate::plugins::Plugins;
 use crate::route::Registry;
 use crate::tls::{Acceptor, Connector};
 
@@ -45,7 +45,7 @@ pub struct State {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What decides about requests.
-    pub plugins: Option<Arc<Host>>,
+    pub plugins: Arc<Plugins>,
     /// May balancers send traffic here?
     pub ready: watch::Receiver<bool>,
     /// Whose questions are answered.

@@ -48,7 +48,7 @@ fn local(path: &str, state: &State) -> Option<Answer> {
         "/status/cluster/nodes" => json(&view::nodes(&state.table.nodes())),
         "/status/upstream/endpoints" => json(&view::endpoint_counts(&state.registry)),
         "/status/proxy/endpoints" => json(&view::endpoint_addresses(&state.registry)),
-        "/status/plugins" => json(&state.plugins.as_ref().map(|host| host.status()).unwrap_or_default()),
+        "/status/plugins" => json(&state.plugins.status()),
         "/status/gossip/nodes" => json(&view::gossip_nodes(state)),
         _ => {
             let (id, show): (_, fn(&State, &str) -> Option<serde_json::Value>) =
@@ -77,6 +77,12 @@ fn metrics(state: &State) -> Answer {
     for status in [Status::Active, Status::Unreachable, Status::Left] {
         let count = nodes.iter().filter(|node| node.status == status).count();
         gauges.nodes.with_label_values(&[status.as_str()]).set(count as i64);
+    }
+    // Nodes come and go: only those known now are shown.
+    gauges.entries.reset();
+    for node in &nodes {
+        let entries = gauges.entries.with_label_values(&[&node.identity.id, "false", "false"]);
+        entries.set(node.endpoints.len() as i64 + 2);
     }
     match state.metrics.render() {
         Ok(text) => with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into()),

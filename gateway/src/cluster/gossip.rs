@@ -26,6 +26,7 @@ use tracing::debug;
 use super::Options;
 use super::state::{Table, Then};
 use super::wire::{self, Identity, Message};
+use crate::metrics::GossipMetrics;
 
 type Transport = TokioNetTransport<SmolStr, TokioSocketAddrResolver, TokioTcp>;
 type Void = VoidDelegate<SmolStr, SocketAddr>;
@@ -47,12 +48,14 @@ pub(super) struct Gossip {
     members: Memberlist<Transport, Delegate>,
     runtime: Handle,
     table: Arc<Table>,
+    metrics: GossipMetrics,
 }
 
 struct Node {
     meta: Meta,
     table: Arc<Table>,
     then: mpsc::Sender<Event>,
+    metrics: GossipMetrics,
 }
 
 struct Events(mpsc::UnboundedSender<Event>);
@@ -64,7 +67,9 @@ impl NodeDelegate for Node {
 
     // In memberlist's one packet task: no waiting here.
     async fn notify_message(&self, message: Cow<'_, [u8]>) {
+        let bytes = message.len();
         let Some(message) = wire::decode(&message) else { return };
+        self.metrics.inbound.count(message.in_packet(), bytes, message.entries());
         match self.table.apply(message) {
             Then::Nothing => {}
             then => drop(self.then.try_send(Event::Then(then))),
@@ -149,6 +154,7 @@ impl Gossip {
         runtime: Handle,
         o: &Options,
         table: Arc<Table>,
+        metrics: GossipMetrics,
     ) -> Result<(Gossip, EventStream), String> {
         // memberlist resolves port 0 for itself only after its id is fixed: find a free port first.
         let bind =
@@ -169,13 +175,13 @@ impl Gossip {
         let (members_tx, members) = mpsc::unbounded_channel();
         let (then_tx, then) = mpsc::channel(MAX_WAITING);
         let delegate = CompositeDelegate::<SmolStr, SocketAddr>::new()
-            .with_node_delegate(Node { meta, table: table.clone(), then: then_tx })
+            .with_node_delegate(Node { meta, table: table.clone(), then: then_tx, metrics: metrics.clone() })
             .with_event_delegate(Events(members_tx));
         let options = options(o)?;
         let starting =
             runtime.spawn(async move { Memberlist::with_delegate(delegate, transport, options).await });
         let memberlist = starting.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        Ok((Gossip { members: memberlist, runtime, table }, EventStream { members, then }))
+        Ok((Gossip { members: memberlist, runtime, table, metrics }, EventStream { members, then }))
     }
 
     /// The bound address.
@@ -191,7 +197,7 @@ impl Gossip {
 
     /// One packet: may be lost.
     pub(super) async fn send(&self, to: SocketAddr, message: &Message) {
-        let (members, bytes) = (self.members.clone(), Bytes::from(wire::encode(message)));
+        let (members, bytes) = (self.members.clone(), self.encode(message));
         let sent = self.guarded(async move { members.send(&to, bytes).await }).await;
         if let Err(error) = sent {
             debug!(peer.addr = %to, error, "failed to send a gossip packet");
@@ -200,11 +206,17 @@ impl Gossip {
 
     /// Over TCP.
     pub(super) async fn send_reliable(&self, to: SocketAddr, message: &Message) {
-        let (members, bytes) = (self.members.clone(), Bytes::from(wire::encode(message)));
+        let (members, bytes) = (self.members.clone(), self.encode(message));
         let sent = self.guarded(async move { members.send_reliable(&to, bytes).await }).await;
         if let Err(error) = sent {
             debug!(peer.addr = %to, error, "failed to send a gossip message");
         }
+    }
+
+    fn encode(&self, message: &Message) -> Bytes {
+        let bytes = Bytes::from(wire::encode(message));
+        self.metrics.outbound.count(message.in_packet(), bytes.len(), message.entries());
+        bytes
     }
 
     /// Says goodbye to everyone, then tells memberlist.

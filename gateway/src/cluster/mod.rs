@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::GossipMetrics;
 use gossip::Gossip;
 pub use state::{NodeView, RemoteNode, RemoteRoute, Status, Table};
 pub use wire::Identity;
@@ -91,7 +92,7 @@ pub fn node_id(prefix: &str) -> String {
 
 impl Cluster {
     /// Starts gossip. Nothing is joined yet.
-    pub async fn start(options: Options) -> Result<Cluster, ClusterError> {
+    pub async fn start(options: Options, metrics: GossipMetrics) -> Result<Cluster, ClusterError> {
         let fail = |message: String| ClusterError::Start { addr: options.bind, message };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(GOSSIP_THREADS)
@@ -100,7 +101,7 @@ impl Cluster {
             .build()
             .map_err(|e| fail(e.to_string()))?;
         let table = Arc::new(Table::new(options.identity.clone()));
-        let started = Gossip::start(runtime.handle().clone(), &options, table.clone()).await;
+        let started = Gossip::start(runtime.handle().clone(), &options, table.clone(), metrics).await;
         let (gossip, events) = match started {
             Ok(parts) => parts,
             Err(message) => {

@@ -180,6 +180,16 @@ impl Table {
         local.saturating_add(remote)
     }
 
+    /// How many nodes are active, this one included, and how many upstreams they have together.
+    pub fn totals(&self) -> (usize, u64) {
+        let state = self.state.read();
+        let active = state.nodes.values().filter(|node| node.status == Status::Active);
+        let tables = active.map(|node| &node.endpoints).chain([&state.local.endpoints]);
+        tables.fold((0, 0), |(nodes, total), table| {
+            (nodes + 1, total + table.values().map(|n| u64::from(*n)).sum::<u64>())
+        })
+    }
+
     /// Every active node but this one.
     pub fn active_remotes(&self) -> Vec<Arc<RemoteNode>> {
         let state = self.state.read();
@@ -340,7 +350,9 @@ impl State {
 
     fn apply(&mut self, message: Message) -> Then {
         match message {
-            Message::Delta { owner, epoch, base, ops } => self.delta(&owner, epoch, base, ops),
+            Message::Delta { owner, epoch, base, ops } | Message::Missed { owner, epoch, base, ops } => {
+                self.delta(&owner, epoch, base, ops)
+            }
             Message::Heartbeat { addr, identity, version } => {
                 let new = self.member_up(addr, identity.clone());
                 let behind = self

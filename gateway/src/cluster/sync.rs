@@ -52,6 +52,13 @@ pub(super) async fn run(
     }
 }
 
+fn missed(delta: Message) -> Message {
+    match delta {
+        Message::Delta { owner, epoch, base, ops } => Message::Missed { owner, epoch, base, ops },
+        other => other,
+    }
+}
+
 struct Sync {
     gossip: Arc<Gossip>,
     table: Arc<Table>,
@@ -101,7 +108,8 @@ impl Sync {
         let identity = self.table.identity();
         let messages = match answer {
             Answer::Ops { base, ops } => {
-                wire::deltas(&identity.id, identity.epoch, base, &ops, self.max_packet)
+                let deltas = wire::deltas(&identity.id, identity.epoch, base, &ops, self.max_packet);
+                deltas.into_iter().map(missed).collect()
             }
             Answer::All { version, endpoints } => {
                 vec![Message::Snapshot { owner: identity.id, epoch: identity.epoch, version, endpoints }]

@@ -43,6 +43,24 @@ pub(super) enum Message {
     Snapshot { owner: String, epoch: u64, version: u64, endpoints: Vec<Op> },
     /// The owner leaves.
     Bye { owner: String, epoch: u64 },
+    /// A delta that answers a pull: it comes on a connection of its own, not in a packet.
+    Missed { owner: String, epoch: u64, base: u64, ops: Vec<Op> },
+}
+
+impl Message {
+    /// Does it travel in a packet? Others have a connection each.
+    pub(super) fn in_packet(&self) -> bool {
+        matches!(self, Message::Delta { .. } | Message::Heartbeat { .. })
+    }
+
+    /// Operations it carries.
+    pub(super) fn entries(&self) -> usize {
+        match self {
+            Message::Delta { ops, .. } | Message::Missed { ops, .. } => ops.len(),
+            Message::Snapshot { endpoints, .. } => endpoints.len(),
+            Message::Heartbeat { .. } | Message::Pull { .. } | Message::Bye { .. } => 0,
+        }
+    }
 }
 
 pub(super) fn encode(message: &Message) -> Vec<u8> {
@@ -58,7 +76,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
     }
     let message = postcard::from_bytes(body).ok()?;
     match &message {
-        Message::Delta { ops, .. } if ops.len() > MAX_OPS => None,
+        Message::Delta { ops, .. } | Message::Missed { ops, .. } if ops.len() > MAX_OPS => None,
         _ => Some(message),
     }
 }

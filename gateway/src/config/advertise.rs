@@ -1,6 +1,7 @@
 //! What a node tells others about its own addresses.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::LazyLock;
 
 /// The address to tell others: as configured, with the bound port where that is 0 or missing; else
 /// the bound one; else, bound to every address, this machine's.
@@ -18,20 +19,29 @@ pub fn advertised(configured: &str, bound: SocketAddr) -> String {
     SocketAddr::new(machine_ip(), bound.port()).to_string()
 }
 
-/// The address this machine would send from. Nothing is sent: connecting UDP only asks the routes.
+/// This machine's address, as far as others are likely to reach it: the one it would send from, or where
+/// nothing leads out (an isolated network), its first private one.
 fn machine_ip() -> IpAddr {
-    let ask = || -> std::io::Result<IpAddr> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect("10.255.255.255:1")?;
-        Ok(socket.local_addr()?.ip())
-    };
-    match ask() {
-        Ok(ip) if !ip.is_unspecified() => ip,
-        _ => {
+    static IP: LazyLock<IpAddr> = LazyLock::new(|| {
+        sends_from().or_else(first_private).unwrap_or_else(|| {
             tracing::warn!(
                 "no network address found: advertising 127.0.0.1, which only this machine reaches"
             );
             IpAddr::from([127, 0, 0, 1])
-        }
-    }
+        })
+    });
+    *IP
+}
+
+/// Nothing is sent: connecting UDP only asks the routes.
+fn sends_from() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("10.255.255.255:1").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified()).then_some(ip)
+}
+
+fn first_private() -> Option<IpAddr> {
+    let all = getifs::private_ipv4_addrs().ok()?;
+    all.first().map(|found| IpAddr::V4(found.addr()))
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::tls::ServerTls;
-use piko_plugin_host::Host;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::listeners::tls::TlsSettings;
 use pingora_core::server::configuration::ServerConf;
@@ -20,10 +19,12 @@ use tokio::task::JoinHandle;
 
 use super::connect::{TunnelConnector, tunnel_alpn};
 use super::endpoint::Domains;
+use super::heads::{Connected, Heads};
 use super::session::Timeouts;
 use super::{Gateway, MAX_TRIES};
 use crate::auth::Guard;
 use crate::metrics::Metrics;
+use crate::plugins::Plugins;
 use crate::route::Router;
 use crate::route::target::Targets;
 
@@ -31,6 +32,8 @@ use crate::route::target::Targets;
 pub struct ProxyOptions {
     /// Time to the response headers. `None`: no limit.
     pub timeout: Option<Duration>,
+    /// For a request's head. `None`: no limit but Pingora's.
+    pub head: Option<Duration>,
     /// Silence allowed in a request's body. `None`: no limit.
     pub read: Option<Duration>,
     /// Silence allowed in a response's body. `None`: no limit.
@@ -46,7 +49,7 @@ pub struct ProxyOptions {
     /// Whose requests are taken.
     pub auth: Guard,
     /// Asked about each request.
-    pub plugins: Option<Arc<Host>>,
+    pub plugins: Arc<Plugins>,
     /// One log line a request.
     pub access_log: AccessLogConfig,
 }
@@ -72,6 +75,7 @@ impl Proxy {
         listener.set_nonblocking(true)?;
         let timeouts =
             Timeouts { response: options.timeout, request_body: options.read, response_body: options.write };
+        let heads = Heads::new(addr.port(), options.head, options.keepalive);
         let gateway = Gateway {
             router,
             metrics: metrics.clone(),
@@ -80,6 +84,7 @@ impl Proxy {
             domains: Domains::new(&options.domains),
             alpn: tunnel_alpn(),
             access_log: options.access_log,
+            heads: heads.clone(),
             timeouts,
             max_header_bytes: options.max_header_bytes,
             keepalive: options.keepalive.map(|idle| idle.as_secs()),
@@ -90,12 +95,16 @@ impl Proxy {
             Some(tls) => service.add_tls_with_settings(&name, None, tls_settings(&tls)?),
             None => service.add_tcp(&name),
         }
+        service.endpoints().set_connection_filter(Arc::new(Connected(heads.clone())));
         let mut sockets = pingora_core::server::Fds::new();
         sockets.add(name, listener.into_raw_fd());
         let (stop, stopped) = watch::channel(false);
         // Owned by `Proxy`: `stop` awaits it.
         let task = tokio::spawn(async move {
-            service.start_service(Some(Arc::new(Mutex::new(sockets))), stopped, 1).await;
+            tokio::select! {
+                () = service.start_service(Some(Arc::new(Mutex::new(sockets))), stopped, 1) => {}
+                () = heads.watch() => {}
+            }
         });
         Ok(Proxy { addr, stop, task, metrics })
     }

@@ -4,12 +4,13 @@ mod access;
 mod body;
 mod connect;
 pub mod endpoint;
+mod heads;
 mod listen;
 mod plugins;
 mod session;
 mod tcp;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
 use piko_bootstrap::access_log::AccessLogConfig;
-use piko_plugin_host::{Host, Taken};
+use piko_plugin_host::Taken;
 use piko_tunnel::{EndpointId, headers};
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_error::{Error, Result};
@@ -28,8 +29,10 @@ use tracing::debug;
 use crate::auth::Guard;
 use crate::error::Failure;
 use crate::metrics::Metrics;
+use crate::plugins::Plugins;
 use crate::route::{Kind, Router, Target};
 use endpoint::Domains;
+use heads::Heads;
 pub use listen::{Proxy, ProxyOptions};
 use plugins::{Asked, Decision};
 use session::Timeouts;
@@ -43,10 +46,11 @@ pub(crate) struct Gateway {
     router: Arc<Router>,
     metrics: Arc<Metrics>,
     auth: Guard,
-    plugins: Option<Arc<Host>>,
+    plugins: Arc<Plugins>,
     domains: Domains,
     alpn: ALPN,
     access_log: AccessLogConfig,
+    heads: Arc<Heads>,
     timeouts: Timeouts,
     max_header_bytes: usize,
     keepalive: Option<u64>,
@@ -87,6 +91,7 @@ impl ProxyHttp for Gateway {
     // who asks, and for which endpoint?
     async fn request_filter(&self, session: &mut Session, ctx: &mut Request) -> Result<bool> {
         self.metrics.proxy.requests_in_flight.inc();
+        self.heads.begin(client_addr(session), session.is_http2());
         // Pingora's custom path may still poll the client after the response is out; without this, a
         // fast client's next request is taken for a body and the connection cut.
         session.downstream_session.set_pipelining_enabled(true);
@@ -116,12 +121,12 @@ impl ProxyHttp for Gateway {
             }),
             None => endpoint::find(&request.headers, authority, &self.domains),
         };
-        let endpoint = match &self.plugins {
+        let endpoint = match self.plugins.current() {
             None => found.map_err(Failure::into_error)?,
-            Some(host) => {
+            Some(chain) => {
                 let authority = authority.map(str::to_owned);
                 let asked = Asked { found, authority: authority.as_deref(), claims: claims.as_ref() };
-                match plugins::on_request(&host.current(), session, asked).await? {
+                match plugins::on_request(&chain, session, asked).await? {
                     Decision::Go(endpoint, taken) => {
                         ctx.taken = Some(taken).filter(Taken::wants_response);
                         endpoint
@@ -178,8 +183,7 @@ impl ProxyHttp for Gateway {
         if let Some(carrier) = ctx.tcp {
             tcp::connect(request, carrier)?;
         }
-        let client = session.client_addr().and_then(|addr| addr.as_inet()).map(|addr| addr.ip());
-        forwarded(request, client, scheme(session))
+        forwarded(request, client_addr(session).map(|client| client.ip()), scheme(session))
     }
 
     async fn response_filter(
@@ -273,6 +277,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Request) {
         self.metrics.proxy.requests_in_flight.dec();
+        self.heads.end(client_addr(session), session.is_http2());
         let status = session.as_ref().response_written().map_or(0, |response| response.status.as_u16());
         let elapsed = ctx.started.elapsed();
         let request = session.req_header();
@@ -321,6 +326,10 @@ fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>, scheme: &'stat
         request.insert_header("x-forwarded-host", host)?;
     }
     Ok(())
+}
+
+fn client_addr(session: &Session) -> Option<SocketAddr> {
+    session.client_addr().and_then(|addr| addr.as_inet()).copied()
 }
 
 /// How the client connected to this node.

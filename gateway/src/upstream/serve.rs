@@ -20,8 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::rebalance::{self, Tunnels};
 use super::tunnel;
 use crate::auth::{Claims, Guard};
+use crate::cluster::Table;
+use crate::config::RebalanceConfig;
 use crate::metrics::Metrics;
 use crate::route::registry::Registry;
 use crate::route::target::Targets;
@@ -41,6 +44,8 @@ pub struct UpstreamOptions {
     pub auth: Guard,
     /// What the port speaks.
     pub(crate) tls: Acceptor,
+    /// When agents are sent to other nodes.
+    pub rebalance: RebalanceConfig,
 }
 
 /// The upstream port. Everything it started ends with [`UpstreamPort::stop`].
@@ -60,6 +65,7 @@ pub(super) struct Shared {
     pub(super) drain: watch::Sender<Option<Duration>>,
     pub(super) cut: CancellationToken,
     pub(super) tunnels: TaskTracker,
+    pub(super) movable: Arc<Tunnels>,
     handshakes: Arc<Semaphore>,
 }
 
@@ -69,6 +75,7 @@ impl UpstreamPort {
         listener: TcpListener,
         options: UpstreamOptions,
         registry: Arc<Registry>,
+        table: Arc<Table>,
         targets: Arc<Targets>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<UpstreamPort> {
@@ -81,10 +88,16 @@ impl UpstreamPort {
             drain: watch::Sender::new(None),
             cut: CancellationToken::new(),
             tunnels: TaskTracker::new(),
+            movable: Arc::default(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         });
         let port =
             UpstreamPort { addr, shared, accepting: CancellationToken::new(), tasks: TaskTracker::new() };
+        let Shared { options, registry, movable, .. } = &*port.shared;
+        if options.rebalance.threshold > 0.0 {
+            let (config, stop) = (options.rebalance.clone(), port.accepting.clone());
+            port.tasks.spawn(rebalance::run(config, movable.clone(), registry.clone(), table, stop));
+        }
         port.tasks.spawn(accept(listener, port.shared.clone(), port.tasks.clone(), port.accepting.clone()));
         Ok(port)
     }

@@ -9,6 +9,7 @@ use piko_tunnel::io::BoxIo;
 use piko_tunnel::{EndpointId, SessionError, limits, node_session};
 use tracing::{debug, info};
 
+use super::rebalance::Entry;
 use super::serve::{Agent, Shared};
 use crate::route::registry::Registration;
 use crate::route::target::{Kind, Target};
@@ -33,8 +34,13 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
     let target = shared.targets.add(kind, opener);
     info!(agent.addr = %agent.addr, agent.id, "agent connected");
     let (sender, receiver) = control.split();
-    let listeners =
-        Listeners { agent: &agent, shared: &shared, target: target.clone(), open: HashMap::new() };
+    let listeners = Listeners {
+        agent: &agent,
+        shared: &shared,
+        target: target.clone(),
+        open: HashMap::new(),
+        entry: shared.movable.enter(target.id()),
+    };
     let ended = tokio::select! {
         ended = driver.run() => ended,
         ended = listeners.serve(sender, receiver) => ended,
@@ -62,6 +68,7 @@ struct Listeners<'a> {
     shared: &'a Arc<Shared>,
     target: Arc<Target>,
     open: HashMap<u64, Registration>,
+    entry: Entry<'a>,
 }
 
 impl Listeners<'_> {
@@ -86,6 +93,11 @@ impl Listeners<'_> {
                     told = true;
                     Some(Message::Drain { grace_ms: grace.as_millis() as u64 })
                 }
+                // It leaves when it has another node; this one waits for it however long that takes.
+                () = self.entry.leave.cancelled(), if !told => {
+                    told = true;
+                    Some(Message::Drain { grace_ms: 0 })
+                }
             };
             if let Some(reply) = reply
                 && let Err(e) = sender.send(&reply).await
@@ -103,6 +115,7 @@ impl Listeners<'_> {
             }),
             Message::Unlisten { id } => {
                 self.open.remove(&id);
+                self.entry.set_listeners(self.open.len());
                 None
             }
             _ => None,
@@ -121,6 +134,7 @@ impl Listeners<'_> {
         }
         info!(endpoint = %endpoint, agent.addr = %self.agent.addr, "registered endpoint");
         self.open.insert(id, self.shared.registry.register(endpoint, self.target.clone()));
+        self.entry.set_listeners(self.open.len());
         Ok(())
     }
 }

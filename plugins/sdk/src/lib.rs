@@ -1,13 +1,13 @@
 //! Makes a Rust plugin for Piko ten lines.
 //!
 //! ```ignore
-//! use piko_plugin::{Plugin, Request, Verdict, config, plugin, respond};
+//! use piko_plugin::{Plugin, Request, Verdict, plugin, respond};
 //!
 //! struct Teapot { path: String }
 //!
 //! impl Plugin for Teapot {
 //!     fn new(text: &str) -> Result<Self, String> {
-//!         Ok(Teapot { path: config(text)? })
+//!         Ok(Teapot { path: text.to_owned() })
 //!     }
 //!     fn on_request(&self, request: &Request) -> Verdict {
 //!         if request.path_with_query() == self.path { respond(418, "short and stout\n") } else { Verdict::Next }

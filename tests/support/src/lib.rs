@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "a failed test shows what its processes wrote")]
 
 pub mod client;
+pub mod lan;
 pub mod nginx;
 pub mod program;
 pub mod service;

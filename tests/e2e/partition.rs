@@ -1,0 +1,86 @@
+//! A network that falls apart while both halves live, and comes together again.
+
+#![allow(clippy::print_stderr, reason = "says why it cannot run")]
+
+use std::path::Path;
+
+use piko_test_support::eventually;
+use piko_test_support::lan::Lan;
+use piko_test_support::program::Program;
+
+use crate::piko;
+
+/// A node on each host, on the usual ports, all joining the first.
+fn nodes(lan: &Lan, hosts: usize) -> Vec<Program> {
+    let join = format!("--cluster.join={}", lan.address(1));
+    let more = [join.as_str(), "--cluster.abort-if-join-fails=false", "--cluster.secret=of-this-test"];
+    (1..=hosts).map(|host| lan.start(host, piko(), &[&["server"][..], &more].concat())).collect()
+}
+
+/// The statuses that a host's node knows, sorted.
+fn statuses(lan: &Lan, host: usize) -> Vec<String> {
+    let asked = lan.run(host, piko(), &["status", "cluster", "nodes", "-o", "json"]);
+    let nodes: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
+    let nodes = nodes.as_array().cloned().unwrap_or_default();
+    let mut all: Vec<_> = nodes.iter().filter_map(|n| n["status"].as_str().map(str::to_owned)).collect();
+    all.sort();
+    all
+}
+
+async fn knows(lan: &Lan, host: usize, wanted: &[&str]) {
+    eventually(&format!("host {host} knows {wanted:?}"), || async {
+        (statuses(lan, host) == wanted).then_some(())
+    })
+    .await;
+}
+
+/// Waits until a host's own node answers for the endpoint with that status.
+async fn answers(lan: &Lan, host: usize, endpoint: &str, status: &str) {
+    let header = format!("x-piko-endpoint: {endpoint}");
+    let words =
+        ["-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", "-H", &header, "http://127.0.0.1:8000"];
+    eventually(&format!("{endpoint} answers {status} on host {host}"), || async {
+        let asked = lan.run(host, Path::new("curl"), &words);
+        (asked.stdout == status.as_bytes()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cut_link_heals_with_what_changed_on_both_sides() {
+    let lan = match Lan::make(3) {
+        Ok(lan) => lan,
+        Err(why) => return eprintln!("not run, since hosts cannot be made here: {why}"),
+    };
+    let nodes = nodes(&lan, 3);
+    for host in 1..=3 {
+        knows(&lan, host, &["active"; 3]).await;
+    }
+    let _service = lan.start(3, Path::new("python3"), &["-m", "http.server", "4000", "--bind", "127.0.0.1"]);
+    let agent = |endpoint: &str| {
+        lan.start(3, piko(), &["agent", "--endpoints", &format!("{endpoint}/localhost:4000")])
+    };
+    let before = agent("before");
+    for host in 1..=3 {
+        answers(&lan, host, "before", "200").await;
+    }
+
+    lan.cut(3);
+    knows(&lan, 1, &["active", "active", "unreachable"]).await;
+    knows(&lan, 3, &["active", "unreachable", "unreachable"]).await;
+    answers(&lan, 1, "before", "502").await;
+    // Both halves go on, and change.
+    answers(&lan, 3, "before", "200").await;
+    let _meanwhile = agent("meanwhile");
+    answers(&lan, 3, "meanwhile", "200").await;
+    drop(before);
+    answers(&lan, 3, "before", "502").await;
+
+    lan.heal(3);
+    for host in 1..=3 {
+        knows(&lan, host, &["active"; 3]).await;
+        answers(&lan, host, "meanwhile", "200").await;
+        answers(&lan, host, "before", "502").await;
+    }
+    drop(nodes);
+}
