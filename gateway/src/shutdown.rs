@@ -1,6 +1,7 @@
 //! The order of leaving, in one place.
 //!
-//! 1. not ready: `/ready` says 503, so that balancers stop sending clients and agents here;
+//! 1. not ready: `/ready` says 503, so that balancers stop sending clients and agents here; responses ask
+//!    clients to close their connections;
 //! 2. wait `shutdown_delay` for them to notice;
 //! 3. drain: agents are told to connect to another node first and to leave this one then;
 //! 4. requests in flight, of clients and of other nodes, finish, up to `grace_period` in all;
@@ -22,6 +23,7 @@ pub(crate) async fn run(parts: Parts, delay: Duration, grace: Duration) {
     let Parts { proxy, upstream, peer, cluster, admin, ready, background, .. } = parts;
     info!("shutting down: not ready any more");
     ready.send_replace(false);
+    proxy.drain();
     sleep(delay).await;
 
     let deadline = Instant::now() + grace;

@@ -123,7 +123,8 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     tls.validate("--tls").map_err(ConfigError::Invalid)?;
     let admin = Admin { url: &url, token, tls };
     let asked = super::block_on(admin.ask(&path, word("forward").as_deref()))?;
-    let mut answer = asked.with_context(|| format!("failed to get {group} {what}: {url}"))?;
+    let mut answer =
+        asked.with_context(|| format!("failed to get {}: {url}", format!("{group} {what}").trim()))?;
     if let Some(status) = leaf.try_get_one::<String>("status").ok().flatten()
         && let Some(nodes) = answer.as_array_mut()
     {

@@ -103,6 +103,23 @@ async fn api_key_lets_in_who_has_one_and_tells_the_service_who_it_is() {
     assert!(!text.contains("k-acme") && !s.node.program.log().contains("k-acme"), "a key is shown");
 }
 
+/// Hop-by-hop rules are applied to what the client sent, before a plugin sets anything.
+#[tokio::test]
+async fn a_client_cannot_nominate_a_plugins_header_away() {
+    let config = json!({ "keys": [{ "key": "k", "tenant": "acme" }] });
+    let s = setup(json!([{ "name": "keys", "path": component("api-key"), "config": config }])).await;
+    let headers = [
+        ("x-piko-endpoint", "a"),
+        ("x-api-key", "k"),
+        ("x-mine", "1"),
+        ("connection", "x-tenant, x-mine, x-piko-listener"),
+    ];
+    let answer = s.get("/", &headers).await;
+    let headers = &seen(&answer)["headers"];
+    assert_eq!(headers["x-tenant"], json!(["acme"]), "{headers}");
+    assert_eq!(headers["x-mine"], Value::Null, "{headers}");
+}
+
 #[tokio::test]
 async fn path_router_gives_requests_an_endpoint() {
     let routes = json!([

@@ -1,5 +1,7 @@
 //! Log lines on stderr: JSON for machines, words for people; and the keys that say how many.
 
+use std::io::IsTerminal as _;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -56,6 +58,10 @@ pub fn init(config: &LogConfig, json: bool) {
     let _ = if json {
         builder.json().flatten_event(true).with_current_span(false).with_timer(SystemTime).try_init()
     } else {
-        builder.with_timer(SystemTime).with_target(false).try_init()
+        builder
+            .with_timer(SystemTime)
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init()
     };
 }

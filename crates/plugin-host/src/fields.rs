@@ -67,7 +67,7 @@ impl Answer {
         let mut fields = Fields::default();
         for (name, value) in response.headers {
             let append = fields.append(&name, value);
-            append.map_err(|e| format!("header {:?}: {e:?}", name.escape_debug().to_string()))?;
+            append.map_err(|e| format!("header {:?}: {}", name.escape_debug().to_string(), word(e)))?;
         }
         let mut headers = HeaderMap::new();
         fields.edits.iter().for_each(|edit| edit.apply(&mut headers));
@@ -160,6 +160,16 @@ impl Fields {
         }
         self.size += by;
         Ok(())
+    }
+}
+
+/// An error as the contract calls it: its `Debug` is the contract's whole text.
+fn word(error: EditError) -> &'static str {
+    match error {
+        EditError::InvalidName => "invalid-name",
+        EditError::InvalidValue => "invalid-value",
+        EditError::Forbidden => "forbidden",
+        EditError::TooLarge => "too-large",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Instances of one version of a plugin: taken for one call at a time, put back only after a clean return.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
@@ -13,7 +13,7 @@ use crate::bindings::piko::plugin::types::Verdict;
 use crate::component::{Compiled, LoadError};
 use crate::config::{Isolation, PluginConfig};
 use crate::engine::{MAX_CORE_INSTANCES, Runtime};
-use crate::imports::{RequestRes, ResponseRes, State, Subject};
+use crate::imports::{CallClock, RequestRes, ResponseRes, State, Subject};
 use crate::shared::{Cause, Shared};
 
 /// Calls after which an instance is replaced: what it leaks does not grow for ever.
@@ -130,7 +130,7 @@ impl Pool {
         };
         let state = instance.store.data_mut();
         state.subject = subject;
-        state.deadline = Instant::now() + self.timeout;
+        state.clock = CallClock::start(self.timeout);
         instance.store.set_epoch_deadline(1);
         Ok((permit, instance))
     }
@@ -148,15 +148,15 @@ impl Pool {
         let state = State {
             shared: self.shared.clone(),
             limiter: Limiter::new(self.memory, &self.shared),
-            deadline: Instant::now() + INIT_TIMEOUT,
+            clock: CallClock::start(INIT_TIMEOUT),
             subject: Subject::default(),
         };
         let mut store = Store::new(&self.runtime.engine, state);
         store.limiter(|state| &mut state.limiter);
-        store.epoch_deadline_callback(|store| match Instant::now() < store.data().deadline {
+        store.epoch_deadline_callback(|mut store| match store.data_mut().clock.is_over() {
             // A slow plugin does not hold the thread it runs on.
-            true => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
-            false => Err(TimeIsUp.into()),
+            false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            true => Err(TimeIsUp.into()),
         });
         store.set_epoch_deadline(1);
         let failed = |e: &wasmtime::Error, store: &Store<State>| LoadError::Init(classify(e, store).detail);

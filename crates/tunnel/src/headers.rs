@@ -54,6 +54,18 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Drops what `Connection` nominates and leaves it only what this hop acts on, so that a later strip cannot
+/// take what was set meanwhile: a client that nominates a header of ours or of a plugin's must not remove it.
+/// Says which headers are to be removed, and what `Connection` is to be then.
+pub fn settle_connection(headers: &HeaderMap) -> Option<(Vec<HeaderName>, Option<HeaderValue>)> {
+    if !headers.contains_key(header::CONNECTION) {
+        return None;
+    }
+    let upgrade = headers.get_all(header::CONNECTION).into_iter().any(|value| has_token(value, "upgrade"));
+    let names = nominated(headers).into_iter().filter(|name| *name != header::UPGRADE).collect();
+    Some((names, upgrade.then(|| HeaderValue::from_static("upgrade"))))
+}
+
 /// The header names that `Connection` nominates, except those a nomination must not remove:
 /// a client could otherwise strip what this hop or the service relies on.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -108,6 +120,14 @@ mod tests {
         ] {
             headers.insert(HeaderName::from_static(name), value.parse().unwrap());
         }
+        let (names, connection) = settle_connection(&headers).unwrap();
+        assert_eq!(names, ["close", "x-mine"]);
+        assert_eq!(connection, None);
+        let mut upgrade = headers.clone();
+        upgrade.insert("connection", "X-Mine, keep-alive, Upgrade".parse().unwrap());
+        let (names, connection) = settle_connection(&upgrade).unwrap();
+        assert_eq!(names, ["x-mine", "keep-alive"]);
+        assert_eq!(connection.unwrap(), "upgrade");
         strip_hop_by_hop(&mut headers);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();

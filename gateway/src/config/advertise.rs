@@ -6,6 +6,10 @@ use std::sync::LazyLock;
 /// The address to tell others: as configured, with the bound port where that is 0 or missing; else
 /// the bound one; else, bound to every address, this machine's.
 pub fn advertised(configured: &str, bound: SocketAddr) -> String {
+    // An IPv6 address has colons of its own, which are not a port's.
+    if let Ok(ip) = configured.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return SocketAddr::new(ip, bound.port()).to_string();
+    }
     if !configured.is_empty() {
         return match configured.rsplit_once(':') {
             Some((host, "0" | "")) => format!("{host}:{}", bound.port()),

@@ -14,7 +14,7 @@ use crate::auth::AuthConfig;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProxyConfig {
-    /// Where to listen. `:8000` is every address; port 0 is any free port.
+    /// Where to listen. `:8000` is every IPv4 address, `[::]:8000` every one; port 0 is any free port.
     pub bind_addr: BindAddr,
     /// The address other nodes and status show. Default: the bound one, or this machine's address
     /// where that is every address.

@@ -105,6 +105,7 @@ impl Links {
     /// One node's link, redialled until unwanted.
     async fn keep(self: Arc<Self>, node: Arc<RemoteNode>, unwanted: CancellationToken) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut warned = false;
         loop {
             let once = async {
                 match self.connect(&node).await {
@@ -116,8 +117,13 @@ impl Links {
                             ended => warn!(node.id = %node.id, reason = %ended, "peer link broke"),
                         }
                     }
+                    // Said once for a node: it looks active, and requests for it would fail without a word.
+                    Err(e) if !warned => {
+                        warned = true;
+                        warn!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer; trying on");
+                    }
                     Err(e) => {
-                        debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer")
+                        debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer");
                     }
                 }
                 sleep(backoff.pause()).await;

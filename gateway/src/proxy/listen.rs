@@ -54,9 +54,14 @@ pub struct ProxyOptions {
     pub access_log: AccessLogConfig,
 }
 
+/// How long nothing may be in flight before the port closes: a connection that was accepted just now, or a
+/// request on its way on an idle one, is not cut.
+const QUIET: Duration = Duration::from_millis(250);
+
 /// A running proxy port.
 pub struct Proxy {
     addr: SocketAddr,
+    draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
     metrics: Arc<Metrics>,
@@ -75,6 +80,7 @@ impl Proxy {
         listener.set_nonblocking(true)?;
         let timeouts =
             Timeouts { response: options.timeout, request_body: options.read, response_body: options.write };
+        let draining = watch::Sender::new(false);
         let heads = Heads::new(addr.port(), options.head, options.keepalive);
         let gateway = Gateway {
             router,
@@ -84,6 +90,7 @@ impl Proxy {
             domains: Domains::new(&options.domains),
             alpn: tunnel_alpn(),
             access_log: options.access_log,
+            draining: draining.subscribe(),
             heads: heads.clone(),
             timeouts,
             max_header_bytes: options.max_header_bytes,
@@ -106,12 +113,17 @@ impl Proxy {
                 () = heads.watch() => {}
             }
         });
-        Ok(Proxy { addr, stop, task, metrics })
+        Ok(Proxy { addr, draining, stop, task, metrics })
     }
 
     /// The bound address.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// From now on, clients are asked to come back by another connection.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
     }
 
     /// Stops accepting, lets requests in flight finish until the deadline, then cuts the rest.
@@ -120,14 +132,20 @@ impl Proxy {
         let _ = self.stop.send(true);
         let deadline = tokio::time::Instant::now() + within;
         let mut poll = tokio::time::interval(Duration::from_millis(10));
+        let mut quiet_since = None;
         loop {
+            poll.tick().await;
+            let now = tokio::time::Instant::now();
             let busy = self.metrics.proxy.requests_in_flight.get();
-            if busy == 0 || tokio::time::Instant::now() >= deadline {
+            let since = *quiet_since.get_or_insert(now);
+            if busy > 0 {
+                quiet_since = None;
+            }
+            if now >= deadline || busy == 0 && now.duration_since(since) >= QUIET {
                 self.task.abort();
                 let _ = (&mut self.task).await;
                 return busy;
             }
-            poll.tick().await;
         }
     }
 }

@@ -24,6 +24,7 @@ use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::sync::watch;
 use tracing::debug;
 
 use crate::auth::Guard;
@@ -50,6 +51,8 @@ pub(crate) struct Gateway {
     domains: Domains,
     alpn: ALPN,
     access_log: AccessLogConfig,
+    /// Is this node leaving?
+    draining: watch::Receiver<bool>,
     heads: Arc<Heads>,
     timeouts: Timeouts,
     max_header_bytes: usize,
@@ -95,12 +98,16 @@ impl ProxyHttp for Gateway {
         // Pingora's custom path may still poll the client after the response is out; without this, a
         // fast client's next request is taken for a body and the connection cut.
         session.downstream_session.set_pipelining_enabled(true);
-        // HTTP/1.0 and `Connection: close` stay as the client wants them.
-        if session.as_ref().as_http1().is_some_and(|http1| http1.will_keepalive()) {
+        // HTTP/1.0 and `Connection: close` stay as the client wants them. A node that is leaving answers
+        // `Connection: close`: who has a connection to it gets one to another.
+        if *self.draining.borrow() {
+            session.downstream_session.set_keepalive(None);
+        } else if session.as_ref().as_http1().is_some_and(|http1| http1.will_keepalive()) {
             session.downstream_session.set_keepalive(self.keepalive);
         }
         session.downstream_session.set_read_timeout(self.timeouts.request_body);
         session.downstream_session.set_write_timeout(self.timeouts.response_body);
+        settle_connection(session.req_header_mut())?;
         let request = session.req_header();
         let header_size = headers::list_size(&request.headers);
         ctx.request_size = header_size + request.uri.path().len();
@@ -290,6 +297,21 @@ impl ProxyHttp for Gateway {
         );
         if !self.access_log.disable {
             access::log(&self.access_log, session, ctx, status, elapsed);
+        }
+    }
+}
+
+/// What `Connection` names goes before anybody sets a header of the same name.
+fn settle_connection(request: &mut RequestHeader) -> Result<()> {
+    let Some((names, connection)) = headers::settle_connection(&request.headers) else { return Ok(()) };
+    for name in names {
+        request.remove_header(&name);
+    }
+    match connection {
+        Some(value) => request.insert_header(header::CONNECTION, value),
+        None => {
+            request.remove_header(&header::CONNECTION);
+            Ok(())
         }
     }
 }

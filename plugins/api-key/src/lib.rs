@@ -124,7 +124,7 @@ impl Plugin for ApiKey {
             .and_then(|()| request.set_header(&self.tenant_header, key.tenant.as_bytes()));
         match edited {
             Ok(()) => Verdict::Next,
-            Err(e) => respond(500, format!("api-key: {} cannot be edited: {e:?}\n", self.tenant_header)),
+            Err(_) => respond(500, format!("api-key: the header {} cannot be set\n", self.tenant_header)),
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             let (outcome, _) = chain.on_request(head).await;
             let elapsed = started.elapsed();
             if matches!(outcome, Outcome::Failed) {
-                bail!("the plugin fails on this request: try piko plugin run");
+                bail!("the plugin failed on this request: piko plugin run with the same words says why");
             }
             if n >= WARM_UP {
                 took.push(elapsed);

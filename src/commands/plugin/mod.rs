@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use piko_bootstrap::config::HumanDuration;
 use piko_gateway::plugin_host::{
     Directory, Host, HostOptions, Isolation, LoadError, PluginConfig, RequestHead, inspect,
 };
@@ -135,6 +136,8 @@ async fn host(matches: &ArgMatches, isolation: Isolation, count: u32) -> anyhow:
     plugin.isolation = isolation;
     // Python's instances need this much; a node's own limit is its configuration's.
     plugin.memory.0 = 128 << 20;
+    // What is measured or tried here is the plugin, not how busy this machine is.
+    plugin.timeout = HumanDuration::secs(1);
     plugin.config = match matches.get_one::<String>("config") {
         None => Value::Null,
         Some(text) => {
