@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri};
 use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
@@ -78,7 +77,7 @@ pub(crate) async fn serve(
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
     let (mut parts, stream) = request.into_parts();
     let upgrade = parts.headers.remove(headers::UPGRADE);
-    if service_request(&mut parts, &target.scheme, &target.authority).is_err() {
+    if service_request(&mut parts, target).is_err() {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         return;
     }
@@ -107,22 +106,19 @@ pub(crate) async fn serve(
     }
 }
 
-/// Turns the tunnel's request into the service's: its address in the URI, the client's `Host` kept.
-fn service_request(
-    parts: &mut request::Parts,
-    scheme: &Scheme,
-    authority: &Authority,
-) -> Result<(), http::Error> {
+/// Turns the tunnel's request into the service's: its address in the URI, the client's `Host` kept. HTTP/2 has
+/// no `Host` beside its `:authority` (RFC 9113, section 8.3.1), which is the address then.
+fn service_request(parts: &mut request::Parts, service: &HttpTarget) -> Result<(), http::Error> {
     headers::strip_private(&mut parts.headers);
-    if let Some(host) = parts.uri.authority() {
+    if let Some(host) = parts.uri.authority().filter(|_| !service.http2) {
         parts.headers.insert(header::HOST, HeaderValue::from_str(host.as_str())?);
     }
     let mut target = uri::Parts::default();
-    target.scheme = Some(scheme.clone());
-    target.authority = Some(authority.clone());
+    target.scheme = Some(service.scheme.clone());
+    target.authority = Some(service.authority.clone());
     target.path_and_query = parts.uri.path_and_query().cloned();
     parts.uri = Uri::from_parts(target)?;
-    parts.version = Version::HTTP_11;
+    parts.version = if service.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     Ok(())
 }
 

@@ -40,6 +40,8 @@ pub(crate) enum Target {
 pub(crate) struct HttpTarget {
     pub(crate) scheme: Scheme,
     pub(crate) authority: Authority,
+    /// It speaks HTTP/2 from the first byte.
+    pub(crate) http2: bool,
     pub(crate) pool: Pool,
 }
 
@@ -64,11 +66,12 @@ fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Re
             let wrong = || AgentError::Service(listener.service.to_string());
             let host = url.host_str().ok_or_else(wrong)?;
             let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-            let https = url.scheme() == "https";
+            let (https, http2) = (url.scheme() == "https", url.scheme() == "h2c");
             Target::Http(Box::new(HttpTarget {
                 scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
                 authority: authority.parse().map_err(|_| wrong())?,
-                pool: pools.get(listener, https)?,
+                http2,
+                pool: pools.get(listener, https, http2)?,
             }))
         }
     };
@@ -86,14 +89,16 @@ fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Re
 struct PoolKey {
     tls: Option<ClientTlsConfig>,
     client: HttpClientConfig,
+    http2: bool,
 }
 
 #[derive(Default)]
 struct Pools(Vec<(PoolKey, Pool)>);
 
 impl Pools {
-    fn get(&mut self, listener: &Listener, https: bool) -> Result<Pool, AgentError> {
-        let key = PoolKey { tls: https.then(|| listener.tls.clone()), client: listener.http_client.clone() };
+    fn get(&mut self, listener: &Listener, https: bool, http2: bool) -> Result<Pool, AgentError> {
+        let tls = https.then(|| listener.tls.clone());
+        let key = PoolKey { tls, client: listener.http_client.clone(), http2 };
         if let Some((_, pool)) = self.0.iter().find(|(known, _)| *known == key) {
             return Ok(pool.clone());
         }
@@ -119,11 +124,17 @@ fn pool(key: &PoolKey) -> Result<Pool, TlsError> {
         Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
         None => builder,
     };
+    // HTTP/1.1 to services over TLS, too: a WebSocket cannot be upgraded to on HTTP/2.
+    let connector = match key.http2 {
+        true => builder.enable_http2().wrap_connector(tcp),
+        false => builder.enable_http1().wrap_connector(tcp),
+    };
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(key.client.idle_conn_timeout.on())
         .pool_max_idle_per_host(key.client.max_idle())
         // The service sees the Host the client sent.
         .set_host(false)
-        .build(builder.enable_http1().wrap_connector(tcp)))
+        .http2_only(key.http2)
+        .build(connector))
 }

@@ -9,6 +9,7 @@ mod admin;
 mod auth;
 mod cluster;
 mod config;
+mod grpc;
 mod partition;
 mod plugin_faults;
 mod plugins;

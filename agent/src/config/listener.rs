@@ -18,7 +18,8 @@ use super::AgentConfig;
 pub struct ListenerConfig {
     /// The endpoint.
     pub endpoint_id: String,
-    /// The service: `4000`, `host:port`, or for HTTP a URL.
+    /// The service: `4000`, `host:port`, or for HTTP a URL: `http://…`, `https://…`, or `h2c://host:port` for a
+    /// gRPC service, which speaks HTTP/2 without TLS.
     #[serde(deserialize_with = "text_or_number")]
     #[schemars(extend("type" = ["string", "integer"]))]
     pub addr: String,
@@ -158,7 +159,9 @@ pub fn parse_addr(addr: &str, protocol: Protocol) -> Result<ServiceAddr, String>
     if addr.contains("://") {
         let url = Url::parse(addr).map_err(|_| wrong())?;
         let plain = url.path() == "/" && url.query().is_none() && url.username().is_empty();
-        let known = matches!(url.scheme(), "http" | "https") && url.has_host();
+        let known = matches!(url.scheme(), "http" | "https" | "h2c") && url.has_host();
+        // An unknown scheme has no default path.
+        let plain = plain || url.scheme() == "h2c" && url.path().is_empty() && url.query().is_none();
         return if known && plain { Ok(ServiceAddr::Http(url)) } else { Err(wrong()) };
     }
     let (host, number) = host_port.rsplit_once(':').ok_or_else(wrong)?;
@@ -225,6 +228,7 @@ mod tests {
             ("1.2.3.4:8080", "http://1.2.3.4:8080/"),
             ("https://1.2.3.4:8080", "https://1.2.3.4:8080/"),
             ("https://google.com", "https://google.com/"),
+            ("h2c://localhost:50051", "h2c://localhost:50051"),
         ] {
             assert_eq!(
                 parse_addr(text, Protocol::Http).unwrap(),

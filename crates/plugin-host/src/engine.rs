@@ -1,10 +1,12 @@
 //! The engine all plugins share, and the clock that interrupts them.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, PoolingAllocationConfig};
 
@@ -18,8 +20,11 @@ pub(crate) const MAX_CONFIGURED: u32 = 512;
 const MAX_ALIVE: u32 = 2 * MAX_CONFIGURED;
 /// Core instances in one component at most: Rust's have 3, Python's more than 33.
 pub(crate) const MAX_CORE_INSTANCES: usize = 100;
-/// How often a call is asked whether it has run out of time.
-const TICK: Duration = Duration::from_millis(1);
+/// How often a call is asked whether it has run out of time; so also how long it may hold up other requests.
+pub(crate) const TICK: Duration = Duration::from_micros(500);
+/// Calls that are still running after that go on on threads of their own, which the system may let wait:
+/// nice(2), from -20 to 19.
+const SLOW_NICENESS: i32 = 10;
 /// Memory kept resident in a free slot, bytes: 1 MiB costs three times the time of 64 KiB.
 const KEEP_RESIDENT: usize = 64 << 10;
 
@@ -29,6 +34,8 @@ pub(crate) struct Runtime {
     pub(crate) linker: Linker<State>,
     ticker: Arc<Ticker>,
     thread: Option<JoinHandle<()>>,
+    /// `None` only while it is dropped.
+    slow: Option<tokio::runtime::Runtime>,
 }
 
 impl Runtime {
@@ -53,7 +60,16 @@ impl Runtime {
             let (ticker, engine) = (ticker.clone(), engine.clone());
             move || ticker.run(&engine)
         })?;
-        Ok(Runtime { engine, linker, ticker, thread: Some(thread) })
+        Ok(Runtime { engine, linker, ticker, thread: Some(thread), slow: Some(slow_threads()?) })
+    }
+
+    /// Goes on with a call that takes long, where it holds up no request. Dropping the handle ends it.
+    pub(crate) fn go_on<T>(&self, call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T>
+    where
+        T: Send + 'static,
+    {
+        let slow = self.slow.as_ref().expect("it is there until this is dropped");
+        AbortOnDropHandle::new(slow.spawn(call))
     }
 
     /// Keeps the clock going until the guard drops.
@@ -68,12 +84,41 @@ impl Runtime {
     }
 }
 
+thread_local! {
+    /// Is this a thread of slow calls?
+    static SLOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Called by a call that still runs. On a thread of slow calls, every second tick is others': a thread that never
+/// sleeps keeps its core for as long as the system's scheduler lets it, some milliseconds.
+pub(crate) fn rest() {
+    if SLOW.get() {
+        thread::sleep(TICK);
+    }
+}
+
+fn slow_threads() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cores / 2).max(1))
+        .thread_name("plugin-slow")
+        .on_thread_start(|| {
+            SLOW.set(true);
+            // Of this thread alone, on Linux. Without it, requests only wait a little longer.
+            let _ = rustix::process::setpriority_process(None, SLOW_NICENESS);
+        })
+        .build()
+}
+
 impl Drop for Runtime {
     fn drop(&mut self) {
         self.ticker.stop.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             let _ = thread.join();
+        }
+        if let Some(slow) = self.slow.take() {
+            slow.shutdown_background();
         }
     }
 }

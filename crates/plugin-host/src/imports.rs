@@ -11,6 +11,7 @@ use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::Resource;
 
 use crate::bindings::piko::plugin::{clock, http as wit, kv, log, metrics, router, types};
+use crate::engine::TICK;
 use crate::fields::{self, Fields};
 use crate::pool::Limiter;
 use crate::shared::Shared;
@@ -72,7 +73,7 @@ pub(crate) struct State {
 pub(crate) struct CallClock {
     timeout: Duration,
     started: Instant,
-    /// How often the call was found running when the engine's clock had moved, some millisecond each time.
+    /// How often the call was found running when the engine's clock had moved: once a tick.
     seen: u32,
 }
 
@@ -86,7 +87,7 @@ impl CallClock {
     pub(crate) fn is_over(&mut self) -> bool {
         self.seen += 1;
         let elapsed = self.started.elapsed();
-        let ran = Duration::from_millis(self.seen.into());
+        let ran = TICK * self.seen;
         elapsed >= self.timeout && ran * 2 >= self.timeout || elapsed >= self.timeout * 10
     }
 }

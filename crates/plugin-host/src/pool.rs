@@ -1,18 +1,20 @@
 //! Instances of one version of a plugin: taken for one call at a time, put back only after a clean return.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use wasmtime::component::{Resource, TypedFunc};
+use wasmtime::component::{ComponentNamedList, Lift, Resource, TypedFunc};
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 use crate::bindings::piko::plugin::types::Verdict;
 use crate::component::{Compiled, LoadError};
 use crate::config::{Isolation, PluginConfig};
-use crate::engine::{MAX_CORE_INSTANCES, Runtime};
+use crate::engine::{self, MAX_CORE_INSTANCES, Runtime};
 use crate::imports::{CallClock, RequestRes, ResponseRes, State, Subject};
 use crate::shared::{Cause, Shared};
 
@@ -88,23 +90,43 @@ impl Pool {
 
     /// Calls `on-request`; gives back what was edited.
     pub(crate) async fn on_request(&self, subject: Subject) -> Result<(Verdict, Subject), Failed> {
-        let _ticking = self.runtime.ticking();
-        let (_permit, mut instance) = self.take(subject).await?;
+        let (_permit, instance) = self.take(subject).await?;
         let Some(call) = instance.on_request else { return Err(no_hook()) };
-        match call.call_async(&mut instance.store, (Resource::new_borrow(0),)).await {
-            Ok((verdict,)) => Ok((verdict, self.put_back(instance))),
-            Err(e) => Err(classify(&e, &instance.store)),
-        }
+        let ((verdict,), instance) = self.run(instance, call).await?;
+        Ok((verdict, self.put_back(instance)))
     }
 
     /// Calls `on-response`; gives back what was edited.
     pub(crate) async fn on_response(&self, subject: Subject) -> Result<Subject, Failed> {
-        let _ticking = self.runtime.ticking();
-        let (_permit, mut instance) = self.take(subject).await?;
+        let (_permit, instance) = self.take(subject).await?;
         let Some(call) = instance.on_response else { return Err(no_hook()) };
-        match call.call_async(&mut instance.store, (Resource::new_borrow(0),)).await {
-            Ok(()) => Ok(self.put_back(instance)),
-            Err(e) => Err(classify(&e, &instance.store)),
+        let ((), instance) = self.run(instance, call).await?;
+        Ok(self.put_back(instance))
+    }
+
+    /// One call: here, since it takes microseconds; but one that still runs after a tick of the engine's
+    /// clock goes on elsewhere, so that no request waits for it but its own.
+    async fn run<P, R>(
+        &self,
+        mut instance: Instance,
+        call: TypedFunc<(Resource<P>,), R>,
+    ) -> Result<(R, Instance), Failed>
+    where
+        P: 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        let _ticking = self.runtime.ticking();
+        let mut call = Box::pin(async move {
+            match call.call_async(&mut instance.store, (Resource::new_borrow(0),)).await {
+                Ok(returned) => Ok((returned, instance)),
+                Err(e) => Err(classify(&e, &instance.store)),
+            }
+        });
+        match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+            Poll::Ready(done) => done,
+            Poll::Pending => self.runtime.go_on(call).await.unwrap_or_else(|e| {
+                Err(Failed { cause: Cause::Trap, detail: format!("its call ended: {e}") })
+            }),
         }
     }
 
@@ -123,15 +145,17 @@ impl Pool {
         let idle = self.idle.lock().pop();
         let mut instance = match idle {
             Some(instance) => instance,
-            None => self
-                .instantiate()
-                .await
-                .map_err(|e| Failed { cause: Cause::Init, detail: format!("a new instance {e}") })?,
+            None => {
+                let _ticking = self.runtime.ticking();
+                let made = self.instantiate().await;
+                made.map_err(|e| Failed { cause: Cause::Init, detail: format!("a new instance {e}") })?
+            }
         };
         let state = instance.store.data_mut();
         state.subject = subject;
         state.clock = CallClock::start(self.timeout);
-        instance.store.set_epoch_deadline(1);
+        // The clock may tick at any moment: only at the second tick has the call run for one.
+        instance.store.set_epoch_deadline(2);
         Ok((permit, instance))
     }
 
@@ -155,7 +179,10 @@ impl Pool {
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut store| match store.data_mut().clock.is_over() {
             // A slow plugin does not hold the thread it runs on.
-            false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            false => {
+                engine::rest();
+                Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+            }
             true => Err(TimeIsUp.into()),
         });
         store.set_epoch_deadline(1);
