@@ -101,7 +101,15 @@ async fn metrics_count_what_happened() {
     assert_eq!(node.metric("piko_upstreams_registered_endpoints").await, 1.0);
     assert_eq!(node.metric("piko_upstreams_connected_upstreams").await, 1.0);
     assert_eq!(node.metric("piko_proxy_errors_total{code=\"missing_endpoint\"}").await, 1.0);
-    assert_eq!(node.metric("piko_proxy_requests_in_flight").await, 0.0);
+    // A request is counted off after its answer is out.
+    eventually("nothing is in flight", || async {
+        (node.metric("piko_proxy_requests_in_flight").await == 0.0).then_some(())
+    })
+    .await;
+    let metrics = get(node.admin, "/metrics", &[]).await.unwrap().text();
+    let id = node.id().await;
+    let entries = format!("piko_gossip_entries{{deleted=\"false\",internal=\"false\",node_id=\"{id}\"}} 3");
+    assert!(metrics.contains(&entries), "{metrics}");
 }
 
 #[tokio::test]

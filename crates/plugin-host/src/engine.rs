@@ -21,7 +21,7 @@ const MAX_ALIVE: u32 = 2 * MAX_CONFIGURED;
 /// Core instances in one component at most: Rust's have 3, Python's more than 33.
 pub(crate) const MAX_CORE_INSTANCES: usize = 100;
 /// How often a call is asked whether it has run out of time; so also how long it may hold up other requests.
-pub(crate) const TICK: Duration = Duration::from_micros(500);
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 /// Calls that are still running after that go on on threads of their own, which the system may let wait:
 /// nice(2), from -20 to 19.
 const SLOW_NICENESS: i32 = 10;

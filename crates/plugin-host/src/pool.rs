@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::shared::{Cause, Shared};
 const MAX_CALLS: u32 = 10_000;
 /// How long a new instance may take to start, `init` included: Python's takes milliseconds.
 const INIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Calls after a slow one that are not trusted to be quick.
+const WARY: u32 = 64;
 /// Elements in one table at most.
 const MAX_TABLE: usize = 100_000;
 
@@ -43,6 +46,8 @@ pub(crate) struct Pool {
     isolation: Isolation,
     permits: Semaphore,
     idle: Mutex<Vec<Instance>>,
+    /// Calls that begin on the threads of slow ones, since one was slow just now.
+    wary: AtomicU32,
 }
 
 /// One instance, in a store of its own.
@@ -75,6 +80,7 @@ impl Pool {
             isolation: config.isolation,
             permits: Semaphore::new(config.max_instances as usize),
             idle: Mutex::default(),
+            wary: AtomicU32::new(0),
         })
     }
 
@@ -105,7 +111,7 @@ impl Pool {
     }
 
     /// One call: here, since it takes microseconds; but one that still runs after a tick of the engine's
-    /// clock goes on elsewhere, so that no request waits for it but its own.
+    /// clock goes on elsewhere, so that no request waits for it but its own. The next ones begin there.
     async fn run<P, R>(
         &self,
         mut instance: Instance,
@@ -122,12 +128,17 @@ impl Pool {
                 Err(e) => Err(classify(&e, &instance.store)),
             }
         });
-        match poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-            Poll::Ready(done) => done,
-            Poll::Pending => self.runtime.go_on(call).await.unwrap_or_else(|e| {
-                Err(Failed { cause: Cause::Trap, detail: format!("its call ended: {e}") })
-            }),
+        if self.wary.load(Relaxed) == 0 {
+            if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+                return done;
+            }
+            self.wary.store(WARY, Relaxed);
+        } else {
+            // Two at once may meet at the last: it stays at 0.
+            let _ = self.wary.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
         }
+        let done = self.runtime.go_on(call).await;
+        done.unwrap_or_else(|e| Err(Failed { cause: Cause::Trap, detail: format!("its call ended: {e}") }))
     }
 
     /// An instance, armed for one call. Dropped with the call unless it is put back.
