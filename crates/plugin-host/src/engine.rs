@@ -22,9 +22,6 @@ const MAX_ALIVE: u32 = 2 * MAX_CONFIGURED;
 pub(crate) const MAX_CORE_INSTANCES: usize = 100;
 /// How often a call is asked whether it has run out of time; so also how long it may hold up other requests.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
-/// Calls that are still running after that go on on threads of their own, which the system may let wait:
-/// nice(2), from -20 to 19.
-const SLOW_NICENESS: i32 = 10;
 /// Memory kept resident in a free slot, bytes: 1 MiB costs three times the time of 64 KiB.
 const KEEP_RESIDENT: usize = 64 << 10;
 
@@ -102,11 +99,7 @@ fn slow_threads() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads((cores / 2).max(1))
         .thread_name("plugin-slow")
-        .on_thread_start(|| {
-            SLOW.set(true);
-            // Of this thread alone, on Linux. Without it, requests only wait a little longer.
-            let _ = rustix::process::setpriority_process(None, SLOW_NICENESS);
-        })
+        .on_thread_start(|| SLOW.set(true))
         .build()
 }
 

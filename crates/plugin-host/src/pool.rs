@@ -23,7 +23,7 @@ use crate::shared::{Cause, Shared};
 const MAX_CALLS: u32 = 10_000;
 /// How long a new instance may take to start, `init` included: Python's takes milliseconds.
 const INIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Calls after a slow one that are not trusted to be quick.
+/// Calls after one that had to be cut that are not trusted to be quick.
 const WARY: u32 = 64;
 /// Elements in one table at most.
 const MAX_TABLE: usize = 100_000;
@@ -46,7 +46,7 @@ pub(crate) struct Pool {
     isolation: Isolation,
     permits: Semaphore,
     idle: Mutex<Vec<Instance>>,
-    /// Calls that begin on the threads of slow ones, since one was slow just now.
+    /// Calls that begin on the threads of slow ones, since one had to be cut just now.
     wary: AtomicU32,
 }
 
@@ -111,7 +111,7 @@ impl Pool {
     }
 
     /// One call: here, since it takes microseconds; but one that still runs after a tick of the engine's
-    /// clock goes on elsewhere, so that no request waits for it but its own. The next ones begin there.
+    /// clock goes on elsewhere, so that no request waits for it but its own. After one that had to be cut, the next ones begin there.
     async fn run<P, R>(
         &self,
         mut instance: Instance,
@@ -128,17 +128,18 @@ impl Pool {
                 Err(e) => Err(classify(&e, &instance.store)),
             }
         });
-        if self.wary.load(Relaxed) == 0 {
-            if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
-                return done;
-            }
-            self.wary.store(WARY, Relaxed);
-        } else {
-            // Two at once may meet at the last: it stays at 0.
-            let _ = self.wary.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        // Two at once may meet at the last: it stays at 0.
+        let wary = self.wary.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        if !wary && let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
+            return done;
         }
         let done = self.runtime.go_on(call).await;
-        done.unwrap_or_else(|e| Err(Failed { cause: Cause::Trap, detail: format!("its call ended: {e}") }))
+        let done = done
+            .unwrap_or_else(|e| Err(Failed { cause: Cause::Trap, detail: format!("its call ended: {e}") }));
+        if done.as_ref().is_err_and(|failed| failed.cause == Cause::Deadline) {
+            self.wary.store(WARY, Relaxed);
+        }
+        done
     }
 
     /// An instance, armed for one call. Dropped with the call unless it is put back.
