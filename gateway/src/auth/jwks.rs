@@ -33,7 +33,7 @@ const MAX_SET: usize = 1 << 20;
 /// Where a key set is published.
 pub(super) enum Source {
     File(PathBuf),
-    Http { url: http::Uri, client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>> },
+    Http { url: http::Uri, client: Box<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>> },
 }
 
 /// One key.
@@ -76,7 +76,10 @@ impl Source {
                     .build();
                 let uri =
                     url.as_str().parse().map_err(|_| wrong(format!("{endpoint:?} is no URL; {words}")))?;
-                Ok(Source::Http { url: uri, client: Client::builder(TokioExecutor::new()).build(connector) })
+                Ok(Source::Http {
+                    url: uri,
+                    client: Box::new(Client::builder(TokioExecutor::new()).build(connector)),
+                })
             }
             scheme => Err(wrong(format!("unsupported scheme: {scheme}; {words}"))),
         }
