@@ -180,3 +180,34 @@ async fn t3_t4_a_node_stops_with_0_by_flag_and_by_file() {
         assert_eq!(node.ended("the node stops").await.code(), Some(0));
     }
 }
+
+/// Before its port closes, a node that leaves sends its clients to other nodes, one answer at a time.
+#[tokio::test]
+async fn a_leaving_node_asks_clients_to_close_their_connections() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let node = Node::start(piko(), &[], &["--shutdown-delay=20s"]);
+    node.ready().await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    node.routes("my-endpoint", 200).await;
+    let mut stream = tokio::net::TcpStream::connect(node.proxy).await.unwrap();
+    let mut ask = async || {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: my-endpoint.x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        // The last chunk ends it, as the service knows no length.
+        while !answer.ends_with(b"\r\n0\r\n\r\n") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "the connection ended early");
+        }
+        String::from_utf8_lossy(&answer).to_lowercase()
+    };
+    let before = ask().await;
+    assert!(before.starts_with("http/1.1 200") && !before.contains("connection: close"), "{before}");
+    node.program.signal("TERM");
+    eventually("the node says that it is not ready", || async {
+        let answer = get(node.admin, "/ready", &[]).await.ok()?;
+        (answer.status == 503).then_some(())
+    })
+    .await;
+    let leaving = ask().await;
+    assert!(leaving.starts_with("http/1.1 200") && leaving.contains("connection: close"), "{leaving}");
+}
