@@ -83,12 +83,12 @@ impl CallClock {
     }
 
     /// Has it had its time? Time in which a busy machine ran somebody else is not the plugin's, so it has to be
-    /// seen running for half of it, too; but ten times over is over.
+    /// seen running for a third of it, too; but ten times over is over.
     pub(crate) fn is_over(&mut self) -> bool {
         self.seen += 1;
         let elapsed = self.started.elapsed();
         let ran = TICK * self.seen;
-        elapsed >= self.timeout && ran * 2 >= self.timeout || elapsed >= self.timeout * 10
+        elapsed >= self.timeout && ran * 3 >= self.timeout || elapsed >= self.timeout * 10
     }
 }
 
