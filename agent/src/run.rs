@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use piko_bootstrap::config::TunnelConfig;
 use piko_tunnel::backoff::Backoff;
 use piko_tunnel::{SessionError, Settings};
 use tokio::net::TcpListener;
@@ -67,7 +68,7 @@ impl Agent {
             listeners,
             services: Arc::new(services),
             cluster: Cluster::new(&config.connect)?,
-            settings: config.tunnel.settings(),
+            settings: settings(&config.tunnel),
             first_connect: config.connect.timeout.into(),
             grace: config.grace_period.into(),
             streams: TaskTracker::new(),
@@ -209,5 +210,15 @@ impl Agent {
         if timeout(self.grace, done).await.is_err() {
             warn!("requests did not finish within the grace period");
         }
+    }
+}
+
+/// The section as the tunnel crate takes it.
+fn settings(config: &TunnelConfig) -> Settings {
+    Settings {
+        stream_window: config.stream_window.0 as u32,
+        connection_window: config.connection_window.0 as u32,
+        ping_interval: config.ping_interval.into(),
+        ping_timeout: config.ping_timeout.into(),
     }
 }

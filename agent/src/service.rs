@@ -7,12 +7,11 @@ use bytes::Bytes;
 use http::uri::{Authority, Scheme};
 use http_body_util::Either;
 use http_body_util::Empty;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use piko_bootstrap::access_log::AccessLogConfig;
-use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, TlsError};
+use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, Connector, TlsError};
 use piko_tunnel::EndpointId;
 use piko_tunnel::body::RecvBody;
 
@@ -21,7 +20,7 @@ use crate::error::AgentError;
 use crate::metrics::Metrics;
 
 pub(crate) type Body = Either<RecvBody, Empty<Bytes>>;
-pub(crate) type Pool = Client<HttpsConnector<HttpConnector>, Body>;
+pub(crate) type Pool = Client<Connector, Body>;
 
 /// Where one listener's streams go.
 pub(crate) struct Service {
@@ -118,17 +117,6 @@ fn pool(key: &PoolKey) -> Result<Pool, TlsError> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.set_keepalive(key.client.keep_alive_timeout.on());
-    tcp.enforce_http(false);
-    let builder = HttpsConnectorBuilder::new().with_tls_config((*tls.config).clone()).https_or_http();
-    let builder = match tls.server_name {
-        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
-        None => builder,
-    };
-    // HTTP/1.1 to services over TLS, too: a WebSocket cannot be upgraded to on HTTP/2.
-    let connector = match key.http2 {
-        true => builder.enable_http2().wrap_connector(tcp),
-        false => builder.enable_http1().wrap_connector(tcp),
-    };
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(key.client.idle_conn_timeout.on())
@@ -136,5 +124,5 @@ fn pool(key: &PoolKey) -> Result<Pool, TlsError> {
         // The service sees the Host the client sent.
         .set_host(false)
         .http2_only(key.http2)
-        .build(connector))
+        .build(tls.connector(tcp, key.http2)))
 }

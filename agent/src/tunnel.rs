@@ -143,7 +143,7 @@ fn spawn(incoming: Incoming, services: &Services, streams: &TaskTracker) {
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
     };
-    streams.spawn(async move {
+    let serving = async move {
         match &service.target {
             Target::Tcp(addr) if request.method() == Method::CONNECT => {
                 tcp::serve(request, respond, &service, addr).await;
@@ -155,5 +155,7 @@ fn spawn(incoming: Incoming, services: &Services, streams: &TaskTracker) {
             Target::Http(target) => request::serve(request, respond, &service, target).await,
             Target::Tcp(_) => respond.send_reset(Reason::REFUSED_STREAM),
         }
-    });
+    };
+    // Boxed: it is some KiB, and a task's future is moved several times before it runs and once after.
+    streams.spawn(Box::pin(serving));
 }

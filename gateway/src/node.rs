@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use piko_bootstrap::config::BindAddr;
+use piko_bootstrap::config::{BindAddr, TunnelConfig};
 use piko_bootstrap::tls::ServerTls;
 use piko_plugin_host::{HostError, PluginConfig, Reloaded};
+use piko_tunnel::Settings;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -127,7 +128,7 @@ impl Node {
     /// Binds every port and starts gossip. Nothing is joined yet, and the node is not ready: see
     /// [`Node::join`]. Nothing is bound any more when this fails.
     pub async fn start(config: Config) -> Result<Node, StartError> {
-        let settings = config.tunnel.settings();
+        let settings = settings(&config.tunnel);
         let key = secret(&config)?;
         let tls = NodeTls::load(&config)?;
         let metrics = Arc::new(Metrics::new());
@@ -394,5 +395,15 @@ impl Background {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// The section as the tunnel crate takes it.
+fn settings(config: &TunnelConfig) -> Settings {
+    Settings {
+        stream_window: config.stream_window.0 as u32,
+        connection_window: config.connection_window.0 as u32,
+        ping_interval: config.ping_interval.into(),
+        ping_timeout: config.ping_timeout.into(),
     }
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use clap::{Arg, ArgMatches, Command};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, header};
-use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use piko_bootstrap::config::ConfigError;
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
@@ -183,12 +183,7 @@ impl Admin<'_> {
 }
 
 async fn exchange(request: Request<Empty<Bytes>>, tls: ClientTls) -> anyhow::Result<Value> {
-    let builder = HttpsConnectorBuilder::new().with_tls_config((*tls.config).clone()).https_or_http();
-    let builder = match tls.server_name {
-        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
-        None => builder,
-    };
-    let client = Client::builder(TokioExecutor::new()).build(builder.enable_http1().build());
+    let client = Client::builder(TokioExecutor::new()).build(tls.connector(HttpConnector::new(), false));
     let response = client.request(request).await.context("request")?;
     let status = response.status();
     if !status.is_success() {

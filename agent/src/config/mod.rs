@@ -5,9 +5,8 @@ mod forward;
 mod listener;
 
 use piko_bootstrap::access_log::AccessLogConfig;
-use piko_bootstrap::config::{BindAddr, ByteSize, ConfigSpec, HumanDuration, Invalid};
+use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid, TunnelConfig};
 use piko_bootstrap::log::LogConfig;
-use piko_tunnel::{Settings, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,20 +50,6 @@ pub struct ServerConfig {
     pub bind_addr: BindAddr,
 }
 
-/// Windows and liveness.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TunnelConfig {
-    /// HTTP/2 window of one stream.
-    pub stream_window: ByteSize,
-    /// HTTP/2 window of the whole tunnel.
-    pub connection_window: ByteSize,
-    /// How often the node is asked whether it lives.
-    pub ping_interval: HumanDuration,
-    /// How long its answer may take.
-    pub ping_timeout: HumanDuration,
-}
-
 impl Default for AgentConfig {
     fn default() -> Self {
         AgentConfig {
@@ -88,30 +73,6 @@ impl Default for ServerConfig {
     }
 }
 
-impl Default for TunnelConfig {
-    fn default() -> Self {
-        let settings = Settings::default();
-        TunnelConfig {
-            stream_window: ByteSize(settings.stream_window.into()),
-            connection_window: ByteSize(settings.connection_window.into()),
-            ping_interval: HumanDuration::secs(settings.ping_interval.as_secs()),
-            ping_timeout: HumanDuration::secs(settings.ping_timeout.as_secs()),
-        }
-    }
-}
-
-impl TunnelConfig {
-    /// As the tunnel crate takes it.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            stream_window: self.stream_window.0 as u32,
-            connection_window: self.connection_window.0 as u32,
-            ping_interval: self.ping_interval.into(),
-            ping_timeout: self.ping_timeout.into(),
-        }
-    }
-}
-
 impl ConfigSpec for AgentConfig {
     const ALIASES: &'static [(&'static str, &'static str)] = &[
         ("server.url", "connect.url"),
@@ -126,23 +87,10 @@ impl ConfigSpec for AgentConfig {
         self.resolve()?;
         self.connect.validate()?;
         self.access_log.validate("access_log")?;
-        let positive = [
-            ("grace_period", self.grace_period),
-            ("tunnel.ping_interval", self.tunnel.ping_interval),
-            ("tunnel.ping_timeout", self.tunnel.ping_timeout),
-        ];
-        if let Some((key, _)) = positive.into_iter().find(|(_, value)| value.get().is_zero()) {
-            return Err(Invalid::new(key, "must be more than 0"));
+        if self.grace_period.get().is_zero() {
+            return Err(Invalid::new("grace_period", "must be more than 0"));
         }
-        let windows = [
-            ("stream_window", self.tunnel.stream_window),
-            ("connection_window", self.tunnel.connection_window),
-        ];
-        for (key, size) in windows {
-            if !limits::WINDOW.contains(&size.0) {
-                return Err(Invalid::new(format!("tunnel.{key}"), limits::WINDOW_WORDS));
-            }
-        }
+        self.tunnel.validate()?;
         self.log.validate()
     }
 }

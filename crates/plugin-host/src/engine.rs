@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, PoolingAllocationConfig};
@@ -20,8 +21,11 @@ pub(crate) const MAX_CONFIGURED: u32 = 512;
 const MAX_ALIVE: u32 = 2 * MAX_CONFIGURED;
 /// Core instances in one component at most: Rust's have 3, Python's more than 33.
 pub(crate) const MAX_CORE_INSTANCES: usize = 100;
-/// How often a call is asked whether it has run out of time; so also how long it may hold up other requests.
+/// How often a call is asked whether it has run out of time, and how long it may hold up other requests.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
+/// How long a slow call runs before it rests as long, and so how often it is asked: what wants its core meanwhile
+/// waits for that long, where a system's scheduler would let a busy thread run for milliseconds.
+pub(crate) const SLICE: Duration = Duration::from_micros(100);
 /// Memory kept resident in a free slot, bytes: 1 MiB costs three times the time of 64 KiB.
 const KEEP_RESIDENT: usize = 64 << 10;
 
@@ -55,29 +59,36 @@ impl Runtime {
         let ticker = Arc::new(Ticker::default());
         let thread = thread::Builder::new().name("plugin-clock".into()).spawn({
             let (ticker, engine) = (ticker.clone(), engine.clone());
-            move || ticker.run(&engine)
+            move || {
+                keep_apart(Half::Clock);
+                ticker.run(&engine);
+            }
         })?;
         Ok(Runtime { engine, linker, ticker, thread: Some(thread), slow: Some(slow_threads()?) })
     }
 
-    /// Goes on with a call that takes long, where it holds up no request. Dropping the handle ends it.
-    pub(crate) fn go_on<T>(&self, call: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T>
+    /// Goes on with a call that takes long, where it holds up no request. Dropping the future ends it.
+    pub(crate) async fn go_on<T>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, tokio::task::JoinError>
     where
         T: Send + 'static,
     {
+        let _quick = Counted::new(&self.ticker.slow);
         let slow = self.slow.as_ref().expect("it is there until this is dropped");
-        AbortOnDropHandle::new(slow.spawn(call))
+        AbortOnDropHandle::new(slow.spawn(call)).await
     }
 
     /// Keeps the clock going until the guard drops.
-    pub(crate) fn ticking(&self) -> Ticking<'_> {
-        self.ticker.active.fetch_add(1, Ordering::SeqCst);
+    pub(crate) fn ticking(&self) -> Counted<'_> {
+        let ticking = Counted::new(&self.ticker.active);
         if self.ticker.asleep.load(Ordering::SeqCst)
             && let Some(thread) = &self.thread
         {
             thread.thread().unpark();
         }
-        Ticking(&self.ticker)
+        ticking
     }
 }
 
@@ -86,12 +97,14 @@ thread_local! {
     static SLOW: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Called by a call that still runs. On a thread of slow calls, every second tick is others': a thread that never
-/// sleeps keeps its core for as long as the system's scheduler lets it, some milliseconds.
+/// Does this thread run slow calls?
+pub(crate) fn is_slow_thread() -> bool {
+    SLOW.get()
+}
+
+/// Called by a slow call after its slice. All of the thread rests: its calls together leave half a core to others.
 pub(crate) fn rest() {
-    if SLOW.get() {
-        thread::sleep(TICK);
-    }
+    thread::sleep(SLICE);
 }
 
 fn slow_threads() -> std::io::Result<tokio::runtime::Runtime> {
@@ -99,8 +112,34 @@ fn slow_threads() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads((cores / 2).max(1))
         .thread_name("plugin-slow")
-        .on_thread_start(|| SLOW.set(true))
+        .on_thread_start(|| {
+            keep_apart(Half::Slow);
+            SLOW.set(true);
+        })
         .build()
+}
+
+/// Which of the cores a thread may have.
+enum Half {
+    Slow,
+    Clock,
+}
+
+/// Slow calls and the clock that interrupts them do not share a core: Linux lets a busy thread go on for up to a
+/// tick of its own, 4 ms, before it runs a thread that woke up meanwhile on the same core.
+fn keep_apart(half: Half) {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    let (slow, clock) = allowed.split_at(allowed.len() / 2);
+    let mut mine = CpuSet::new();
+    match half {
+        Half::Slow => slow.iter().for_each(|&cpu| mine.set(cpu)),
+        Half::Clock => clock.iter().for_each(|&cpu| mine.set(cpu)),
+    }
+    if mine.count() > 0 {
+        // Where the system forbids it, a slow call may hold up others for longer.
+        let _ = sched_setaffinity(None, &mine);
+    }
 }
 
 impl Drop for Runtime {
@@ -117,23 +156,36 @@ impl Drop for Runtime {
 }
 
 /// A clock that stands still while no plugin runs: an idle node does not wake a thousand times a second.
+/// It is quick while there are slow calls.
 #[derive(Default)]
 struct Ticker {
+    /// Calls under way.
     active: AtomicUsize,
+    /// Those of them that are slow.
+    slow: AtomicUsize,
     asleep: AtomicBool,
     stop: AtomicBool,
 }
 
 impl Ticker {
     fn run(&self, engine: &Engine) {
-        /// Ticks without a call before it sleeps: under steady load it never has to be woken.
-        const PATIENCE: u32 = 100;
-        let mut idle = 0;
+        /// Time without a call before it sleeps, without a slow one before it slows down: under steady load it
+        /// never has to be woken.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let mut last_call = Instant::now();
+        let mut last_slow = None;
         while !self.stop.load(Ordering::SeqCst) {
-            thread::sleep(TICK);
+            let quick = last_slow.is_some_and(|last: Instant| last.elapsed() < PATIENCE);
+            thread::sleep(if quick { SLICE } else { TICK });
             engine.increment_epoch();
-            idle = if self.active.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
-            if idle < PATIENCE {
+            let now = Instant::now();
+            if self.slow.load(Ordering::SeqCst) > 0 {
+                last_slow = Some(now);
+            }
+            if self.active.load(Ordering::SeqCst) > 0 {
+                last_call = now;
+            }
+            if now.duration_since(last_call) < PATIENCE {
                 continue;
             }
             self.asleep.store(true, Ordering::SeqCst);
@@ -142,16 +194,23 @@ impl Ticker {
                 thread::park();
             }
             self.asleep.store(false, Ordering::SeqCst);
-            idle = 0;
+            last_call = Instant::now();
         }
     }
 }
 
-/// A call is under way.
-pub(crate) struct Ticking<'a>(&'a Ticker);
+/// One more of something, until this drops.
+pub(crate) struct Counted<'a>(&'a AtomicUsize);
 
-impl Drop for Ticking<'_> {
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -11,7 +11,7 @@ use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::Resource;
 
 use crate::bindings::piko::plugin::{clock, http as wit, kv, log, metrics, router, types};
-use crate::engine::TICK;
+use crate::engine::{self, SLICE, TICK};
 use crate::fields::{self, Fields};
 use crate::pool::Limiter;
 use crate::shared::Shared;
@@ -73,22 +73,46 @@ pub(crate) struct State {
 pub(crate) struct CallClock {
     timeout: Duration,
     started: Instant,
-    /// How often the call was found running when the engine's clock had moved: once a tick.
-    seen: u32,
+    /// When it last began to run, or was asked to wait.
+    resumed: Instant,
+    /// For how long it was seen running.
+    ran: Duration,
+}
+
+/// What a call does that still runs when the engine's clock has moved.
+pub(crate) enum Turn {
+    /// It has not run for long.
+    Continue,
+    /// It lets others have the thread it runs on.
+    Yield,
+    /// It has had its time.
+    Over,
 }
 
 impl CallClock {
     pub(crate) fn start(timeout: Duration) -> Self {
-        CallClock { timeout, started: Instant::now(), seen: 0 }
+        let now = Instant::now();
+        CallClock { timeout, started: now, resumed: now, ran: Duration::ZERO }
     }
 
-    /// Has it had its time? Time in which a busy machine ran somebody else is not the plugin's, so it has to be
-    /// seen running for a third of it, too; but ten times over is over.
-    pub(crate) fn is_over(&mut self) -> bool {
-        self.seen += 1;
+    /// Time in which a busy machine ran somebody else is not the plugin's, so it has to be seen running for a
+    /// third of its timeout, too; but ten times over is over.
+    pub(crate) fn turn(&mut self) -> Turn {
+        let slow = engine::is_slow_thread();
+        let most = if slow { 2 * SLICE } else { TICK };
+        self.ran += self.resumed.elapsed().min(most);
+        self.resumed = Instant::now();
         let elapsed = self.started.elapsed();
-        let ran = TICK * self.seen;
-        elapsed >= self.timeout && ran * 3 >= self.timeout || elapsed >= self.timeout * 10
+        if elapsed >= self.timeout && self.ran * 3 >= self.timeout || elapsed >= self.timeout * 10 {
+            return Turn::Over;
+        }
+        if slow {
+            engine::rest();
+            self.resumed = Instant::now();
+        } else if elapsed < TICK {
+            return Turn::Continue;
+        }
+        Turn::Yield
     }
 }
 

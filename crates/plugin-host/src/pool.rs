@@ -15,8 +15,8 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use crate::bindings::piko::plugin::types::Verdict;
 use crate::component::{Compiled, LoadError};
 use crate::config::{Isolation, PluginConfig};
-use crate::engine::{self, MAX_CORE_INSTANCES, Runtime};
-use crate::imports::{CallClock, RequestRes, ResponseRes, State, Subject};
+use crate::engine::{MAX_CORE_INSTANCES, Runtime};
+use crate::imports::{CallClock, RequestRes, ResponseRes, State, Subject, Turn};
 use crate::shared::{Cause, Shared};
 
 /// Calls after which an instance is replaced: what it leaks does not grow for ever.
@@ -110,8 +110,9 @@ impl Pool {
         Ok(self.put_back(instance))
     }
 
-    /// One call: here, since it takes microseconds; but one that still runs after a tick of the engine's
-    /// clock goes on elsewhere, so that no request waits for it but its own. After one that had to be cut, the next ones begin there.
+    /// One call: here, since it takes microseconds; but one that still runs after a tick of the engine's clock
+    /// goes on elsewhere, so that no request waits for it but its own. After one that had to be cut, the next
+    /// ones begin there.
     async fn run<P, R>(
         &self,
         mut instance: Instance,
@@ -166,8 +167,7 @@ impl Pool {
         let state = instance.store.data_mut();
         state.subject = subject;
         state.clock = CallClock::start(self.timeout);
-        // The clock may tick at any moment: only at the second tick has the call run for one.
-        instance.store.set_epoch_deadline(2);
+        instance.store.set_epoch_deadline(1);
         Ok((permit, instance))
     }
 
@@ -189,13 +189,10 @@ impl Pool {
         };
         let mut store = Store::new(&self.runtime.engine, state);
         store.limiter(|state| &mut state.limiter);
-        store.epoch_deadline_callback(|mut store| match store.data_mut().clock.is_over() {
-            // A slow plugin does not hold the thread it runs on.
-            false => {
-                engine::rest();
-                Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-            }
-            true => Err(TimeIsUp.into()),
+        store.epoch_deadline_callback(|mut store| match store.data_mut().clock.turn() {
+            Turn::Continue => Ok(UpdateDeadline::Continue(1)),
+            Turn::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            Turn::Over => Err(TimeIsUp.into()),
         });
         store.set_epoch_deadline(1);
         let failed = |e: &wasmtime::Error, store: &Store<State>| LoadError::Init(classify(e, store).detail);

@@ -1,12 +1,7 @@
 //! Every limit on what the other end of a tunnel can make us hold or wait for, with its reason.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// What a window may be, bytes: at most 2^31-1 (RFC 9113, section 6.9.1); below 64 KiB not one frame fits.
-pub const WINDOW: RangeInclusive<u64> = 64 << 10..=(1 << 31) - 1;
-/// What is said about a window outside [`WINDOW`].
-pub const WINDOW_WORDS: &str = "must be from 64KiB to 2147483647";
 /// Longest control message, bytes: an endpoint name and a sentence fit many times over.
 pub const MAX_CONTROL_LINE: usize = 64 << 10;
 /// Most listeners on one tunnel: far above any agent seen, far below what hurts a node.

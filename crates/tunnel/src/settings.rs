@@ -17,17 +17,6 @@ pub struct Settings {
     pub ping_timeout: Duration,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            stream_window: 1 << 20,
-            connection_window: 16 << 20,
-            ping_interval: Duration::from_secs(10),
-            ping_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
 impl Settings {
     /// The h2 client a node (or a node's peer link) runs on a tunnel.
     pub(crate) fn client(&self) -> h2::client::Builder {

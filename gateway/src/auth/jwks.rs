@@ -9,13 +9,12 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
+use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, Connector};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
@@ -33,7 +32,7 @@ const MAX_SET: usize = 1 << 20;
 /// Where a key set is published.
 pub(super) enum Source {
     File(PathBuf),
-    Http { url: http::Uri, client: Box<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>> },
+    Http { url: http::Uri, client: Box<Client<Connector, Empty<Bytes>>> },
 }
 
 /// One key.
@@ -69,11 +68,7 @@ impl Source {
                     _ => ClientTls::untrusting(),
                 };
                 let tls = tls.map_err(|e| wrong(e.to_string()))?;
-                let connector = HttpsConnectorBuilder::new()
-                    .with_tls_config((*tls.config).clone())
-                    .https_or_http()
-                    .enable_http1()
-                    .build();
+                let connector = tls.connector(HttpConnector::new(), false);
                 let uri =
                     url.as_str().parse().map_err(|_| wrong(format!("{endpoint:?} is no URL; {words}")))?;
                 Ok(Source::Http {

@@ -1,9 +1,8 @@
-//! The keys of `cluster` and `tunnel`.
+//! The keys of `cluster`.
 
 use std::path::PathBuf;
 
-use piko_bootstrap::config::{BindAddr, ByteSize, HumanDuration, Invalid, Secret};
-use piko_tunnel::{Settings, limits};
+use piko_bootstrap::config::{BindAddr, HumanDuration, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -48,20 +47,6 @@ pub struct GossipConfig {
     pub max_packet_size: u16,
 }
 
-/// Tunnels and peer links.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TunnelConfig {
-    /// HTTP/2 window of one stream. It caps one transfer at window / round-trip time.
-    pub stream_window: ByteSize,
-    /// HTTP/2 window of the whole tunnel: what it may hold in memory.
-    pub connection_window: ByteSize,
-    /// How often a tunnel is asked whether it lives.
-    pub ping_interval: HumanDuration,
-    /// How long its answer may take.
-    pub ping_timeout: HumanDuration,
-}
-
 impl Default for ClusterConfig {
     fn default() -> Self {
         ClusterConfig {
@@ -85,42 +70,6 @@ impl Default for GossipConfig {
             advertise_addr: String::new(),
             interval: HumanDuration::millis(100),
             max_packet_size: 1400,
-        }
-    }
-}
-
-impl Default for TunnelConfig {
-    fn default() -> Self {
-        let settings = Settings::default();
-        TunnelConfig {
-            stream_window: ByteSize(settings.stream_window.into()),
-            connection_window: ByteSize(settings.connection_window.into()),
-            ping_interval: HumanDuration::secs(settings.ping_interval.as_secs()),
-            ping_timeout: HumanDuration::secs(settings.ping_timeout.as_secs()),
-        }
-    }
-}
-
-impl TunnelConfig {
-    pub(super) fn validate(&self) -> Result<(), Invalid> {
-        for (key, size) in [
-            ("tunnel.stream_window", self.stream_window),
-            ("tunnel.connection_window", self.connection_window),
-        ] {
-            if !limits::WINDOW.contains(&size.0) {
-                return Err(Invalid::new(key, limits::WINDOW_WORDS));
-            }
-        }
-        Ok(())
-    }
-
-    /// As the tunnel crate takes it.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            stream_window: self.stream_window.0 as u32,
-            connection_window: self.connection_window.0 as u32,
-            ping_interval: self.ping_interval.into(),
-            ping_timeout: self.ping_timeout.into(),
         }
     }
 }

@@ -8,14 +8,14 @@ mod proxy;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid};
+use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid, TunnelConfig};
 use piko_bootstrap::log::LogConfig;
 use piko_plugin_host::PluginConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use advertise::advertised;
-pub use cluster::{ClusterConfig, GossipConfig, TunnelConfig};
+pub use cluster::{ClusterConfig, GossipConfig};
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
 pub use proxy::{HttpConfig, ProxyConfig};
 
@@ -95,8 +95,6 @@ impl ConfigSpec for Config {
             ("grace_period", self.grace_period),
             ("cluster.join_timeout", self.cluster.join_timeout),
             ("cluster.gossip.interval", self.cluster.gossip.interval),
-            ("tunnel.ping_interval", self.tunnel.ping_interval),
-            ("tunnel.ping_timeout", self.tunnel.ping_timeout),
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| value.get().is_zero()) {
             return Err(Invalid::new(key, "must be more than 0"));

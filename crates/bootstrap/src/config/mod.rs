@@ -9,6 +9,7 @@ mod expand;
 mod file;
 mod keys;
 mod print;
+mod tunnel;
 mod types;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
 pub use print::{commented, schema};
+pub use tunnel::TunnelConfig;
 pub use types::{BindAddr, ByteSize, HumanDuration, Secret, text_or_number};
 
 use keys::{Key, Shape};

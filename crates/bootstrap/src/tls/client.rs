@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -47,6 +49,9 @@ impl ClientTlsConfig {
     }
 }
 
+/// What hyper's client connects with.
+pub type Connector = HttpsConnector<HttpConnector>;
+
 /// TLS to servers, ready to use. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ClientTls {
@@ -78,6 +83,22 @@ impl ClientTls {
         // A name that is none was refused by `validate`.
         let server_name = ServerName::try_from(config.server_name.clone()).ok();
         Ok(ClientTls { config: Arc::new(client), server_name })
+    }
+
+    /// For hyper's client: speaks TLS where a URL says `https`.
+    ///
+    /// Over TLS it offers HTTP/2 only if told to: a WebSocket cannot be upgraded to there.
+    pub fn connector(self, mut tcp: HttpConnector, http2: bool) -> Connector {
+        tcp.enforce_http(false);
+        let builder = HttpsConnectorBuilder::new().with_tls_config((*self.config).clone()).https_or_http();
+        let builder = match self.server_name {
+            Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
+            None => builder,
+        };
+        match http2 {
+            true => builder.enable_http2().wrap_connector(tcp),
+            false => builder.enable_http1().wrap_connector(tcp),
+        }
     }
 
     /// Trusts nobody: for a client which speaks only plain HTTP but is built for both. Reads nothing.

@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-pub use client::{ClientTls, ClientTlsConfig};
+pub use client::{ClientTls, ClientTlsConfig, Connector};
 pub use server::{ServerTls, ServerTlsConfig};
 
 /// Why TLS cannot be set up.
