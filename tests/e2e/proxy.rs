@@ -1,6 +1,9 @@
 //! What a client of the proxy port sees: routing, errors, headers, protocols.
 
+use std::net::{Ipv6Addr, SocketAddr};
+
 use bytes::Bytes;
+use piko_test_support::free_addr;
 use piko_test_support::client::{self, get, raw, send};
 use piko_test_support::program::{Node, Program, agent};
 use piko_test_support::service::Service;
@@ -17,11 +20,16 @@ struct Path {
 
 impl Path {
     async fn open(flags: &[&str]) -> Path {
+        let path = Path::start(flags).await;
+        path.node.routes("my-endpoint", 200).await;
+        path
+    }
+
+    async fn start(flags: &[&str]) -> Path {
         let node = Node::start(piko(), &[], flags);
         let service = Service::start("one").await;
         node.ready().await;
         let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
-        node.routes("my-endpoint", 200).await;
         Path { node, service, _agent }
     }
 }
@@ -103,6 +111,23 @@ async fn only_hosts_under_the_configured_domains_name_endpoints() {
     assert_eq!(under.status, 200);
     let other = get(path.node.proxy, "/", &[("host", "my-endpoint.example.com")]).await.unwrap();
     assert_eq!(other.header("x-piko-error"), "missing_endpoint");
+}
+
+#[tokio::test]
+async fn on_a_port_for_both_families_an_ipv4_client_is_an_ipv4_client() {
+    if std::net::TcpListener::bind("[::]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let v4 = free_addr();
+    let mut path = Path::start(&[&format!("--proxy.bind-addr=[::]:{}", v4.port())]).await;
+    path.node.proxy = v4;
+    path.node.routes("my-endpoint", 200).await;
+    let v6 = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), v4.port());
+    for (addr, client) in [(v4, "127.0.0.1"), (v6, "::1")] {
+        let answer = get(addr, "/", &[("x-piko-endpoint", "my-endpoint")]).await.unwrap();
+        assert_eq!(seen(&answer)["headers"]["x-forwarded-for"], json!([client]));
+    }
 }
 
 #[tokio::test]

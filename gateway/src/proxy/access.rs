@@ -7,7 +7,7 @@ use piko_bootstrap::access_line;
 use piko_bootstrap::access_log::AccessLogConfig;
 use pingora_proxy::Session;
 
-use super::Request;
+use super::{Request, client};
 use crate::route::Kind;
 
 /// Writes the line of one request. `status` 0: no response was sent.
@@ -27,7 +27,7 @@ pub(super) fn log(
         Kind::Agent { agent_id, .. } => agent_id.as_str(),
         Kind::Node { id } => id.as_str(),
     });
-    let client = session.client_addr().map(ToString::to_string);
+    let client = client(session).map(|client| client.to_string());
     let failure = ctx.failure.map(|failure| failure.reply().code);
     let tries = ctx.tried.len();
     let duration_ms = elapsed.as_secs_f64() * 1e3;

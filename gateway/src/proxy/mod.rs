@@ -190,7 +190,7 @@ impl ProxyHttp for Gateway {
         if let Some(carrier) = ctx.tcp {
             tcp::connect(request, carrier)?;
         }
-        forwarded(request, client_addr(session).map(|client| client.ip()), scheme(session))
+        forwarded(request, client(session).map(|client| client.ip()), scheme(session))
     }
 
     async fn response_filter(
@@ -350,8 +350,14 @@ fn forwarded(request: &mut RequestHeader, client: Option<IpAddr>, scheme: &'stat
     Ok(())
 }
 
+/// The other end of the connection, as the system has it.
 fn client_addr(session: &Session) -> Option<SocketAddr> {
     session.client_addr().and_then(|addr| addr.as_inet()).copied()
+}
+
+/// Who asks, for those who read it: an IPv4 client of a port that listens on both is not `::ffff:…`.
+fn client(session: &Session) -> Option<SocketAddr> {
+    client_addr(session).map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port()))
 }
 
 /// How the client connected to this node.

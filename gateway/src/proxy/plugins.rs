@@ -104,7 +104,7 @@ fn request_head(
         target: String::from_utf8_lossy(request.raw_path()).into_owned(),
         authority: authority.unwrap_or_default().to_owned(),
         scheme: scheme.to_owned(),
-        client: super::client_addr(session).map(|client| client.ip()),
+        client: super::client(session).map(|client| client.ip()),
         claims: claims.map(|claims| json(claims).into()),
         endpoint: endpoint.map(|endpoint| SmolStr::new(endpoint.as_str())),
         headers: Arc::new(request.headers.clone()),

@@ -117,12 +117,17 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node on free ports that joins `join`; returns at once.
+    /// Starts a node on free ports that joins `join`; returns at once. A bind address in `more` is taken instead.
     pub fn start(binary: &Path, join: &[SocketAddr], more: &[&str]) -> Node {
         let [proxy, upstream, admin, gossip, peer] = std::array::from_fn(|_| free_addr());
         let join: Vec<_> = join.iter().map(ToString::to_string).collect();
         let mut args: Vec<String> = vec!["server".into()];
-        let mut flag = |name: &str, value: String| args.push(format!("--{name}={value}"));
+        let mut flag = |name: &str, value: String| {
+            let flag = format!("--{name}=");
+            if !more.iter().any(|given| given.starts_with(&flag)) {
+                args.push(flag + &value);
+            }
+        };
         flag("proxy.bind-addr", proxy.to_string());
         flag("upstream.bind-addr", upstream.to_string());
         flag("admin.bind-addr", admin.to_string());
