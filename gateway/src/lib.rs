@@ -4,8 +4,8 @@
 //! lifecycle), agents to the **upstream** port ([`upstream`]), people and probes to the **admin**
 //! port ([`admin`]), other nodes to the **gossip** port ([`cluster`]) and the **peer** port
 //! ([`peer`]). A request finds its upstream in [`route`]: a tunnel of an agent connected here, or
-//! the link to a node that has one; on the way it may pass [`plugins`]. [`node`] puts the parts together and [`shutdown`] takes them
-//! apart again.
+//! the link to a node that has one; on the way it may pass [`plugins`]. All of that runs on the
+//! threads of [`workers`]. [`node`] puts the parts together and [`shutdown`] takes them apart again.
 
 pub mod admin;
 pub mod auth;
@@ -21,5 +21,6 @@ pub mod route;
 pub mod shutdown;
 pub mod tls;
 pub mod upstream;
+pub mod workers;
 
 pub use piko_plugin_host as plugin_host;

@@ -28,6 +28,7 @@ use crate::route::{Registry, Router};
 use crate::shutdown;
 use crate::tls::{Acceptor, NodeTls, PortTlsError};
 use crate::upstream::{UpstreamOptions, UpstreamPort};
+use crate::workers::Workers;
 
 /// A running node. Dropping it cuts everything; [`Node::shutdown`] does it well.
 pub struct Node {
@@ -126,8 +127,8 @@ struct Listeners {
 
 impl Node {
     /// Binds every port and starts gossip. Nothing is joined yet, and the node is not ready: see
-    /// [`Node::join`]. Nothing is bound any more when this fails.
-    pub async fn start(config: Config) -> Result<Node, StartError> {
+    /// [`Node::join`]. Nothing is bound any more when this fails. Several nodes may share `workers`.
+    pub async fn start(config: Config, workers: Arc<Workers>) -> Result<Node, StartError> {
         let settings = settings(&config.tunnel);
         let key = secret(&config)?;
         let tls = NodeTls::load(&config)?;
@@ -148,7 +149,13 @@ impl Node {
         let targets = Arc::new(Targets::default());
         let registry = Registry::new(table.clone());
         let secret = Secret::new(key.as_deref());
-        let links = Links::new(targets.clone(), secret.clone(), tls.to_peer.clone(), settings.clone());
+        let links = Links::new(
+            targets.clone(),
+            secret.clone(),
+            tls.to_peer.clone(),
+            settings.clone(),
+            workers.clone(),
+        );
         let router = Arc::new(Router::new(
             registry.clone(),
             table.clone(),
@@ -181,6 +188,7 @@ impl Node {
             Acceptor::new(tls.peer.as_ref())?,
             secret,
             settings.clone(),
+            workers.clone(),
         )?;
         let options = UpstreamOptions {
             node_id: id.clone(),
@@ -188,6 +196,7 @@ impl Node {
             auth: Guard::new(&config.upstream.auth, &config.upstream.tenants)?,
             tls: Acceptor::new(tls.upstream.as_ref())?,
             rebalance: config.upstream.rebalance.clone(),
+            workers: workers.clone(),
         };
         let upstream = UpstreamPort::start(
             listeners.upstream,
@@ -203,6 +212,7 @@ impl Node {
             router,
             targets,
             metrics,
+            &workers,
         )?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };

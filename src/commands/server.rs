@@ -1,12 +1,14 @@
 //! `piko server`: run a node until it is told to stop.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Command};
 use piko_bootstrap::{log, signal};
 use piko_gateway::config::Config;
 use piko_gateway::node::Node;
+use piko_gateway::workers::Workers;
 use tracing::{info, warn};
 
 pub(crate) fn command() -> Command {
@@ -17,13 +19,14 @@ pub(crate) fn command() -> Command {
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config: Config = super::load(matches)?;
     log::init(&config.log, !super::on_terminal());
-    super::block_on(serve(config, matches))?
+    let workers = Workers::start().context("failed to start threads")?;
+    super::block_on(serve(config, workers, matches))?
 }
 
-async fn serve(config: Config, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, workers: Arc<Workers>, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let signals = signal::shutdown();
     let mut hangup = signal::hangup().context("listen for SIGHUP")?;
-    let node = Node::start(config).await.context("failed to run server")?;
+    let node = Node::start(config, workers).await.context("failed to run server")?;
     let joined = tokio::select! {
         joined = node.join() => joined,
         () = signals.first.cancelled() => Ok(0),

@@ -3,8 +3,8 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
-use piko_test_support::free_addr;
 use piko_test_support::client::{self, get, raw, send};
+use piko_test_support::free_addr;
 use piko_test_support::program::{Node, Program, agent};
 use piko_test_support::service::Service;
 use serde_json::{Value, json};
@@ -114,10 +114,10 @@ async fn only_hosts_under_the_configured_domains_name_endpoints() {
 }
 
 #[tokio::test]
+#[allow(clippy::print_stderr, reason = "says why it cannot run")]
 async fn on_a_port_for_both_families_an_ipv4_client_is_an_ipv4_client() {
     if std::net::TcpListener::bind("[::]:0").is_err() {
-        eprintln!("skipped: this machine has no IPv6");
-        return;
+        return eprintln!("not run: this machine has no IPv6");
     }
     let v4 = free_addr();
     let mut path = Path::start(&[&format!("--proxy.bind-addr=[::]:{}", v4.port())]).await;

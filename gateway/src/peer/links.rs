@@ -21,6 +21,7 @@ use super::handshake::{self, HandshakeError, Secret};
 use crate::cluster::{RemoteNode, Table};
 use crate::route::target::{Kind, Target, Targets};
 use crate::tls::Connector;
+use crate::workers::Workers;
 
 /// Connecting to a node in the same network takes milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +35,7 @@ pub struct Links {
     secret: Secret,
     tls: Option<Connector>,
     settings: Settings,
+    workers: Arc<Workers>,
     changes: watch::Sender<u64>,
 }
 
@@ -56,9 +58,10 @@ impl Links {
         secret: Secret,
         tls: Option<Connector>,
         settings: Settings,
+        workers: Arc<Workers>,
     ) -> Arc<Self> {
         let changes = watch::Sender::new(0);
-        Arc::new(Links { live: RwLock::default(), targets, secret, tls, settings, changes })
+        Arc::new(Links { live: RwLock::default(), targets, secret, tls, settings, workers, changes })
     }
 
     /// The live link to a node.
@@ -89,7 +92,7 @@ impl Links {
             for (key, node) in nodes {
                 wanted.entry(key).or_insert_with(|| {
                     let unwanted = stop.child_token();
-                    tasks.spawn(self.clone().keep(node, unwanted.clone()));
+                    tasks.spawn_on(self.clone().keep(node, unwanted.clone()), self.workers.next());
                     unwanted
                 });
             }

@@ -15,6 +15,7 @@ use super::handshake::{self, Secret};
 use super::relay::relay;
 use crate::route::Router;
 use crate::tls::Acceptor;
+use crate::workers::Workers;
 
 /// A running peer port.
 pub struct PeerPort {
@@ -32,6 +33,7 @@ struct Shared {
     tls: Acceptor,
     secret: Secret,
     settings: Settings,
+    workers: Arc<Workers>,
     leaving: CancellationToken,
     tasks: TaskTracker,
 }
@@ -44,6 +46,7 @@ impl PeerPort {
         tls: Acceptor,
         secret: Secret,
         settings: Settings,
+        workers: Arc<Workers>,
     ) -> std::io::Result<PeerPort> {
         let port = PeerPort {
             addr: listener.local_addr()?,
@@ -57,6 +60,7 @@ impl PeerPort {
             tls,
             secret,
             settings,
+            workers,
             leaving: port.leaving.clone(),
             tasks: port.tasks.clone(),
         };
@@ -90,7 +94,8 @@ async fn accept(listener: TcpListener, shared: Shared, stop: CancellationToken, 
         match accepted {
             Ok((stream, addr)) => {
                 let (shared, cut) = (shared.clone(), cut.clone());
-                shared.tasks.clone().spawn(async move {
+                let (workers, tasks) = (shared.workers.clone(), shared.tasks.clone());
+                workers.serve(&tasks, stream, move |stream| async move {
                     tokio::select! {
                         () = link(stream, addr, shared, cut.clone()) => {}
                         () = cut.cancelled() => {}

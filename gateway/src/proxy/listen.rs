@@ -15,7 +15,7 @@ use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
 use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::connect::{TunnelConnector, tunnel_alpn};
 use super::endpoint::Domains;
@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::plugins::Plugins;
 use crate::route::Router;
 use crate::route::target::Targets;
+use crate::workers::Workers;
 
 /// What the proxy port needs to know.
 pub struct ProxyOptions {
@@ -63,7 +64,7 @@ pub struct Proxy {
     addr: SocketAddr,
     draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    tasks: JoinSet<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -75,6 +76,7 @@ impl Proxy {
         router: Arc<Router>,
         targets: Arc<Targets>,
         metrics: Arc<Metrics>,
+        workers: &Workers,
     ) -> std::io::Result<Proxy> {
         let addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
@@ -85,7 +87,7 @@ impl Proxy {
         let gateway = Gateway {
             router,
             metrics: metrics.clone(),
-            auth: options.auth,
+            auth: Arc::new(options.auth),
             plugins: options.plugins,
             domains: Domains::new(&options.domains),
             alpn: tunnel_alpn(),
@@ -96,24 +98,26 @@ impl Proxy {
             max_header_bytes: options.max_header_bytes,
             keepalive: options.keepalive.map(|idle| idle.as_secs()),
         };
-        let mut service = service(gateway, TunnelConnector { targets, timeouts });
-        let name = addr.to_string();
-        match options.tls {
-            Some(tls) => service.add_tls_with_settings(&name, None, tls_settings(&tls)?),
-            None => service.add_tcp(&name),
-        }
-        service.endpoints().set_connection_filter(Arc::new(Connected(heads.clone())));
-        let mut sockets = pingora_core::server::Fds::new();
-        sockets.add(name, listener.into_raw_fd());
         let (stop, stopped) = watch::channel(false);
-        // Owned by `Proxy`: `stop` awaits it.
-        let task = tokio::spawn(async move {
-            tokio::select! {
-                () = service.start_service(Some(Arc::new(Mutex::new(sockets))), stopped, 1) => {}
-                () = heads.watch() => {}
+        let mut tasks = JoinSet::new();
+        // Each worker takes connections from the same socket, and keeps those it took.
+        for worker in workers.all() {
+            let connector = TunnelConnector { targets: targets.clone(), timeouts };
+            let mut service = service(gateway.clone(), connector);
+            let name = addr.to_string();
+            match &options.tls {
+                Some(tls) => service.add_tls_with_settings(&name, None, tls_settings(tls)?),
+                None => service.add_tcp(&name),
             }
-        });
-        Ok(Proxy { addr, draining, stop, task, metrics })
+            service.endpoints().set_connection_filter(Arc::new(Connected(heads.clone())));
+            let mut sockets = pingora_core::server::Fds::new();
+            sockets.add(name, listener.try_clone()?.into_raw_fd());
+            let (sockets, stopped) = (Arc::new(Mutex::new(sockets)), stopped.clone());
+            let serving = async move { service.start_service(Some(sockets), stopped, 1).await };
+            tasks.spawn_on(serving, worker);
+        }
+        tasks.spawn(heads.watch());
+        Ok(Proxy { addr, draining, stop, tasks, metrics })
     }
 
     /// The bound address.
@@ -142,8 +146,7 @@ impl Proxy {
                 quiet_since = None;
             }
             if now >= deadline || busy == 0 && now.duration_since(since) >= QUIET {
-                self.task.abort();
-                let _ = (&mut self.task).await;
+                self.tasks.shutdown().await;
                 return busy;
             }
         }

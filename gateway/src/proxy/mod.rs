@@ -43,10 +43,11 @@ use tcp::Carrier;
 const MAX_TRIES: usize = 3;
 
 /// The proxy port's logic.
+#[derive(Clone)]
 pub(crate) struct Gateway {
     router: Arc<Router>,
     metrics: Arc<Metrics>,
-    auth: Guard,
+    auth: Arc<Guard>,
     plugins: Arc<Plugins>,
     domains: Domains,
     alpn: ALPN,

@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::route::registry::Registry;
 use crate::route::target::Targets;
 use crate::tls::Acceptor;
+use crate::workers::Workers;
 
 /// Handshakes under way at once: beyond it, new connections wait in the kernel's queue. It keeps a
 /// storm of reconnecting agents from taking the node down.
@@ -46,6 +47,8 @@ pub struct UpstreamOptions {
     pub(crate) tls: Acceptor,
     /// When agents are sent to other nodes.
     pub rebalance: RebalanceConfig,
+    /// Where tunnels live.
+    pub workers: Arc<Workers>,
 }
 
 /// The upstream port. Everything it started ends with [`UpstreamPort::stop`].
@@ -148,8 +151,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, 
                 continue;
             }
         };
+        let workers = shared.options.workers.clone();
         let shared = shared.clone();
-        tasks.spawn(async move {
+        workers.serve(&tasks, stream, move |stream| async move {
             let cut = shared.cut.clone();
             tokio::select! {
                 () = greet(stream, addr, shared) => {}

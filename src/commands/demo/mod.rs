@@ -17,6 +17,7 @@ use piko_bootstrap::log::{self, LogConfig};
 use piko_bootstrap::signal;
 use piko_gateway::config::Config;
 use piko_gateway::node::Node;
+use piko_gateway::workers::Workers;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -117,6 +118,7 @@ fn bind(ports: [SocketAddr; 3]) -> anyhow::Result<[std::net::TcpListener; 3]> {
 
 /// That many nodes on free ports, one cluster.
 async fn start_nodes(count: u16) -> anyhow::Result<Vec<Node>> {
+    let workers = Workers::start().context("failed to start threads")?;
     let mut nodes: Vec<Node> = Vec::new();
     for n in 1..=count {
         let mut config = Config { grace_period: GRACE, ..Config::default() };
@@ -133,7 +135,9 @@ async fn start_nodes(count: u16) -> anyhow::Result<Vec<Node>> {
         config.cluster.node_id_prefix = format!("piko-{n}-");
         config.cluster.join =
             nodes.first().map(|first| first.local().gossip.to_string()).into_iter().collect();
-        let node = Node::start(config).await.with_context(|| format!("failed to start node {n}"))?;
+        let node = Node::start(config, workers.clone())
+            .await
+            .with_context(|| format!("failed to start node {n}"))?;
         node.join().await.with_context(|| format!("node {n} failed to join"))?;
         nodes.push(node);
     }

@@ -1,0 +1,75 @@
+//! The threads that carry traffic: one a core, each with a runtime of its own.
+//!
+//! A connection stays on the thread it began on. On a runtime that shares its tasks out between threads, each waking
+//! may move a connection's state, tens of KiB with Pingora, into another core's cache: on two cores that took a
+//! fifth of a node's time.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+/// The threads. Dropping them cuts what runs there.
+pub struct Workers {
+    runtimes: Vec<Runtime>,
+    next: AtomicUsize,
+}
+
+impl Workers {
+    /// Starts one a core; `TOKIO_WORKER_THREADS` sets another number.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start() -> std::io::Result<Arc<Workers>> {
+        let wanted = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|n| n.parse().ok());
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        let runtime = |_| {
+            // Of this kind with one thread, since the other kind makes a system call for each waking from outside.
+            Builder::new_multi_thread().worker_threads(1).thread_name("worker").enable_all().build()
+        };
+        let runtimes = (0..wanted.unwrap_or_else(cores).max(1)).map(runtime).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Workers { runtimes, next: AtomicUsize::new(0) }))
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Handle> {
+        self.runtimes.iter().map(Runtime::handle)
+    }
+
+    /// The next in turn.
+    pub(crate) fn next(&self) -> &Handle {
+        self.runtimes[self.next.fetch_add(1, Relaxed) % self.runtimes.len()].handle()
+    }
+
+    /// Serves an accepted connection on the next thread in turn, which also watches its socket from now on.
+    pub(crate) fn serve<F>(
+        &self,
+        tasks: &TaskTracker,
+        stream: TcpStream,
+        serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stream = stream.into_std();
+        let task = async move {
+            match stream.and_then(TcpStream::from_std) {
+                Ok(stream) => serve(stream).await,
+                Err(e) => warn!(error = %e, "failed to hand a connection to a worker"),
+            }
+        };
+        tasks.spawn_on(task, self.next());
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for runtime in self.runtimes.drain(..) {
+            runtime.shutdown_background();
+        }
+    }
+}
