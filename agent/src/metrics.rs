@@ -54,8 +54,9 @@ impl Metrics {
 
     /// Counts one request until it is [`Counted::done`] or given up.
     pub(crate) fn begin<'a>(&'a self, endpoint: &'a str, method: &Method) -> Counted<'a> {
-        self.in_flight.with_label_values(&[endpoint]).inc();
-        Counted { metrics: self, endpoint, method: method_label(method), started: Instant::now() }
+        let in_flight = self.in_flight.with_label_values(&[endpoint]);
+        in_flight.inc();
+        Counted { metrics: self, endpoint, in_flight, method: method_label(method), started: Instant::now() }
     }
 }
 
@@ -63,6 +64,7 @@ impl Metrics {
 pub(crate) struct Counted<'a> {
     metrics: &'a Metrics,
     endpoint: &'a str,
+    in_flight: IntGauge,
     method: &'static str,
     started: Instant,
 }
@@ -78,7 +80,7 @@ impl Counted<'_> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.metrics.in_flight.with_label_values(&[self.endpoint]).dec();
+        self.in_flight.dec();
     }
 }
 

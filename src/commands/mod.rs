@@ -86,7 +86,7 @@ fn told(error: &anyhow::Error) -> String {
     })
 }
 
-/// Runs a command on the one runtime of the process, a thread a core.
+/// Runs a command on the runtime of the process, a thread a core. A node's traffic has threads of its own.
 fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     Ok(runtime.block_on(work))

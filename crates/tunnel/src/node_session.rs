@@ -2,6 +2,10 @@
 //!
 //! A peer link uses it too: to a node, another node is one more agent.
 
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::{Method, Request, StatusCode, Version};
@@ -80,8 +84,18 @@ impl<I: Io> Driver<I> {
                 None => std::future::pending().await,
             }
         };
+        // Woken, it first lets the tasks run that are ready: what they all send goes out in one write.
+        let mut turn = false;
+        let moving = poll_fn(|cx| {
+            turn = !turn;
+            if turn {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Pin::new(&mut self.connection).poll(cx)
+        });
         tokio::select! {
-            ended = self.connection => ended.map_or_else(SessionError::Http2, |()| SessionError::Closed),
+            ended = moving => ended.map_or_else(SessionError::Http2, |()| SessionError::Closed),
             dead = alive => dead,
         }
     }
