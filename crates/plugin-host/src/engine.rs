@@ -214,3 +214,26 @@ impl Drop for Counted<'_> {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_calls_and_their_clock_share_no_core_where_there_are_two() {
+        let cores_of = |half| {
+            let pinned = thread::spawn(move || {
+                keep_apart(half);
+                sched_getaffinity(None).unwrap()
+            });
+            let pinned = pinned.join().unwrap();
+            (0..CpuSet::MAX_CPU).filter(|&cpu| pinned.is_set(cpu)).collect::<Vec<_>>()
+        };
+        let (slow, clock) = (cores_of(Half::Slow), cores_of(Half::Clock));
+        assert!(!slow.is_empty() && !clock.is_empty());
+        if sched_getaffinity(None).unwrap().count() > 1 {
+            assert!(slow.iter().all(|cpu| !clock.contains(cpu)), "{slow:?} {clock:?}");
+        }
+    }
+}
