@@ -11,8 +11,10 @@ mod status;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
+use std::num::NonZero;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{ArgMatches, Command};
 use piko_agent::AgentError;
 use piko_bootstrap::config::{ConfigError, ConfigSpec};
@@ -86,22 +88,37 @@ fn told(error: &anyhow::Error) -> String {
     })
 }
 
-/// Runs a command on the runtime of the process, a thread a core. A node's traffic has threads of its own.
+/// Threads for what the machine is there for: one a core, or as many as `TOKIO_WORKER_THREADS` says.
+fn threads() -> anyhow::Result<NonZero<usize>> {
+    Ok(wanted_threads()?.unwrap_or_else(cores))
+}
+
+fn wanted_threads() -> anyhow::Result<Option<NonZero<usize>>> {
+    const NAME: &str = "TOKIO_WORKER_THREADS";
+    let Some(value) = std::env::var_os(NAME) else { return Ok(None) };
+    let number = value.to_str().and_then(|value| value.parse().ok());
+    Ok(Some(number.with_context(|| format!("{NAME} is {value:?}: it has to be a number above 0"))?))
+}
+
+fn cores() -> NonZero<usize> {
+    std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
+}
+
+/// Runs a command on the runtime of the process. A node's traffic has threads of its own.
 fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(work))
+    run_on(threads()?, work)
 }
 
 /// The same with half the cores, for a command that lives beside what the machine is there for.
-/// `TOKIO_WORKER_THREADS` sets another number, for either.
 fn block_on_beside<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    // Fewer threads hand less to each other: measured 1.1 times the requests a second on two cores.
+    let half = || NonZero::new(cores().get() / 2).unwrap_or(NonZero::<usize>::MIN);
+    run_on(wanted_threads()?.unwrap_or_else(half), work)
+}
+
+fn run_on<T>(threads: NonZero<usize>, work: impl Future<Output = T>) -> anyhow::Result<T> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // Fewer threads hand less to each other: measured 1.1 times the requests a second on two cores.
-        builder.worker_threads((cores / 2).max(1));
-    }
-    Ok(builder.enable_all().build()?.block_on(work))
+    Ok(builder.worker_threads(threads.get()).enable_all().build()?.block_on(work))
 }
 
 /// Is a person watching?

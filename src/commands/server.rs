@@ -19,7 +19,7 @@ pub(crate) fn command() -> Command {
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config: Config = super::load(matches)?;
     log::init(&config.log, !super::on_terminal());
-    let workers = Workers::start().context("failed to start threads")?;
+    let workers = Workers::start(super::threads()?).context("failed to start threads")?;
     super::block_on(serve(config, workers, matches))?
 }
 

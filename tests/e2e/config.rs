@@ -72,6 +72,19 @@ fn shipped_files_say_every_key_with_its_default() {
 }
 
 #[test]
+fn a_number_of_threads_that_is_none_is_named() {
+    for command in [&["server"][..], &["agent", "http", "my-endpoint", "1"]] {
+        for wrong in ["two", "0"] {
+            let output =
+                Command::new(piko()).args(command).env("TOKIO_WORKER_THREADS", wrong).output().unwrap();
+            let said = says(&output);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("TOKIO_WORKER_THREADS") && said.contains("above 0"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn c12_a_file_that_cannot_be_read() {
     let output = run(piko(), &["server", "--config.path", "/does/not/exist.yaml"]);
     assert_eq!(output.status.code(), Some(78));

@@ -118,7 +118,7 @@ fn bind(ports: [SocketAddr; 3]) -> anyhow::Result<[std::net::TcpListener; 3]> {
 
 /// That many nodes on free ports, one cluster.
 async fn start_nodes(count: u16) -> anyhow::Result<Vec<Node>> {
-    let workers = Workers::start().context("failed to start threads")?;
+    let workers = Workers::start(super::threads()?).context("failed to start threads")?;
     let mut nodes: Vec<Node> = Vec::new();
     for n in 1..=count {
         let mut config = Config { grace_period: GRACE, ..Config::default() };
