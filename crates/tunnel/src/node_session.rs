@@ -5,6 +5,7 @@
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
@@ -17,6 +18,10 @@ use crate::handshake::CONTROL_PATH;
 use crate::io::Io;
 use crate::limits::{HANDSHAKE_TIMEOUT, OPEN_TIMEOUT};
 use crate::{SessionError, Settings, liveness};
+
+/// Writes of a tunnel that would be closer to each other are joined: often enough that the other end does not wait
+/// for its work, seldom enough that most requests of a busy node share a write.
+const TOGETHER: Duration = Duration::from_micros(50);
 
 /// Opens streams on a tunnel. Cheap to clone; the tunnel lives as long as its [`Driver`] runs.
 #[derive(Clone)]
@@ -84,14 +89,15 @@ impl<I: Io> Driver<I> {
                 None => std::future::pending().await,
             }
         };
-        // Woken, it first lets the tasks run that are ready: what they all send goes out in one write.
-        let mut turn = false;
+        // Woken again soon, it first lets the tasks run that are ready: what they all send goes out in one write.
+        let (mut moved, mut let_others) = (Instant::now(), false);
         let moving = poll_fn(|cx| {
-            turn = !turn;
-            if turn {
+            let_others = !let_others && moved.elapsed() < TOGETHER;
+            if let_others {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+            moved = Instant::now();
             Pin::new(&mut self.connection).poll(cx)
         });
         tokio::select! {
