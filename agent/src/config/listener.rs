@@ -158,10 +158,10 @@ pub fn parse_addr(addr: &str, protocol: Protocol) -> Result<ServiceAddr, String>
     }
     if addr.contains("://") {
         let url = Url::parse(addr).map_err(|_| wrong())?;
-        let plain = url.path() == "/" && url.query().is_none() && url.username().is_empty();
+        // A scheme that the URL standard does not know has no default path.
+        let bare = matches!(url.path(), "" | "/");
+        let plain = bare && url.query().is_none() && url.username().is_empty();
         let known = matches!(url.scheme(), "http" | "https" | "h2c") && url.has_host();
-        // An unknown scheme has no default path.
-        let plain = plain || url.scheme() == "h2c" && url.path().is_empty() && url.query().is_none();
         return if known && plain { Ok(ServiceAddr::Http(url)) } else { Err(wrong()) };
     }
     let (host, number) = host_port.rsplit_once(':').ok_or_else(wrong)?;
@@ -236,7 +236,8 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["invalid", "", ":80", "host:0", "host:70000", "ftp://x", "http://x/path"] {
+        for text in ["invalid", "", ":80", "host:0", "host:70000", "ftp://x", "http://x/path", "h2c://me@x:1"]
+        {
             assert!(parse_addr(text, Protocol::Http).unwrap_err().contains("localhost:4000"), "{text}");
         }
         assert_eq!(parse_addr("22", Protocol::Tcp).unwrap(), ServiceAddr::Tcp("localhost:22".into()));

@@ -131,12 +131,13 @@ fn keep_apart(half: Half) {
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
     let (slow, clock) = allowed.split_at(allowed.len() / 2);
+    let half = match half {
+        Half::Slow => slow,
+        Half::Clock => clock,
+    };
     let mut mine = CpuSet::new();
-    match half {
-        Half::Slow => slow.iter().for_each(|&cpu| mine.set(cpu)),
-        Half::Clock => clock.iter().for_each(|&cpu| mine.set(cpu)),
-    }
-    if mine.count() > 0 {
+    half.iter().for_each(|&cpu| mine.set(cpu));
+    if !half.is_empty() {
         // Where the system forbids it, a slow call may hold up others for longer.
         let _ = sched_setaffinity(None, &mine);
     }

@@ -100,9 +100,10 @@ impl CallClock {
     pub(crate) fn turn(&mut self) -> Turn {
         let slow = engine::is_slow_thread();
         let most = if slow { 2 * SLICE } else { TICK };
-        self.ran += self.resumed.elapsed().min(most);
-        self.resumed = Instant::now();
-        let elapsed = self.started.elapsed();
+        let now = Instant::now();
+        self.ran += now.duration_since(self.resumed).min(most);
+        self.resumed = now;
+        let elapsed = now.duration_since(self.started);
         if elapsed >= self.timeout && self.ran * 3 >= self.timeout || elapsed >= self.timeout * 10 {
             return Turn::Over;
         }

@@ -27,7 +27,6 @@ use crate::workers::Workers;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and longest pause between tries: a node that is back should be reached quickly.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-
 /// Failures in a row that are worth a warning: a node that leaves closes its port before the others hear of it.
 const SUSPICIOUS: u32 = 3;
 
