@@ -27,8 +27,6 @@ use crate::workers::Workers;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and longest pause between tries: a node that is back should be reached quickly.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Failures in a row that are worth a warning: a node that leaves closes its port before the others hear of it.
-const SUSPICIOUS: u32 = 3;
 
 /// The live links, by node id.
 pub struct Links {
@@ -110,27 +108,27 @@ impl Links {
     /// One node's link, redialled until unwanted.
     async fn keep(self: Arc<Self>, node: Arc<RemoteNode>, unwanted: CancellationToken) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut failures = 0;
+        let mut warned = false;
         loop {
             let once = async {
                 match self.connect(&node).await {
                     Ok((opener, driver, control)) => {
                         backoff.reset();
-                        failures = 0;
                         let ended = self.live(&node, opener, driver, control).await;
+                        // Whoever closes its link is leaving: its port is closed before the others hear of it.
+                        warned = matches!(ended, SessionError::Closed);
                         match ended {
                             SessionError::Closed => info!(node.id = %node.id, "peer closed its link"),
                             ended => warn!(node.id = %node.id, reason = %ended, "peer link broke"),
                         }
                     }
+                    // Said once for a node: it looks active, and requests for it would fail without a word.
+                    Err(e) if !warned => {
+                        warned = true;
+                        warn!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer; trying on");
+                    }
                     Err(e) => {
-                        failures += 1;
-                        if failures == SUSPICIOUS {
-                            // It looks active, and requests for it would fail without a word.
-                            warn!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer; trying on");
-                        } else {
-                            debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer");
-                        }
+                        debug!(node.id = %node.id, peer.addr = %node.peer_addr, error = %e, "failed to link to peer");
                     }
                 }
                 sleep(backoff.pause()).await;
