@@ -12,6 +12,7 @@ pub mod auth;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod heartbeat;
 pub mod metrics;
 pub mod node;
 pub mod peer;
