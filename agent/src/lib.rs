@@ -16,9 +16,11 @@
 //! # }
 //! ```
 
+mod ask;
 mod cluster;
 pub mod config;
 mod error;
+mod failure;
 mod forward;
 mod metrics;
 mod request;

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri};
+use h2::{RecvStream, SendStream};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use piko_bootstrap::access_line;
 use piko_tunnel::body::{RecvBody, send_body};
+use piko_tunnel::headers::Framing;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::stream::TunnelStream;
 use piko_tunnel::{headers, limits};
@@ -20,6 +21,8 @@ use tokio::io::{AsyncWriteExt as _, copy, split};
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::ask::Ask;
+use crate::failure::{Failure, reply};
 use crate::service::{HttpTarget, Pool, Service};
 
 /// In log and metrics, as NGINX has it: the client went away before there was an answer.
@@ -29,28 +32,6 @@ const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
 };
 /// How long one direction of a WebSocket may outlive the other.
 const LINGER: Duration = Duration::from_secs(10);
-
-/// Why the agent answers itself.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Failure {
-    Unreachable,
-    Timeout,
-    ResponseHeaders,
-}
-
-impl Failure {
-    fn reply(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
-            Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
-            Failure::ResponseHeaders => (
-                StatusCode::BAD_GATEWAY,
-                "upstream_headers_too_large",
-                "upstream response headers are too large",
-            ),
-        }
-    }
-}
 
 /// What a log line of one request needs, kept aside before the request goes on.
 struct Line {
@@ -75,19 +56,16 @@ pub(crate) async fn serve(
         request_headers: log.request_headers.show(request.headers()),
     });
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
-    let (mut parts, stream) = request.into_parts();
-    let upgrade = parts.headers.remove(headers::UPGRADE);
-    if service_request(&mut parts, target).is_err() {
-        respond.send_reset(Reason::PROTOCOL_ERROR);
-        return;
-    }
-    let served = match upgrade {
-        Some(protocol) => websocket(parts, protocol, stream, &mut respond, service, &target.pool).await,
-        None => plain(parts, stream, &mut respond, service, &target.pool).await,
+    let (parts, stream) = request.into_parts();
+    let method = parts.method.clone();
+    let served = match Ask::parse(parts, stream.is_end_stream()) {
+        Err(bad) => Err(Some(bad.into())),
+        Ok(ask) if ask.upgrade.is_some() => upgrade(ask, stream, &mut respond, service, target).await,
+        Ok(ask) => plain(ask, stream, &mut respond, service, target).await,
     };
     let Answered { status, response_headers } = match served {
         Ok(answered) => answered,
-        Err(Some(failure)) => reply(&mut respond, failure).into(),
+        Err(Some(failure)) => reply(&mut respond, &method, failure).into(),
         Err(None) => CLIENT_GONE.into(),
     };
     counted.done(status);
@@ -104,22 +82,6 @@ pub(crate) async fn serve(
             "request"
         );
     }
-}
-
-/// Turns the tunnel's request into the service's: its address in the URI, the client's `Host` kept. HTTP/2 has
-/// no `Host` beside its `:authority` (RFC 9113, section 8.3.1), which is the address then.
-fn service_request(parts: &mut request::Parts, service: &HttpTarget) -> Result<(), http::Error> {
-    headers::strip_private(&mut parts.headers);
-    if let Some(host) = parts.uri.authority().filter(|_| !service.http2) {
-        parts.headers.insert(header::HOST, HeaderValue::from_str(host.as_str())?);
-    }
-    let mut target = uri::Parts::default();
-    target.scheme = Some(service.scheme.clone());
-    target.authority = Some(service.authority.clone());
-    target.path_and_query = parts.uri.path_and_query().cloned();
-    parts.uri = Uri::from_parts(target)?;
-    parts.version = if service.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-    Ok(())
 }
 
 /// What the service answered, for log and metrics.
@@ -139,24 +101,28 @@ impl From<StatusCode> for Answered {
 type Served = Result<Answered, Option<Failure>>;
 
 async fn plain(
-    parts: request::Parts,
+    ask: Ask,
     stream: RecvStream,
     respond: &mut SendResponse<Bytes>,
     service: &Service,
-    pool: &Pool,
+    target: &HttpTarget,
 ) -> Served {
-    let head = parts.method == Method::HEAD;
-    let (body, progress) = if stream.is_end_stream() {
-        (Either::Right(Empty::new()), None)
-    } else {
-        let length = parts.headers.get(header::CONTENT_LENGTH);
-        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = RecvBody::new(stream, length);
-        let progress = body.progress();
-        (Either::Left(body), Some(progress))
+    let head = ask.method == Method::HEAD;
+    let (body, progress) = match ask.framing {
+        _ if stream.is_end_stream() => (Either::Right(Empty::new()), None),
+        framing => {
+            let length = if let Framing::Length(length) = framing { Some(length) } else { None };
+            let body = RecvBody::new(stream, length);
+            let progress = body.progress();
+            (Either::Left(body), Some(progress))
+        }
     };
     let progress = progress.unwrap_or_default();
-    let response = ask(Request::from_parts(parts, body), respond, service.timeout, &progress, pool).await?;
+    let response =
+        ask_service(target.write(ask, body), respond, service.timeout, &progress, &target.pool).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Some(Failure::UnaskedUpgrade));
+    }
     let (answered, body, send) = pass_head(response, respond, service, head)?;
     if let Some(send) = send
         && let Err(e) = send_body(body, send).await
@@ -167,7 +133,7 @@ async fn plain(
 }
 
 /// The service's response head, unless it is late or the client hangs up before.
-async fn ask(
+async fn ask_service(
     request: Request<Either<RecvBody, Empty<Bytes>>>,
     respond: &mut SendResponse<Bytes>,
     patience: Option<Duration>,
@@ -203,6 +169,10 @@ fn pass_head(
     if headers::list_size(&parts.headers) > limits::MAX_MESSAGE_HEADERS {
         return Err(Some(Failure::ResponseHeaders));
     }
+    if parts.status == StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6.
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     parts.version = Version::HTTP_2;
     let response_headers = service.access_log.response_headers.show(&parts.headers);
     let answered = Answered { status: parts.status, response_headers };
@@ -214,18 +184,16 @@ fn pass_head(
 }
 
 /// A WebSocket: after the service's 101 the stream is bytes both ways. Any other answer passes as it is.
-async fn websocket(
-    mut parts: request::Parts,
-    protocol: HeaderValue,
+async fn upgrade(
+    ask: Ask,
     stream: RecvStream,
     respond: &mut SendResponse<Bytes>,
     service: &Service,
-    pool: &Pool,
+    target: &HttpTarget,
 ) -> Served {
-    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    parts.headers.insert(header::UPGRADE, protocol);
-    let request = Request::from_parts(parts, Either::Right(Empty::new()));
-    let mut response = ask(request, respond, service.timeout, &Progress::default(), pool).await?;
+    let request = target.write(ask, Either::Right(Empty::new()));
+    let mut response =
+        ask_service(request, respond, service.timeout, &Progress::default(), &target.pool).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (answered, body, send) = pass_head(response, respond, service, false)?;
         if let Some(send) = send {
@@ -264,19 +232,4 @@ async fn splice(near: TunnelStream, far: TokioIo<Upgraded>) {
         () = &mut up => drop(timeout(LINGER, down).await),
         () = &mut down => drop(timeout(LINGER, up).await),
     }
-}
-
-pub(crate) fn reply(respond: &mut SendResponse<Bytes>, failure: Failure) -> StatusCode {
-    let (status, code, words) = failure.reply();
-    let body = Bytes::from(format!("{{\"error\":\"{words}\",\"code\":\"{code}\"}}\n"));
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    response.headers_mut().insert(headers::ERROR, HeaderValue::from_static(code));
-    if let Ok(mut send) = respond.send_response(response, false) {
-        // A stream that is gone by now needs no answer.
-        let _ = send.send_data(body, true);
-    }
-    status
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, Scheme};
+use http::{Request, Uri};
 use http_body_util::Either;
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
@@ -15,6 +16,7 @@ use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, Connector, TlsError};
 use piko_tunnel::EndpointId;
 use piko_tunnel::body::RecvBody;
 
+use crate::ask::Ask;
 use crate::config::{HttpClientConfig, Listener, ServiceAddr};
 use crate::error::AgentError;
 use crate::metrics::Metrics;
@@ -45,10 +47,17 @@ pub(crate) struct HttpTarget {
 }
 
 impl HttpTarget {
-    /// `host:port`, for a connection that is not HTTP to us.
-    pub(crate) fn address(&self) -> String {
-        let default = if self.scheme == Scheme::HTTPS { 443 } else { 80 };
-        format!("{}:{}", self.authority.host(), self.authority.port_u16().unwrap_or(default))
+    /// The request as the pool takes it: the service's address in the URI.
+    pub(crate) fn write(&self, ask: Ask, body: Body) -> Request<Body> {
+        let mut request = match self.http2 {
+            true => ask.http2(&self.scheme, &self.authority, body),
+            false => ask.http1(&self.authority, body),
+        };
+        let mut target = std::mem::take(request.uri_mut()).into_parts();
+        target.scheme = Some(self.scheme.clone());
+        target.authority = Some(self.authority.clone());
+        *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+        request
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use crate::request::{Failure, reply};
+use crate::failure::{Failure, reply};
 use crate::service::Service;
 
 /// Connects and copies both ways; each side's end is passed on as such.
@@ -32,7 +32,8 @@ pub(crate) async fn serve(
         Err(e) => {
             debug!(service.addr = addr, error = %e, "service failed");
             let late = e.kind() == std::io::ErrorKind::TimedOut;
-            counted.done(reply(&mut respond, if late { Failure::Timeout } else { Failure::Unreachable }));
+            let failure = if late { Failure::Timeout } else { Failure::Unreachable };
+            counted.done(reply(&mut respond, request.method(), failure));
             return;
         }
     };

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use h2::Reason;
-use http::Method;
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Method, Request};
 use piko_tunnel::agent_session::{AgentSession, Incoming};
 use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
 use piko_tunnel::dial::{Dialed, Purpose};
@@ -18,6 +20,7 @@ use tracing::debug;
 
 use crate::cluster::Cluster;
 use crate::error::AgentError;
+use crate::failure::{Failure, reply};
 use crate::service::{Service, Target};
 use crate::{request, tcp};
 
@@ -144,18 +147,26 @@ fn spawn(incoming: Incoming, services: &Services, streams: &TaskTracker) {
         return;
     };
     let serving = async move {
+        let connect = request.method() == Method::CONNECT;
         match &service.target {
-            Target::Tcp(addr) if request.method() == Method::CONNECT => {
-                tcp::serve(request, respond, &service, addr).await;
-            }
-            // Bytes for an HTTP service: whoever asks speaks HTTP himself.
-            Target::Http(target) if request.method() == Method::CONNECT => {
-                tcp::serve(request, respond, &service, &target.address()).await;
-            }
-            Target::Http(target) => request::serve(request, respond, &service, target).await,
-            Target::Tcp(_) => respond.send_reset(Reason::REFUSED_STREAM),
+            Target::Tcp(addr) if connect => tcp::serve(request, respond, &service, addr).await,
+            Target::Http(target) if !connect => request::serve(request, respond, &service, target).await,
+            // Bytes to an HTTP service would pass the rules for requests by; the node refuses both, too.
+            Target::Http(_) => refuse(&request, respond, &service, Failure::NotTcp),
+            Target::Tcp(_) => refuse(&request, respond, &service, Failure::NotHttp),
         }
     };
     // Boxed: it is some KiB, and a task's future is moved several times before it runs and once after.
     streams.spawn(Box::pin(serving));
+}
+
+/// Answers a stream that the listener's protocol does not serve.
+fn refuse(
+    request: &Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    service: &Service,
+    failure: Failure,
+) {
+    let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
+    counted.done(reply(&mut respond, request.method(), failure));
 }

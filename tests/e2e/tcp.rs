@@ -209,7 +209,7 @@ async fn p7_what_cannot_be_reached_is_said_before_the_upgrade() {
     let other = [("connection", "upgrade"), ("upgrade", "h2c")];
     assert_eq!(ask("/_piko/v1/tcp/down", &other).await, (426, "upgrade_required".into()));
     // An HTTP request for a listener of bytes.
-    assert_eq!(ask("/", &[("x-piko-endpoint", "down")]).await, (502, "upstream_unreachable".into()));
+    assert_eq!(ask("/", &[("x-piko-endpoint", "down")]).await, (403, "endpoint_not_http".into()));
 
     // The local port stays open, and says why in its log.
     let (port, program) = forward(node.proxy, "down", &[]).await;
@@ -222,7 +222,7 @@ async fn p7_what_cannot_be_reached_is_said_before_the_upgrade() {
 }
 
 #[tokio::test]
-async fn an_http_endpoint_takes_tcp_too_and_other_methods_on_the_path_are_requests() {
+async fn an_http_endpoint_takes_no_bytes_but_other_methods_on_the_path_as_requests() {
     let node = &cluster(piko(), 1, &[]).await[0];
     let service = Service::start("one").await;
     let _agent = piko_test_support::program::agent(
@@ -232,9 +232,11 @@ async fn an_http_endpoint_takes_tcp_too_and_other_methods_on_the_path_are_reques
         &[],
     );
     node.routes("my-endpoint", 200).await;
-    let (port, _forward) = forward(node.proxy, "my-endpoint", &[]).await;
-    let answer = get(port, "/through-a-port", &[]).await.unwrap();
-    assert!(answer.text().contains("/through-a-port"), "{}", answer.text());
+    let served = service.served();
+    let upgrade = [("connection", "upgrade"), ("upgrade", "piko-tcp")];
+    let refused = get(node.proxy, "/_piko/v1/tcp/my-endpoint", &upgrade).await.unwrap();
+    assert_eq!((refused.status, refused.header("x-piko-error")), (403, "endpoint_not_tcp"));
+    assert_eq!(service.served(), served, "nothing reached the service");
     let headers = [("x-piko-endpoint", "my-endpoint")];
     let posted = send(node.proxy, "POST", "/_piko/v1/tcp/x", &headers, Bytes::new()).await.unwrap();
     assert!(posted.text().contains("/_piko/v1/tcp/x"), "{}", posted.text());

@@ -1,4 +1,4 @@
-//! Headers that belong to one hop, and headers that are ours alone.
+//! Headers that belong to one hop, headers that are ours alone, and what a head says about its body.
 
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
@@ -43,6 +43,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     headers.remove("keep-alive");
     headers.remove("proxy-connection");
+    headers.remove("http2-settings");
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::UPGRADE);
     if let Some(te) = headers.get(header::TE) {
@@ -85,6 +86,126 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
+/// How long a request's body is. Each hop writes it anew from this and never passes on the headers it came
+/// in: a service that reads them otherwise than we do would take one client's bytes for another's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none, and the head does not mention it.
+    Absent,
+    /// This many bytes.
+    Length(u64),
+    /// Up to its end mark: the last chunk, or the end of the stream.
+    Open,
+}
+
+/// Why a request is refused (400) for what its head says about its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadFraming {
+    /// No number, two that differ, or not what was sent.
+    #[error("content-length is not one number, or not the length of the body")]
+    Length,
+    /// What follows the head of an upgrade belongs to the new protocol.
+    #[error("a request for an upgrade must have no body")]
+    UpgradeWithBody,
+}
+
+impl BadFraming {
+    /// Stable code of the answer.
+    pub fn code(self) -> &'static str {
+        match self {
+            BadFraming::Length => "bad_request",
+            BadFraming::UpgradeWithBody => "upgrade_with_body",
+        }
+    }
+}
+
+/// The one length a head gives its body. Equal repetitions, in one line or several, count as one
+/// (RFC 9112, section 6.3).
+pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadFraming> {
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        for word in value.as_bytes().split(|byte| *byte == b',') {
+            let digits = std::str::from_utf8(word.trim_ascii()).map_err(|_| BadFraming::Length)?;
+            // `parse` would take a sign, too.
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(BadFraming::Length);
+            }
+            let number = digits.parse().map_err(|_| BadFraming::Length)?;
+            if length.is_some_and(|known| known != number) {
+                return Err(BadFraming::Length);
+            }
+            length = Some(number);
+        }
+    }
+    Ok(length)
+}
+
+/// The framing of a request that came over HTTP/2. `ended`: its head ended the stream.
+pub fn framing(headers: &HeaderMap, ended: bool) -> Result<Framing, BadFraming> {
+    match (content_length(headers)?, ended) {
+        (Some(length), true) if length > 0 => Err(BadFraming::Length),
+        (Some(length), _) => Ok(Framing::Length(length)),
+        (None, true) => Ok(Framing::Absent),
+        (None, false) => Ok(Framing::Open),
+    }
+}
+
+/// The framing of a request for an upgrade: it has no body. A service that declines the upgrade would read the
+/// length announced from its connection, and with it the next client's request. `Content-Length: 0` announces
+/// nothing (docker and kubectl send it).
+pub fn upgrade_framing(headers: &HeaderMap) -> Result<Framing, BadFraming> {
+    match content_length(headers)? {
+        _ if headers.contains_key(header::TRANSFER_ENCODING) => Err(BadFraming::UpgradeWithBody),
+        None => Ok(Framing::Absent),
+        Some(0) => Ok(Framing::Length(0)),
+        Some(_) => Err(BadFraming::UpgradeWithBody),
+    }
+}
+
+/// Drops what a head says about its body, and `Expect`, which the hop that reads the body has met. With
+/// [`strip_hop_by_hop`], nothing is left of the framing a message came in.
+pub fn strip_framing(headers: &mut HeaderMap) {
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::TRAILER);
+    headers.remove(header::EXPECT);
+}
+
+/// The trailers that `Trailer` announces, without those that are ours or would frame a message.
+pub fn announced_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
+    const NEVER: [HeaderName; 5] = [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+    ];
+    let words = headers.get_all(header::TRAILER).into_iter().filter_map(|v| v.to_str().ok());
+    let names: Vec<_> = words
+        .flat_map(|v| v.split(','))
+        .filter_map(|word| HeaderName::try_from(word.trim()).ok())
+        .filter(|name| !NEVER.contains(name) && !PRIVATE.contains(name))
+        .collect();
+    HeaderValue::from_str(&names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", "))
+        .ok()
+        .filter(|value| !value.is_empty())
+}
+
+/// Makes one `Cookie` of several. HTTP/2 clients send one for each cookie, HTTP/1.1 services understand one alone
+/// (RFC 9113, section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).into_iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Is `token` one of the comma-separated words of the value? Parameters after `;` are ignored.
 pub fn has_token(value: &HeaderValue, token: &str) -> bool {
     let Ok(value) = value.to_str() else { return false };
@@ -104,6 +225,78 @@ pub fn list_size(headers: &HeaderMap) -> usize {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn a_length_is_one_number_or_refused() {
+        let length = |values: &[&str]| {
+            let fields: Vec<_> = values.iter().map(|value| ("content-length", *value)).collect();
+            content_length(&map(&fields))
+        };
+        assert_eq!(length(&[]), Ok(None));
+        for (values, one) in [(&["0"][..], 0), (&["3", "3"], 3), (&["3, 3"], 3), (&[" 7 "], 7)] {
+            assert_eq!(length(values), Ok(Some(one)), "{values:?}");
+        }
+        for values in [
+            &["3", "4"][..],
+            &["3, 4"],
+            &["+3"],
+            &["-3"],
+            &["3x"],
+            &[""],
+            &["3,"],
+            &["0x3"],
+            &["18446744073709551616"],
+        ] {
+            assert_eq!(length(values), Err(BadFraming::Length), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_framed_by_what_was_sent() {
+        let said = |length: &str| map(&[("content-length", length)]);
+        assert_eq!(framing(&map(&[]), true), Ok(Framing::Absent));
+        assert_eq!(framing(&map(&[]), false), Ok(Framing::Open));
+        assert_eq!(framing(&said("0"), true), Ok(Framing::Length(0)));
+        assert_eq!(framing(&said("5"), false), Ok(Framing::Length(5)));
+        assert_eq!(framing(&said("5"), true), Err(BadFraming::Length));
+    }
+
+    #[test]
+    fn an_upgrade_has_no_body() {
+        assert_eq!(upgrade_framing(&map(&[])), Ok(Framing::Absent));
+        assert_eq!(upgrade_framing(&map(&[("content-length", "0")])), Ok(Framing::Length(0)));
+        for (fields, refused) in [
+            (&[("content-length", "30")][..], BadFraming::UpgradeWithBody),
+            (&[("transfer-encoding", "chunked")], BadFraming::UpgradeWithBody),
+            (&[("content-length", "0"), ("transfer-encoding", "chunked")], BadFraming::UpgradeWithBody),
+            (&[("content-length", "0"), ("content-length", "3")], BadFraming::Length),
+        ] {
+            assert_eq!(upgrade_framing(&map(fields)), Err(refused), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn only_harmless_trailers_are_announced() {
+        let said = map(&[("trailer", "X-Sum, content-length,x-piko-error"), ("trailer", "grpc-status, a b")]);
+        assert_eq!(announced_trailers(&said).unwrap(), "x-sum, grpc-status");
+        assert_eq!(announced_trailers(&map(&[("trailer", "host")])), None);
+    }
+
+    #[test]
+    fn cookies_are_joined() {
+        let mut crumbs = map(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3")]);
+        join_cookies(&mut crumbs);
+        let joined: Vec<_> = crumbs.get_all("cookie").into_iter().collect();
+        assert_eq!(joined, ["a=1; b=2; c=3"]);
+        assert_eq!(crumbs["x"], "y");
+    }
 
     #[test]
     fn hop_by_hop_headers_and_what_connection_names_are_dropped() {

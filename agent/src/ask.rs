@@ -1,0 +1,185 @@
+//! What a service is asked: a model made once from the tunnel's request, and the request written from it.
+//!
+//! What the client said about framing ends here. The service's request has the framing the model found and the
+//! agent's own connection headers, for every method and for upgrades: otherwise a service could read the next
+//! client's request as the body of this one.
+
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request};
+use piko_tunnel::headers::{self, BadFraming, Framing};
+
+/// A request, free of what belongs to the hop it came over.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    path: PathAndQuery,
+    /// Whom the client addressed.
+    authority: Option<Authority>,
+    /// End-to-end headers only.
+    fields: HeaderMap,
+    pub(crate) framing: Framing,
+    /// The trailers the client announced.
+    trailers: Option<HeaderValue>,
+    /// The protocol asked for.
+    pub(crate) upgrade: Option<HeaderValue>,
+}
+
+impl Ask {
+    /// `ended`: the head ended its stream.
+    pub(crate) fn parse(parts: request::Parts, ended: bool) -> Result<Ask, BadFraming> {
+        let request::Parts { method, uri, headers: mut fields, .. } = parts;
+        let upgrade = fields.remove(headers::UPGRADE);
+        let framing = match upgrade {
+            Some(_) => headers::upgrade_framing(&fields)?,
+            None => headers::framing(&fields, ended)?,
+        };
+        let open = framing == Framing::Open;
+        let trailers = open.then(|| headers::announced_trailers(&fields)).flatten();
+        headers::strip_hop_by_hop(&mut fields);
+        headers::strip_framing(&mut fields);
+        headers::strip_private(&mut fields);
+        headers::join_cookies(&mut fields);
+        let uri = uri.into_parts();
+        let path = uri.path_and_query.unwrap_or(PathAndQuery::from_static("/"));
+        Ok(Ask { method, path, authority: uri.authority, fields, framing, trailers, upgrade })
+    }
+
+    /// May it be sent twice? Only if that does what one does (RFC 9110, section 9.2.2), and nothing of a body
+    /// is gone.
+    #[allow(dead_code, reason = "the pool of the next change asks")]
+    pub(crate) fn repeatable(&self) -> bool {
+        let bodyless = matches!(self.framing, Framing::Absent | Framing::Length(0));
+        bodyless && self.upgrade.is_none() && self.method.is_idempotent()
+    }
+
+    /// The request for a service that speaks HTTP/1.1. `service`: its own address, for a request that names none.
+    pub(crate) fn http1<B>(self, service: &Authority, body: B) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = Uri::from(self.path);
+        let mut fields = self.fields;
+        let host = match &self.authority {
+            Some(addressed) => Some(addressed),
+            None if fields.contains_key(header::HOST) => None,
+            None => Some(service),
+        };
+        if let Some(host) = host.and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+            fields.insert(header::HOST, host);
+        }
+        match self.framing {
+            Framing::Absent => {}
+            Framing::Length(length) => drop(fields.insert(header::CONTENT_LENGTH, length.into())),
+            // Said for GET, too, whose body hyper would leave out.
+            Framing::Open => {
+                fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                if let Some(names) = self.trailers {
+                    fields.insert(header::TRAILER, names);
+                }
+            }
+        }
+        if let Some(protocol) = self.upgrade {
+            fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            fields.insert(header::UPGRADE, protocol);
+        }
+        *request.headers_mut() = fields;
+        request
+    }
+
+    /// The request for a service that speaks HTTP/2: the address is the client's, as `Host` is for the others.
+    pub(crate) fn http2<B>(self, scheme: &http::uri::Scheme, service: &Authority, body: B) -> Request<B> {
+        let mut fields = self.fields;
+        let host = fields.remove(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        if let Framing::Length(length) = self.framing {
+            fields.insert(header::CONTENT_LENGTH, length.into());
+        }
+        let mut target = http::uri::Parts::default();
+        target.scheme = Some(scheme.clone());
+        target.authority = Some(self.authority.or(host).unwrap_or_else(|| service.clone()));
+        target.path_and_query = Some(self.path);
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.version_mut() = Version::HTTP_2;
+        // All three parts are there, which is all that could be missing.
+        *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
+        *request.headers_mut() = fields;
+        request
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn written(method: &str, fields: &[(&str, &str)], ended: bool) -> Result<String, BadFraming> {
+        let mut request = Request::builder().method(method).uri("http://me.example/a?b");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let ask = Ask::parse(request.body(()).unwrap().into_parts().0, ended)?;
+        let request = ask.http1(&Authority::from_static("service:1"), ());
+        let mut lines: Vec<_> = request
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        lines.sort_unstable();
+        Ok(format!("{} {} {}", request.method(), request.uri(), lines.join(" | ")))
+    }
+
+    #[test]
+    fn framing_is_ours_for_every_method() {
+        let theirs = [
+            ("content-length", "3"),
+            ("content-length", "3"),
+            ("expect", "100-continue"),
+            ("keep-alive", "timeout=9"),
+            ("te", "gzip"),
+            ("trailer", "x"),
+            ("upgrade", "h2c"),
+            ("connection", "upgrade, x-mine"),
+            ("x-mine", "1"),
+        ];
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"] {
+            let line = format!("{method} /a?b ");
+            let is = |fields: &[(&str, &str)], ended| written(method, fields, ended).unwrap();
+            assert_eq!(is(&[], true), line.clone() + "host: me.example");
+            assert_eq!(is(&theirs, false), line.clone() + "content-length: 3 | host: me.example");
+            assert_eq!(is(&theirs[2..], false), {
+                line.clone() + "host: me.example | trailer: x | transfer-encoding: chunked"
+            });
+            assert_eq!(written(method, &[("content-length", "3")], true), Err(BadFraming::Length));
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_without_a_body() {
+        let upgrade = ("x-piko-upgrade", "websocket");
+        assert_eq!(
+            written("GET", &[upgrade, ("connection", "close")], false).unwrap(),
+            "GET /a?b connection: Upgrade | host: me.example | upgrade: websocket"
+        );
+        assert_eq!(
+            written("GET", &[upgrade, ("content-length", "30")], false),
+            Err(BadFraming::UpgradeWithBody)
+        );
+    }
+
+    #[test]
+    fn only_what_does_the_same_twice_is_repeatable() {
+        let repeatable = |method: &str, length: &str, upgrade: bool| {
+            let mut request = Request::builder().method(method).header("content-length", length);
+            if upgrade {
+                request = request.header("x-piko-upgrade", "websocket");
+            }
+            let parts = request.body(()).unwrap().into_parts().0;
+            Ask::parse(parts, length == "0").unwrap().repeatable()
+        };
+        for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"] {
+            assert!(repeatable(method, "0", false), "{method}");
+            assert!(!repeatable(method, "3", false), "{method}");
+        }
+        assert!(!repeatable("POST", "0", false) && !repeatable("PATCH", "0", false));
+        assert!(!repeatable("GET", "0", true));
+    }
+}
