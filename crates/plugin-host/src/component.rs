@@ -66,7 +66,7 @@ pub enum LoadError {
     /// Names fit, functions do not.
     #[error("does not fit piko:plugin@{VERSION}: {0}; rebuild it with wit/plugin.wit of this version")]
     Link(String),
-    /// `init` said no.
+    /// `init` said no. The reason is the plugin's, as long as a log message of it may be.
     #[error("refuses its config: {0}")]
     Refused(String),
     /// `init` failed.

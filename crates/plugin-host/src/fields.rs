@@ -15,6 +15,11 @@ const MAX_HEAD: usize = 128 << 10;
 const MAX_EDITS: usize = 256;
 /// Largest body of an answer, bytes.
 const MAX_BODY: usize = 1 << 20;
+/// What a plugin may pass to the node in one call of a function, bytes: the largest answer, and as much again as
+/// a head may have for what lists cost beside their contents. It is checked before anything is copied.
+pub(crate) const MAX_PASSED: usize = MAX_BODY + 2 * MAX_HEAD;
+/// Longest piece of what a plugin passed that an error repeats, characters.
+const MAX_REPEATED: usize = 64;
 /// What a field costs beside name and value, bytes.
 const FIELD_OVERHEAD: usize = 32;
 
@@ -67,12 +72,17 @@ impl Answer {
         let mut fields = Fields::default();
         for (name, value) in response.headers {
             let append = fields.append(&name, value);
-            append.map_err(|e| format!("header {:?}: {}", name.escape_debug().to_string(), word(e)))?;
+            append.map_err(|e| format!("header {:?}: {}", repeated(&name), word(e)))?;
         }
         let mut headers = HeaderMap::new();
         fields.edits.iter().for_each(|edit| edit.apply(&mut headers));
         Ok(Answer { status, headers, body: response.body.into() })
     }
+}
+
+/// What an error says of text from a plugin.
+fn repeated(text: &str) -> String {
+    text.chars().take(MAX_REPEATED).collect()
 }
 
 /// A final status: 1xx are the node's.

@@ -92,6 +92,7 @@ pub struct PluginStatus {
     calls: u64,
     denials: u64,
     errors: BTreeMap<&'static str, u64>,
+    log_lines_dropped: u64,
     /// Why the newest file is not the one that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
@@ -271,6 +272,7 @@ impl Host {
                 calls: shared.total_calls(),
                 denials: shared.denials.get(),
                 errors: shared.failure_counts().collect(),
+                log_lines_dropped: shared.lines.dropped(),
                 refused: slot.refused.clone(),
                 imports: version.pool.compiled.imports.clone(),
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use smol_str::SmolStr;
-use tracing::{debug, error, info, trace, warn};
+use tracing::{Level, debug, enabled, error, info, trace, warn};
 use wasmtime::component::Resource;
 
 use crate::bindings::piko::plugin::{clock, http as wit, kv, log, metrics, router, types};
@@ -264,16 +264,28 @@ impl types::Host for State {}
 
 impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String) {
-        let end = (0..=MAX_MESSAGE.min(message.len())).rev().find(|&i| message.is_char_boundary(i));
-        let (plugin, message) = (self.shared.name.as_str(), &message[..end.unwrap_or(0)]);
+        let (plugin, message) = (self.shared.name.as_str(), cut(&message));
+        // What nobody reads counts for nothing.
+        macro_rules! line {
+            ($level:ident, $write:ident) => {
+                if enabled!(Level::$level) && self.shared.may_log() {
+                    $write!(plugin, "{message}");
+                }
+            };
+        }
         match level {
-            log::Level::Trace => trace!(plugin, "{message}"),
-            log::Level::Debug => debug!(plugin, "{message}"),
-            log::Level::Info => info!(plugin, "{message}"),
-            log::Level::Warn => warn!(plugin, "{message}"),
-            log::Level::Error => error!(plugin, "{message}"),
+            log::Level::Trace => line!(TRACE, trace),
+            log::Level::Debug => line!(DEBUG, debug),
+            log::Level::Info => line!(INFO, info),
+            log::Level::Warn => line!(WARN, warn),
+            log::Level::Error => line!(ERROR, error),
         }
     }
+}
+
+/// What the log takes of a plugin's text.
+pub(crate) fn cut(message: &str) -> &str {
+    &message[..message.floor_char_boundary(MAX_MESSAGE)]
 }
 
 impl clock::Host for State {

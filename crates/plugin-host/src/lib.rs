@@ -20,6 +20,7 @@ mod fields;
 mod host;
 mod imports;
 mod kv;
+mod lines;
 mod metrics;
 mod pool;
 mod shared;

@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     pub(crate) instances: IntGaugeVec,
     pub(crate) memory: IntGaugeVec,
     pub(crate) reloads: IntCounterVec,
+    pub(crate) dropped_lines: IntCounterVec,
     pub(crate) counters: IntCounterVec,
 }
 
@@ -46,6 +47,12 @@ impl Metrics {
                 "piko_plugin_reloads_total",
                 "Versions taken or refused",
                 &["plugin", "result"],
+            ),
+            dropped_lines: counters(
+                r,
+                "piko_plugin_log_lines_dropped_total",
+                "Log lines of a plugin, and of its failures, beyond a hundred a second",
+                &["plugin"],
             ),
             counters: counters(
                 r,

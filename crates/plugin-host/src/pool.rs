@@ -16,7 +16,8 @@ use crate::bindings::piko::plugin::types::Verdict;
 use crate::component::{Compiled, LoadError};
 use crate::config::{Isolation, PluginConfig};
 use crate::engine::{MAX_CORE_INSTANCES, Runtime};
-use crate::imports::{CallClock, RequestRes, ResponseRes, State, Subject, Turn};
+use crate::fields::MAX_PASSED;
+use crate::imports::{self, CallClock, RequestRes, ResponseRes, State, Subject, Turn};
 use crate::shared::{Cause, Shared};
 
 /// Calls after which an instance is replaced: what it leaks does not grow for ever.
@@ -189,6 +190,8 @@ impl Pool {
         };
         let mut store = Store::new(&self.runtime.engine, state);
         store.limiter(|state| &mut state.limiter);
+        // A list may name the same memory a thousand times: without a limit the node would copy it as often.
+        store.set_hostcall_fuel(self.memory.min(MAX_PASSED));
         store.epoch_deadline_callback(|mut store| match store.data_mut().clock.turn() {
             Turn::Continue => Ok(UpdateDeadline::Continue(1)),
             Turn::Yield => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
@@ -212,7 +215,7 @@ impl Pool {
             (on_request.transpose().map_err(link)?, on_response.transpose().map_err(link)?);
         match init.call_async(&mut store, (&self.init,)).await {
             Ok((Ok(()),)) => Ok(Instance { store, on_request, on_response, calls: 0 }),
-            Ok((Err(reason),)) => Err(LoadError::Refused(reason)),
+            Ok((Err(reason),)) => Err(LoadError::Refused(imports::cut(&reason).to_owned())),
             Err(e) => Err(failed(&e, &store)),
         }
     }
@@ -231,6 +234,12 @@ fn classify(e: &wasmtime::Error, store: &Store<State>) -> Failed {
     if limiter.refused {
         let detail = format!("asked for more memory than {} bytes", limiter.most);
         return Failed { cause: Cause::Memory, detail };
+    }
+    // wasmtime has no type for it.
+    if e.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted") {
+        let most = limiter.most.min(MAX_PASSED);
+        let detail = format!("passed more than {most} bytes to the node in one call");
+        return Failed { cause: Cause::Invalid, detail };
     }
     let detail = match e.downcast_ref::<wasmtime::Trap>() {
         Some(trap) => trap.to_string(),

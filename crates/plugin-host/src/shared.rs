@@ -10,6 +10,7 @@ use smol_str::SmolStr;
 
 use crate::Directory;
 use crate::kv::Kv;
+use crate::lines::Lines;
 use crate::metrics::Metrics;
 
 /// Counters of its own a plugin may have.
@@ -68,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) instances: IntGauge,
     pub(crate) memory: IntGauge,
     pub(crate) denials: IntCounter,
+    pub(crate) lines: Lines,
     calls: [(IntCounter, Histogram); 2],
     failures: [IntCounter; Cause::ALL.len()],
     counters: Mutex<HashMap<String, IntCounter>>,
@@ -86,6 +88,7 @@ impl Shared {
             instances: metrics.instances.with_label_values(&[name]),
             memory: metrics.memory.with_label_values(&[name]),
             denials: metrics.denials.with_label_values(&[name]),
+            lines: Lines::new(metrics.dropped_lines.with_label_values(&[name])),
             calls,
             failures: Cause::ALL.map(|cause| metrics.failures.with_label_values(&[name, cause.as_str()])),
             counters: Mutex::default(),
@@ -116,6 +119,11 @@ impl Shared {
     pub(crate) fn failure_counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let all = Cause::ALL.iter().zip(&self.failures);
         all.map(|(cause, count)| (cause.as_str(), count.get())).filter(|(_, count)| *count > 0)
+    }
+
+    /// May one more line about the plugin, or by it, go to the log now?
+    pub(crate) fn may_log(&self) -> bool {
+        self.lines.may_log(&self.name)
     }
 
     /// A counter of the plugin's own. A name that is none, or one too many, is dropped.

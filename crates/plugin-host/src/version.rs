@@ -119,7 +119,9 @@ impl Version {
         // Neither is the plugin's doing, and under load there are many: the metric has them.
         if !matches!(failed.cause, Cause::Open | Cause::Busy) {
             let (plugin, cause) = (self.config.name.as_str(), failed.cause.as_str());
-            warn!(plugin, cause, "plugin failed: {}", failed.detail);
+            if self.shared.may_log() {
+                warn!(plugin, cause, "plugin failed: {}", failed.detail);
+            }
             if self.breaker.failed() {
                 warn!(plugin, "plugin keeps failing: not called for a while");
             }
