@@ -4,15 +4,28 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::{ConfigError, ConfigSpec, Invalid, expand, keys};
+use super::expand::Reference;
+use super::{ConfigError, ConfigSpec, Invalid, expand, keys, lines::line_of_key};
 
-/// Reads and checks the file, and returns it with today's spellings.
-pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value, ConfigError> {
+/// A file, parsed: today's spellings, references not yet filled in.
+pub(super) struct Parsed {
+    text: String,
+    pub(super) root: Value,
+    /// The same with numbers in place of references.
+    plain: Option<Value>,
+    pub(super) references: Vec<Reference>,
+    /// Does the text say something else than `root`?
+    renamed: bool,
+}
+
+/// Reads the file.
+pub(super) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Parsed, ConfigError> {
     let read = std::fs::read_to_string(path);
     let mut text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let wrong = |line, message| ConfigError::File { path: path.to_owned(), line, message };
+    let mut references = Vec::new();
     if expand_env {
-        text = expand::expand(&text, |name| std::env::var(name).ok());
+        (text, references) = expand::mark(&text, |name| std::env::var(name).ok());
     }
     let mut root: Value = serde_yaml::from_str(&text).map_err(|e| {
         wrong(e.location().map(|at| at.line()), format!("not valid YAML: {}", without_location(&e)))
@@ -27,16 +40,31 @@ pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value
         ));
     }
     let renamed = rename(&mut root, T::ALIASES);
+    let mut plain: Option<Value> = serde_yaml::from_str(&expand::numbered(&text, &references)).ok();
+    if let Some(plain) = &mut plain {
+        rename(plain, T::ALIASES);
+    }
+    Ok(Parsed { text, root, plain, references, renamed })
+}
+
+/// Reads and checks the file, and returns it with today's spellings.
+pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value, ConfigError> {
+    let Parsed { text, mut root, plain, references, renamed } = parse::<T>(path, expand_env)?;
+    if !references.is_empty() {
+        expand::fill(&mut root, plain.as_ref(), &keys::inlined::<T>(), &references);
+    }
     // Deserialised from the text where possible: only that knows the lines.
-    let typed =
-        if renamed { serde_yaml::from_value::<T>(root.clone()) } else { serde_yaml::from_str::<T>(&text) };
+    let typed = match renamed || !references.is_empty() {
+        true => serde_yaml::from_value::<T>(root.clone()),
+        false => serde_yaml::from_str::<T>(&text),
+    };
     // An empty document is no mapping to serde, and no mistake to us.
     if let Err(e) = typed
         && root.as_mapping().is_some_and(|m| !m.is_empty())
     {
         let message = without_location(&e);
         let line = e.location().map(|at| at.line()).or_else(|| line_of(&text, &message));
-        return Err(wrong(line, explain(&message)));
+        return Err(ConfigError::File { path: path.to_owned(), line, message: explain(&message) });
     }
     Ok(root)
 }
@@ -107,27 +135,13 @@ fn explain(message: &str) -> String {
     }
 }
 
-/// The line of the key a message starts with or names in back-quotes.
+/// The line of the key a message starts with, or of the one below it that it names in back-quotes.
 fn line_of(text: &str, message: &str) -> Option<usize> {
-    let quoted = message.split('`').nth(1);
-    let path = message.split(':').next().unwrap_or_default();
-    quoted.and_then(|key| line_of_key(text, key)).or_else(|| line_of_key(text, path))
-}
-
-fn line_of_key(text: &str, path: &str) -> Option<usize> {
-    let mut path = path;
-    while !path.is_empty() {
-        let key = path.rsplit('.').next()?;
-        let key = key.split('[').next().unwrap_or(key);
-        let found = text.lines().position(|line| {
-            let line = line.trim_start().trim_start_matches("- ");
-            line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':'))
-        });
-        if let Some(index) = found {
-            return Some(index + 1);
-        }
-        // What is missing has no line: where it should be has.
-        path = path.rsplit_once('.').map_or("", |(parent, _)| parent);
-    }
-    None
+    let path = message.split(": ").next().filter(|path| !path.contains([' ', '`'])).unwrap_or_default();
+    let path = match message.split('`').nth(1) {
+        Some(key) if path.is_empty() => key.to_owned(),
+        Some(key) => format!("{path}.{key}"),
+        None => path.to_owned(),
+    };
+    line_of_key(text, &path)
 }

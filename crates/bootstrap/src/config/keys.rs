@@ -38,7 +38,7 @@ pub(super) fn of<T: ConfigSpec>() -> Vec<Key> {
 }
 
 /// The JSON Schema with nothing by reference.
-fn inlined<T: ConfigSpec>() -> Json {
+pub(super) fn inlined<T: ConfigSpec>() -> Json {
     let mut settings = SchemaSettings::draft2020_12();
     settings.inline_subschemas = true;
     settings.into_generator().into_root_schema_for::<T>().to_value()

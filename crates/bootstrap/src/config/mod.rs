@@ -8,6 +8,7 @@
 mod expand;
 mod file;
 mod keys;
+mod lines;
 mod print;
 mod tunnel;
 mod types;
