@@ -9,7 +9,7 @@ use clap::{Arg, ArgMatches, Command};
 use piko_agent::config::{AgentConfig, ListenerConfig, Protocol};
 use piko_agent::{Agent, Event};
 use piko_bootstrap::config::{self, ConfigError, ConfigSpec as _};
-use piko_bootstrap::{log, signal};
+use piko_bootstrap::signal;
 use tracing::warn;
 
 pub(crate) fn command() -> Command {
@@ -47,13 +47,13 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         config.endpoints.clear();
         config.validate().map_err(ConfigError::Invalid)?;
     }
-    log::init(&config.log, !super::on_terminal());
+    super::begin(&config.log, matches, &config);
     super::block_on_beside(serve(config))?
 }
 
 async fn serve(config: AgentConfig) -> anyhow::Result<ExitCode> {
     let signals = signal::shutdown();
-    let url = config.connect.url.clone();
+    let url = config.connect.shown_url();
     let agent = Agent::new(config).context("failed to run agent")?;
     let lines: Vec<_> =
         agent.listeners().iter().map(|l| (l.endpoint.to_string(), l.service.to_string())).collect();

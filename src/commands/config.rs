@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use piko_agent::config::{AgentConfig, ForwardConfig};
-use piko_bootstrap::config::{self, ConfigError};
+use piko_bootstrap::config::{self, ConfigError, ConfigSpec};
 use piko_gateway::config::Config;
 
 pub(crate) fn command() -> Command {
@@ -58,10 +58,17 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 fn check(path: &Path, kind: Option<&str>, expand: bool) -> Result<(), ConfigError> {
+    fn check<T: ConfigSpec>(path: &Path, expand: bool) -> Result<(), ConfigError> {
+        let config = config::check_file::<T>(path, expand)?;
+        for told in config::file_warnings(path, expand, &config) {
+            let _ = writeln!(std::io::stderr(), "warning: {told}");
+        }
+        Ok(())
+    }
     match kind.unwrap_or_else(|| guess(path)) {
-        "agent" => config::check_file::<AgentConfig>(path, expand).map(drop),
-        "forward" => config::check_file::<ForwardConfig>(path, expand).map(drop),
-        _ => config::check_file::<Config>(path, expand).map(drop),
+        "agent" => check::<AgentConfig>(path, expand),
+        "forward" => check::<ForwardConfig>(path, expand),
+        _ => check::<Config>(path, expand),
     }
 }
 

@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 use piko_agent::Forwarder;
 use piko_agent::config::{ForwardConfig, PortConfig};
 use piko_bootstrap::config::{self, ConfigError, ConfigSpec as _};
-use piko_bootstrap::{log, signal};
+use piko_bootstrap::signal;
 use tracing::info;
 
 pub(crate) fn command() -> Command {
@@ -34,7 +34,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         config.ports = vec![PortConfig { addr: word("addr"), endpoint_id: word("endpoint") }];
         config.validate().map_err(ConfigError::Invalid)?;
     }
-    log::init(&config.log, !super::on_terminal());
+    super::begin(&config.log, matches, &config);
     super::block_on_beside(serve(config))?
 }
 
@@ -44,7 +44,7 @@ async fn serve(config: ForwardConfig) -> anyhow::Result<ExitCode> {
     for (addr, endpoint) in forwarder.ports() {
         info!(port.addr = %addr, endpoint = %endpoint, "forwarding");
         if super::on_terminal() {
-            let _ = writeln!(std::io::stderr(), "  {addr} → {endpoint} by {}", config.connect.url);
+            let _ = writeln!(std::io::stderr(), "  {addr} → {endpoint} by {}", config.connect().shown_url());
         }
     }
     forwarder.run(signals.first).await;

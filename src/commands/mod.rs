@@ -17,8 +17,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{ArgMatches, Command};
 use piko_agent::AgentError;
-use piko_bootstrap::config::{ConfigError, ConfigSpec};
+use piko_agent::config::{AgentConfig, ForwardConfig};
+use piko_bootstrap::config::{self as settings, ConfigError, ConfigSpec};
+use piko_bootstrap::log::{self, LogConfig};
+use piko_bootstrap::memory;
+use piko_gateway::config::Config;
 use piko_gateway::node::StartError;
+use tracing::warn;
 
 /// The work failed.
 const FAILED: u8 = 1;
@@ -77,6 +82,17 @@ fn command() -> Command {
 /// The configuration of a command, complete and checked.
 fn load<T: ConfigSpec>(matches: &ArgMatches) -> anyhow::Result<T> {
     Ok(piko_bootstrap::config::load::<T>(matches)?)
+}
+
+/// What a command that stays does before anything else, its configuration in hand.
+fn begin<T: ConfigSpec>(log: &LogConfig, matches: &ArgMatches, config: &T) {
+    log::init(log, !on_terminal());
+    memory::keep_private();
+    // One environment may serve several commands.
+    let mut known = [settings::variables::<Config>(), settings::variables::<AgentConfig>()].concat();
+    known.extend(settings::variables::<ForwardConfig>());
+    known.push(status::TOKEN_VARIABLE.to_owned());
+    settings::warnings(matches, config, &known).iter().for_each(|told| warn!("{told}"));
 }
 
 /// The whole chain of an error. Most of ours tell their cause themselves: it is not said twice.

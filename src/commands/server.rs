@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Command};
-use piko_bootstrap::{log, signal};
+use piko_bootstrap::signal;
 use piko_gateway::config::Config;
 use piko_gateway::node::Node;
 use piko_gateway::workers::Workers;
@@ -18,7 +18,7 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config: Config = super::load(matches)?;
-    log::init(&config.log, !super::on_terminal());
+    super::begin(&config.log, matches, &config);
     let workers = Workers::start(super::threads()?).context("failed to start threads")?;
     super::block_on(serve(config, workers, matches))?
 }

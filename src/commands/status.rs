@@ -14,12 +14,15 @@ use hyper::{Request, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use piko_agent::config::is_loopback;
 use piko_bootstrap::config::ConfigError;
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use url::Url;
 
+/// Holds a token for the admin port.
+pub(super) const TOKEN_VARIABLE: &str = "PIKO_STATUS_TOKEN";
 /// The whole answer.
 const WITHIN: Duration = Duration::from_secs(15);
 /// Largest answer read, bytes.
@@ -109,7 +112,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let url = word("server.url").unwrap_or_default();
     let token = match word("token-file") {
         Some(file) => Some(std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?),
-        None => std::env::var("PIKO_STATUS_TOKEN").ok(),
+        None => std::env::var(TOKEN_VARIABLE).ok(),
     };
     let token = token.as_deref().map(str::trim).filter(|token| !token.is_empty());
     let file = |name: &str| word(name).map(PathBuf::from);
@@ -170,6 +173,11 @@ impl Admin<'_> {
             "http" => ClientTls::untrusting()?,
             _ => bail!(wrong()),
         };
+        if self.token.is_some() && target.scheme() == "http" && !is_loopback(&target) {
+            let words =
+                "warning: --server.url is not encrypted: all on the way can read the token; use https";
+            let _ = writeln!(std::io::stderr(), "{words}");
+        }
         let mut request = Request::get(target.as_str());
         if let Some(token) = self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));

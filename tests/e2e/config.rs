@@ -1,11 +1,13 @@
 //! Configuration as a user meets it: files, flags, environment, and what is said about mistakes.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use piko_test_support::client::get;
 use piko_test_support::eventually;
 use piko_test_support::program::{Node, Program, run};
+use tokio::io::AsyncReadExt as _;
 
 use crate::piko;
 
@@ -134,6 +136,82 @@ async fn a_port_in_use_is_named_and_no_other_is_opened() {
         let said = says(&output);
         assert!(said.contains(key) && said.contains(&addr.to_string()) && said.contains("in use"), "{said}");
     }
+}
+
+/// What a variable holds is one value: a `#` does not cut it, a line break adds no keys.
+#[tokio::test]
+async fn a_variable_in_a_file_is_one_value_whatever_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.yaml");
+    std::fs::write(&file, "connect:\n  token: ${TOKEN}\n  url: ${URL}\nendpoints: [e/127.0.0.1:1]\n")
+        .unwrap();
+    for token in ["plain", "s3cret #1", "0x1F", "a: b", "@x", "p\"w"] {
+        let node = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", node.local_addr().unwrap());
+        let args =
+            ["agent".into(), format!("--config.path={}", file.display()), "--config.expand-env".into()];
+        let agent = Program::start_with(piko(), &args, &[("TOKEN", token.into()), ("URL", url)]);
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+            let (mut stream, _) = node.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.unwrap();
+            }
+            String::from_utf8(head).unwrap()
+        });
+        let asked = asked.await.unwrap_or_else(|_| panic!("it dials\n{}", agent.log()));
+        assert!(asked.contains(&format!("\r\nauthorization: Bearer {token}\r\n")), "{token}: {asked}");
+    }
+    let lines = dir.path().join("server.yaml");
+    std::fs::write(&lines, "cluster:\n  node_id: ${ID}\nadmin:\n  bind_addr: ${ADDR}\n").unwrap();
+    let check = |id: &str, addr: &str| {
+        let mut command = Command::new(piko());
+        command.args(["config", "check", "--expand-env"]).arg(&lines).env("ID", id).env("ADDR", addr);
+        says(&command.output().unwrap())
+    };
+    let said = check("n\nproxy: {bind_addr: ':1'}", ":1");
+    assert!(said.contains(":2: cluster.node_id: has at most"), "{said}");
+    let said = check("n", "nowhere");
+    assert!(said.contains(":4: admin.bind_addr"), "{said}");
+}
+
+/// Mistakes that stop nobody, and secrets in the wrong places.
+#[test]
+fn what_an_owner_ought_to_know_is_said_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "s3cret-token").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let agent = |args: &[&str], name: &str| {
+        // A name that has no address, so that nothing is ever sent.
+        let mut command = Command::new(piko());
+        command.args(["agent", "--endpoints=e/127.0.0.1:1", "--connect.timeout=1ms"]).args(args);
+        says(&command.env(name, "s3cret-value").output().unwrap())
+    };
+    let url = "--connect.url=http://user:hunter2@piko.invalid:8001";
+    let file = format!("--connect.token-file={}", token.display());
+    let by_file = agent(&[url, &file], "PIKO_CONECT_TOKEN");
+    for words in [
+        "connect.token_file: every user of this machine can read the secret in",
+        "chmod o= ",
+        "http://***@piko.invalid:8001 is not encrypted",
+        "PIKO_CONECT_TOKEN: no such variable, so it changes nothing; did you mean PIKO_CONNECT_TOKEN?",
+        "user and password in it are not sent",
+    ] {
+        assert!(by_file.contains(words), "{words}: {by_file}");
+    }
+    let typed = agent(&["--connect.url=http://127.0.0.1:1", "--connect.token=s3cret-typed"], "UNRELATED");
+    assert!(typed.contains("--connect.token: every user of this machine can read arguments"), "{typed}");
+    assert!(!typed.contains("not encrypted"), "on this machine: {typed}");
+    let all = by_file + &typed;
+    assert!(!all.contains("hunter2") && !all.contains("s3cret"), "{all}");
+    let written = dir.path().join("agent.yaml");
+    std::fs::write(&written, "connect: {token: s3cret}\n").unwrap();
+    let check = || says(&run(piko(), &["config", "check", "--kind=agent", written.to_str().unwrap()]));
+    std::fs::set_permissions(&written, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(check().contains("warning: connect.token: every user of this machine can read"), "{}", check());
+    std::fs::set_permissions(&written, std::fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(check(), "");
 }
 
 /// flag > environment > file > default, and `${VAR:default}`.

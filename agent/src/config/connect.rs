@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use piko_bootstrap::config::{HumanDuration, Invalid, Secret};
 use piko_bootstrap::tls::ClientTlsConfig;
+use piko_tunnel::dial::shown;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use url::Url;
+use url::{Host, Url};
 
 /// The cluster, as an agent sees it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -64,11 +65,33 @@ impl ConnectConfig {
         let wrong = || {
             Invalid::new(
                 "connect.url",
-                format!("invalid url: {:?}; write it like http://localhost:8001", self.url),
+                format!("invalid url: {:?}; write it like http://localhost:8001", self.shown_url()),
             )
         };
         let url = Url::parse(&self.url).map_err(|_| wrong())?;
         if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(url) } else { Err(wrong()) }
+    }
+
+    /// The URL as logs may show it.
+    pub fn shown_url(&self) -> String {
+        shown(&self.url)
+    }
+
+    /// A token that others on the way can read, and credentials that nobody looks at.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let Ok(url) = self.parsed_url() else { return Vec::new() };
+        let mut all = Vec::new();
+        let token = !self.token.is_empty() || self.token_file.is_some();
+        if token && url.scheme() == "http" && !is_loopback(&url) {
+            let url = self.shown_url();
+            all.push(format!(
+                "connect.url: {url} is not encrypted: all on the way can read the token; use https"
+            ));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            all.push("connect.url: user and password in it are not sent; give a token instead".into());
+        }
+        all
     }
 
     /// The proxy on the way, if there is one.
@@ -92,5 +115,37 @@ impl ConnectConfig {
         }
         self.parsed_proxy_url()?;
         self.tls.validate("connect.tls")
+    }
+}
+
+/// Does a URL's host stand for this machine?
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_all_on_the_way_can_read_is_warned_of() {
+        let warns = |url: &str, token: &str| {
+            let token = Secret::from(token.to_owned());
+            ConnectConfig { url: url.into(), token, ..ConnectConfig::default() }.warnings()
+        };
+        for url in
+            ["http://localhost:8001", "http://127.0.0.2:8001", "http://[::1]:8001", "https://piko.example"]
+        {
+            assert!(warns(url, "t").is_empty(), "{url}");
+        }
+        assert!(warns("http://piko.example:8001", "").is_empty(), "nothing to read");
+        let said = warns("http://user:hunter2@piko.example:8001", "t");
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("https") && !said.concat().contains("hunter2"), "{said:?}");
     }
 }

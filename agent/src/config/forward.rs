@@ -110,4 +110,8 @@ impl ConfigSpec for ForwardConfig {
         self.connect().validate()?;
         self.log.validate()
     }
+
+    fn warnings(&self) -> Vec<String> {
+        self.connect().warnings()
+    }
 }

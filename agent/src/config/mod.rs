@@ -10,7 +10,7 @@ use piko_bootstrap::log::LogConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use connect::{ConnectConfig, Transport};
+pub use connect::{ConnectConfig, Transport, is_loopback};
 pub use forward::{ForwardConfig, ForwardConnectConfig, Port, PortConfig};
 pub use listener::{HttpClientConfig, Listener, ListenerConfig, Protocol, ServiceAddr, parse_addr};
 
@@ -92,5 +92,9 @@ impl ConfigSpec for AgentConfig {
         }
         self.tunnel.validate()?;
         self.log.validate()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.connect.warnings()
     }
 }

@@ -3,6 +3,7 @@
 pub mod access_log;
 pub mod config;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod signal;
 pub mod tls;

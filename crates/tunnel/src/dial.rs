@@ -115,7 +115,7 @@ pub struct Dialed {
 pub enum DialError {
     /// The URL cannot be dialled.
     #[error("connect.url {0}: expected http://host:port or https://host:port")]
-    Url(Url),
+    Url(String),
     /// TCP failed.
     #[error("connect to {0}: {1}")]
     Connect(String, #[source] std::io::Error),
@@ -178,7 +178,7 @@ pub async fn dial(options: &DialOptions, purpose: &Purpose) -> Result<Dialed, Di
 
 async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Result<Dialed, DialError> {
     let (io, addr, authority) = connect(options).await?;
-    let name = options.url.to_string();
+    let name = shown(options.url.as_str());
     let exchange = async {
         let failed = |e| DialError::Http(name.clone(), e);
         let (mut sender, connection) =
@@ -213,7 +213,7 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
         };
         Ok((upgraded.map_err(failed)?, node_id))
     };
-    let late = |_| DialError::Late(options.url.to_string(), ANSWER_TIMEOUT);
+    let late = |_| DialError::Late(shown(options.url.as_str()), ANSWER_TIMEOUT);
     let (upgraded, node_id) = tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.map_err(late)??;
     let io: BoxIo = match upgraded.downcast::<TokioIo<BoxIo>>() {
         Ok(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
@@ -230,7 +230,7 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
 /// TCP, and TLS where the URL says so. Also what to send as `Host`.
 async fn connect(options: &DialOptions) -> Result<(BoxIo, SocketAddr, String), DialError> {
     let url = &options.url;
-    let wrong = || DialError::Url(url.clone());
+    let wrong = || DialError::Url(shown(url.as_str()));
     let host = url.host_str().ok_or_else(wrong)?.to_owned();
     let port = url.port_or_known_default().ok_or_else(wrong)?;
     let tls = match url.scheme() {
@@ -242,7 +242,7 @@ async fn connect(options: &DialOptions) -> Result<(BoxIo, SocketAddr, String), D
         Some(port) => format!("{host}:{port}"),
         None => host.clone(),
     };
-    let name = url.to_string();
+    let name = shown(url.as_str());
     let whole = async {
         let failed = |e| DialError::Connect(name.clone(), e);
         let bare = host.trim_matches(['[', ']']);
@@ -263,8 +263,21 @@ async fn connect(options: &DialOptions) -> Result<(BoxIo, SocketAddr, String), D
             Err(e) => Err(failed(e)),
         }
     };
-    let late = |_| DialError::Late(options.url.to_string(), CONNECT_TIMEOUT);
+    let late = |_| DialError::Late(shown(options.url.as_str()), CONNECT_TIMEOUT);
     tokio::time::timeout(CONNECT_TIMEOUT, whole).await.map_err(late)?
+}
+
+/// A URL as logs and errors may show it: without user and password. Takes what is no URL, too, and then rather
+/// hides too much.
+pub fn shown(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{scheme}***@{rest}"),
+        None => url.to_owned(),
+    }
 }
 
 /// A connection through an HTTP proxy, by CONNECT (RFC 9110, section 9.3.6).
@@ -343,4 +356,23 @@ fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> DialError {
     let words = words.and_then(|json| json.get("error")?.as_str().map(str::to_owned));
     let message = words.unwrap_or_else(|| status.canonical_reason().unwrap_or("refused").to_lowercase());
     DialError::Refused { status, message, by_node: headers.contains_key(headers::ERROR) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_of_a_url_are_never_shown() {
+        for (url, words) in [
+            ("http://host:8001/a", "http://host:8001/a"),
+            ("http://user:hunter2@host:8001/", "http://***@host:8001/"),
+            ("https://hunter2@host", "https://***@host"),
+            ("http://user:hun/ter2@host", "http://***@host"),
+            ("user:hunter2@host:8001", "***@host:8001"),
+            ("htps:/user:hunter2@host", "***@host"),
+        ] {
+            assert_eq!(shown(url), words);
+        }
+    }
 }

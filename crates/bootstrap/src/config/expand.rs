@@ -183,7 +183,8 @@ mod tests {
     #[test]
     fn a_value_is_one_value_whatever_is_in_it() {
         let schema = json!({ "properties": { "token": { "type": "string" } } });
-        let values = ["s3cret #1", "0x1F", "a: b", "@x", "*x", "p\"w", "a\nadmin: {x: y}", "]", "- a", "null", ""];
+        let values =
+            ["s3cret #1", "0x1F", "a: b", "@x", "*x", "p\"w", "a\nadmin: {x: y}", "]", "- a", "null", ""];
         for value in values {
             for written in ["${T}", "\"${T}\"", "'${T}'", "$T"] {
                 let expanded = expand(&format!("token: {written}\nother: 1"), &schema, &[("T", value)]);

@@ -5,7 +5,10 @@ use std::path::Path;
 use serde_yaml::{Mapping, Value};
 
 use super::expand::Reference;
-use super::{ConfigError, ConfigSpec, Invalid, expand, keys, lines::line_of_key};
+use super::{
+    ConfigError, ConfigSpec, Invalid, expand, keys,
+    lines::{line_of_key, line_of_name},
+};
 
 /// A file, parsed: today's spellings, references not yet filled in.
 pub(super) struct Parsed {
@@ -62,11 +65,29 @@ pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value
     if let Err(e) = typed
         && root.as_mapping().is_some_and(|m| !m.is_empty())
     {
-        let message = without_location(&e);
+        let mut message = without_location(&e);
+        // A value knows no place: which of the keys is it?
+        if e.location().is_none()
+            && let Some(key) = culprit::<T>(&root).filter(|key| !message.starts_with(key.as_str()))
+        {
+            message = format!("{key}: {message}");
+        }
         let line = e.location().map(|at| at.line()).or_else(|| line_of(&text, &message));
         return Err(ConfigError::File { path: path.to_owned(), line, message: explain(&message) });
     }
     Ok(root)
+}
+
+/// The first key whose value its type does not take.
+fn culprit<T: ConfigSpec>(root: &Value) -> Option<String> {
+    let refuses = |path: &String| {
+        lookup(root, path).is_some_and(|value| {
+            let mut alone = Value::Mapping(Mapping::new());
+            keys::put(&mut alone, path, value.clone());
+            serde_yaml::from_value::<T>(alone).is_err()
+        })
+    };
+    keys::of::<T>().into_iter().map(|key| key.path).find(refuses)
 }
 
 /// An error of the whole, with the line of its key in the file.
@@ -143,5 +164,6 @@ fn line_of(text: &str, message: &str) -> Option<usize> {
         Some(key) => format!("{path}.{key}"),
         None => path.to_owned(),
     };
-    line_of_key(text, &path)
+    let unknown_where = || line_of_name(text, path.rsplit('.').next().unwrap_or_default());
+    line_of_key(text, &path).or_else(unknown_where)
 }

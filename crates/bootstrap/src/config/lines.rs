@@ -24,6 +24,11 @@ pub(super) fn line_of_key(text: &str, path: &str) -> Option<usize> {
     found
 }
 
+/// The first line of a key of that name, wherever it stands.
+pub(super) fn line_of_name(text: &str, name: &str) -> Option<usize> {
+    text.lines().position(|line| Line::of(line).is_key(name)).map(|at| at + 1)
+}
+
 struct Line<'t> {
     /// Columns before its content, dashes of lists included.
     indent: usize,
@@ -144,5 +149,6 @@ lists:
             assert_eq!(line_of_key(text, path), Some(line), "{path}");
         }
         assert_eq!(line_of_key(text, "nowhere.at.all"), None);
+        assert_eq!(line_of_name(text, "config"), Some(13));
     }
 }

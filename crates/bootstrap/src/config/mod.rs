@@ -12,6 +12,7 @@ mod lines;
 mod print;
 mod tunnel;
 mod types;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ use serde_yaml::Value;
 pub use print::{commented, schema};
 pub use tunnel::TunnelConfig;
 pub use types::{BindAddr, ByteSize, HumanDuration, Secret, text_or_number};
+pub use warnings::{file_warnings, variables, warnings};
 
 use keys::{Key, Shape};
 
@@ -34,6 +36,11 @@ pub trait ConfigSpec: Serialize + DeserializeOwned + JsonSchema + Default {
 
     /// What serde cannot check: values that make no sense, alone or together.
     fn validate(&self) -> Result<(), Invalid>;
+
+    /// What makes sense, but ought to be known to its owner.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A value that makes no sense.
@@ -122,12 +129,9 @@ pub fn args<T: ConfigSpec>(command: Command) -> Command {
 
 /// The configuration of a command: file, then environment, then flags; checked.
 pub fn load<T: ConfigSpec>(matches: &ArgMatches) -> Result<T, ConfigError> {
-    let path = matches.get_one::<String>("config.path").cloned();
-    let path = path.or_else(|| std::env::var("PIKO_CONFIG_PATH").ok()).filter(|path| !path.is_empty());
-    let expand = matches.get_flag("config.expand-env")
-        || std::env::var("PIKO_CONFIG_EXPAND_ENV").is_ok_and(|v| v == "true" || v == "1");
+    let path = path_of(matches);
     let mut root = match &path {
-        Some(path) => file::read::<T>(Path::new(path), expand)?,
+        Some(path) => file::read::<T>(Path::new(path), expands(matches))?,
         None => Value::Mapping(serde_yaml::Mapping::new()),
     };
     let all = keys::of::<T>();
@@ -150,6 +154,16 @@ pub fn load<T: ConfigSpec>(matches: &ArgMatches) -> Result<T, ConfigError> {
         (ConfigError::Invalid(invalid), Some(path)) => file::locate(Path::new(path), invalid),
         (e, _) => e,
     })
+}
+
+fn path_of(matches: &ArgMatches) -> Option<String> {
+    let path = matches.get_one::<String>("config.path").cloned();
+    path.or_else(|| std::env::var("PIKO_CONFIG_PATH").ok()).filter(|path| !path.is_empty())
+}
+
+fn expands(matches: &ArgMatches) -> bool {
+    let variable = || std::env::var("PIKO_CONFIG_EXPAND_ENV").is_ok_and(|v| v == "true" || v == "1");
+    matches.get_flag("config.expand-env") || variable()
 }
 
 /// Checks one file as a command would, environment and flags aside.

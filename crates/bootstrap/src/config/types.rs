@@ -185,6 +185,9 @@ impl fmt::Debug for BindAddr {
 pub struct Secret(String);
 
 impl Secret {
+    /// What is shown instead of the text.
+    pub const SHOWN: &'static str = "********";
+
     /// The text itself.
     pub fn expose(&self) -> &str {
         &self.0
@@ -212,7 +215,7 @@ impl FromStr for Secret {
 
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "" } else { "********" })
+        f.write_str(if self.0.is_empty() { "" } else { Secret::SHOWN })
     }
 }
 
