@@ -1,6 +1,7 @@
 //! The one table from what went wrong to what the client reads, what is logged and what is counted.
 
 use http::StatusCode;
+use piko_tunnel::headers::BadFraming;
 use pingora_error::{Error, ErrorSource, ErrorType};
 
 use crate::auth::Denied;
@@ -20,6 +21,12 @@ pub enum Failure {
     InvalidHost,
     /// Bytes that cannot be passed on.
     BadRequest,
+    /// A header's name has an underscore, and this node refuses those.
+    UnderscoreHeader,
+    /// An upgrade was asked for by a request with a body.
+    UpgradeWithBody,
+    /// A transfer coding other than `chunked`.
+    TransferCoding,
     /// A TCP connection was asked for without an upgrade that could carry it.
     UpgradeRequired,
     /// Header block over the limit.
@@ -28,6 +35,10 @@ pub enum Failure {
     NoUpstream,
     /// An agent listens, but could not be reached or broke off.
     Unreachable,
+    /// The service changed the protocol, and nobody had asked for that.
+    UnaskedUpgrade,
+    /// The service's answer is none that HTTP knows.
+    BadAnswer,
     /// No response headers in time.
     Timeout,
     /// A plugin failed, and may not be left out.
@@ -48,7 +59,7 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 17] = [
+    pub const ALL: [Failure; 22] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
@@ -59,10 +70,15 @@ impl Failure {
         Failure::InvalidEndpoint,
         Failure::InvalidHost,
         Failure::BadRequest,
+        Failure::UnderscoreHeader,
+        Failure::UpgradeWithBody,
+        Failure::TransferCoding,
         Failure::UpgradeRequired,
         Failure::HeadersTooLarge,
         Failure::NoUpstream,
         Failure::Unreachable,
+        Failure::UnaskedUpgrade,
+        Failure::BadAnswer,
         Failure::Timeout,
         Failure::Plugin,
         Failure::Internal,
@@ -79,6 +95,17 @@ impl Failure {
             Failure::InvalidEndpoint => (StatusCode::BAD_REQUEST, "invalid_endpoint", "invalid endpoint id"),
             Failure::InvalidHost => (StatusCode::BAD_REQUEST, "invalid_host", "missing or invalid host"),
             Failure::BadRequest => (StatusCode::BAD_REQUEST, "bad_request", "malformed request"),
+            Failure::UnderscoreHeader => {
+                (StatusCode::BAD_REQUEST, "underscore_header", "header names with an underscore are refused")
+            }
+            Failure::UpgradeWithBody => {
+                (StatusCode::BAD_REQUEST, "upgrade_with_body", "a request for an upgrade cannot have a body")
+            }
+            Failure::TransferCoding => (
+                StatusCode::NOT_IMPLEMENTED,
+                "unsupported_transfer_coding",
+                "transfer codings other than chunked are not supported",
+            ),
             Failure::UpgradeRequired => (
                 StatusCode::UPGRADE_REQUIRED,
                 "upgrade_required",
@@ -91,11 +118,31 @@ impl Failure {
             ),
             Failure::NoUpstream => (StatusCode::BAD_GATEWAY, "no_upstream", "no available upstreams"),
             Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
+            Failure::UnaskedUpgrade => {
+                (StatusCode::BAD_GATEWAY, "upstream_unasked_upgrade", "upstream changed the protocol unasked")
+            }
+            Failure::BadAnswer => {
+                (StatusCode::BAD_GATEWAY, "upstream_bad_response", "upstream sent a malformed response")
+            }
             Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
             Failure::Plugin => (StatusCode::SERVICE_UNAVAILABLE, "plugin_failed", "a plugin failed"),
             Failure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
         };
         Reply { status, code, words }
+    }
+
+    /// Is the client's connection no longer to be trusted? What it sends next may not be what it seems
+    /// after a head that is not understood.
+    pub fn ends_connection(self) -> bool {
+        matches!(
+            self,
+            Failure::BadRequest
+                | Failure::InvalidHost
+                | Failure::UpgradeWithBody
+                | Failure::TransferCoding
+                | Failure::HeadersTooLarge
+                | Failure::Internal
+        )
     }
 
     /// As Pingora's error, to leave a filter with. Found again by [`Failure::of`].
@@ -122,6 +169,15 @@ impl Failure {
                 _ => Some(Failure::BadRequest),
             },
             ErrorSource::Internal | ErrorSource::Unset => Some(Failure::Internal),
+        }
+    }
+}
+
+impl From<BadFraming> for Failure {
+    fn from(bad: BadFraming) -> Failure {
+        match bad {
+            BadFraming::Length => Failure::BadRequest,
+            BadFraming::UpgradeWithBody => Failure::UpgradeWithBody,
         }
     }
 }

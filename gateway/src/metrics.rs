@@ -26,7 +26,7 @@ pub struct Metrics {
 /// The proxy port.
 pub struct ProxyMetrics {
     /// `piko_proxy_requests_in_flight`
-    pub requests_in_flight: IntGauge,
+    requests_in_flight: IntGauge,
     requests: IntCounterVec,
     latency: HistogramVec,
     request_size: Histogram,
@@ -173,6 +173,16 @@ impl Metrics {
 }
 
 impl ProxyMetrics {
+    /// Counts a request in flight until the guard drops.
+    pub fn enter(&self) -> Counted {
+        Counted::new(&self.requests_in_flight)
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> i64 {
+        self.requests_in_flight.get()
+    }
+
     /// Counts one finished request. Sizes in bytes; status 0 where the client left without one.
     pub fn observe(
         &self,
@@ -203,9 +213,8 @@ impl UpstreamMetrics {
     }
 
     /// Counts an open tunnel until the guard drops.
-    pub fn tunnel_opened(self: &UpstreamMetrics) -> TunnelGuard {
-        self.tunnels.inc();
-        TunnelGuard(self.tunnels.clone())
+    pub fn tunnel_opened(&self) -> Counted {
+        Counted::new(&self.tunnels)
     }
 }
 
@@ -233,10 +242,17 @@ impl GossipDirection {
     }
 }
 
-/// One open tunnel.
-pub struct TunnelGuard(IntGauge);
+/// One of what a gauge counts, for as long as it lives.
+pub struct Counted(IntGauge);
 
-impl Drop for TunnelGuard {
+impl Counted {
+    fn new(gauge: &IntGauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -210,7 +210,6 @@ impl Node {
             listeners.proxy,
             proxy_options(&config, tls.proxy.clone(), plugins.clone())?,
             router,
-            targets,
             metrics,
             &workers,
         )?;
@@ -379,6 +378,7 @@ fn proxy_options(
         head: proxy.http.read_header_timeout.on(),
         read: proxy.http.read_timeout.on(),
         write: proxy.http.write_timeout.on(),
+        underscore_headers: proxy.http.underscore_headers,
         max_header_bytes: usize::try_from(proxy.http.max_header_bytes.0).unwrap_or(usize::MAX),
         tls,
         keepalive: proxy.http.idle_timeout.on(),

@@ -24,6 +24,50 @@ pub const FORWARD: HeaderName = HeaderName::from_static("x-piko-forward");
 pub const PRIVATE: [HeaderName; 8] =
     [ENDPOINT, AUTHORIZATION, LISTENER, UPGRADE, UPGRADED, ERROR, FORWARD, TENANT_ID];
 
+/// Names that belong to one connection and have no constant in `http`.
+pub const CONNECTION_ONLY: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
+
+/// Does a client's header end at this node? What belongs to one connection (RFC 9110, section 7.6.1), what
+/// is private to us, and what this node writes anew: `Host`, `TE` and the body's length.
+pub fn ends_here(name: &HeaderName) -> bool {
+    let known = [
+        header::HOST,
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::CONTENT_LENGTH,
+        header::UPGRADE,
+        header::TE,
+    ];
+    known.contains(name)
+        || CONNECTION_ONLY.contains(&name.as_str())
+        || name.as_str().starts_with("x-piko-") && PRIVATE.contains(name)
+}
+
+/// Drops from trailers what is not for trailers (RFC 9110, section 6.5.1): framing, routing, credentials,
+/// and what is private to us. Someone who merges them into the headers must not be deceived.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    strip_private(trailers);
+    let meant_for_headers = [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TE,
+        header::TRAILER,
+        header::AUTHORIZATION,
+        header::PROXY_AUTHORIZATION,
+        header::COOKIE,
+        header::SET_COOKIE,
+        header::CONTENT_ENCODING,
+        header::CONTENT_TYPE,
+        header::CONTENT_RANGE,
+        header::EXPECT,
+        header::FORWARDED,
+    ];
+    for name in meant_for_headers {
+        trailers.remove(name);
+    }
+}
+
 /// Drops our private headers.
 pub fn strip_private(headers: &mut HeaderMap) {
     for name in &PRIVATE {
@@ -41,9 +85,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-    headers.remove("http2-settings");
+    for name in CONNECTION_ONLY {
+        headers.remove(name);
+    }
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::UPGRADE);
     if let Some(te) = headers.get(header::TE) {
@@ -88,9 +132,10 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// How long a request's body is. Each hop writes it anew from this and never passes on the headers it came
 /// in: a service that reads them otherwise than we do would take one client's bytes for another's request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Framing {
     /// There is none, and the head does not mention it.
+    #[default]
     Absent,
     /// This many bytes.
     Length(u64),

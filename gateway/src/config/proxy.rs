@@ -45,13 +45,29 @@ pub struct HttpConfig {
     pub read_header_timeout: HumanDuration,
     /// Longest silence in a request's body. 0: no limit, so that slow uploads live.
     pub read_timeout: HumanDuration,
-    /// Longest silence in a response's body, whether the service is silent or the client does not read.
-    /// 0: no limit, so that event streams live.
+    /// How long bytes of an answer may wait for a client that does not read. An event stream without events
+    /// has none waiting. 0: no limit, and a client that stops reading holds its place for ever.
     pub write_timeout: HumanDuration,
     /// How long an idle connection is kept for its next request.
     pub idle_timeout: HumanDuration,
     /// Largest header block of a request: names, values and 32 bytes each. Larger ones are answered 431.
     pub max_header_bytes: ByteSize,
+    /// What becomes of header names with an underscore: `drop`, `pass` or `reject` (400). CGI, WSGI and PHP
+    /// know `X_Tenant` and `X-Tenant` by one name, so a client could speak as this node or a plugin by them.
+    pub underscore_headers: UnderscoreHeaders,
+}
+
+/// What becomes of a request's header names with an underscore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnderscoreHeaders {
+    /// They go no further.
+    #[default]
+    Drop,
+    /// They go through like others.
+    Pass,
+    /// The request is answered 400.
+    Reject,
 }
 
 impl Default for ProxyConfig {
@@ -75,9 +91,10 @@ impl Default for HttpConfig {
         HttpConfig {
             read_header_timeout: HumanDuration::secs(10),
             read_timeout: HumanDuration::secs(0),
-            write_timeout: HumanDuration::secs(0),
+            write_timeout: HumanDuration::secs(60),
             idle_timeout: HumanDuration::secs(300),
             max_header_bytes: ByteSize(limits::MAX_MESSAGE_HEADERS as u64),
+            underscore_headers: UnderscoreHeaders::default(),
         }
     }
 }

@@ -5,28 +5,31 @@ use std::os::fd::IntoRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::tls::ServerTls;
-use pingora_core::apps::HttpServerOptions;
+use pingora_core::apps::{HttpServerApp as _, ReusedHttpStream, ServerApp};
 use pingora_core::listeners::tls::TlsSettings;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::{ALPN, Stream};
+use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
-use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
+use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::connect::{TunnelConnector, tunnel_alpn};
 use super::endpoint::Domains;
+use super::forward::Timeouts;
 use super::heads::{Connected, Heads};
-use super::session::Timeouts;
-use super::{Gateway, MAX_TRIES};
+use super::{Gateway, http2};
 use crate::auth::Guard;
+use crate::config::UnderscoreHeaders;
 use crate::metrics::Metrics;
 use crate::plugins::Plugins;
 use crate::route::Router;
-use crate::route::target::Targets;
 use crate::workers::Workers;
 
 /// What the proxy port needs to know.
@@ -37,10 +40,12 @@ pub struct ProxyOptions {
     pub head: Option<Duration>,
     /// Silence allowed in a request's body. `None`: no limit.
     pub read: Option<Duration>,
-    /// Silence allowed in a response's body. `None`: no limit.
+    /// How long bytes may wait for a client that does not read. `None`: no limit.
     pub write: Option<Duration>,
     /// Largest header block of a request.
     pub max_header_bytes: usize,
+    /// What becomes of header names with an underscore.
+    pub underscore_headers: UnderscoreHeaders,
     /// What the port speaks.
     pub tls: Option<ServerTls>,
     /// How long a client's idle connection is kept.
@@ -74,14 +79,13 @@ impl Proxy {
         listener: TcpListener,
         options: ProxyOptions,
         router: Arc<Router>,
-        targets: Arc<Targets>,
         metrics: Arc<Metrics>,
         workers: &Workers,
     ) -> std::io::Result<Proxy> {
         let addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let timeouts =
-            Timeouts { response: options.timeout, request_body: options.read, response_body: options.write };
+            Timeouts { response: options.timeout, request_body: options.read, write: options.write };
         let draining = watch::Sender::new(false);
         let heads = Heads::new(addr.port(), options.head, options.keepalive);
         let gateway = Gateway {
@@ -90,20 +94,20 @@ impl Proxy {
             auth: Arc::new(options.auth),
             plugins: options.plugins,
             domains: Domains::new(&options.domains),
-            alpn: tunnel_alpn(),
             access_log: options.access_log,
             draining: draining.subscribe(),
             heads: heads.clone(),
             timeouts,
             max_header_bytes: options.max_header_bytes,
+            underscore_headers: options.underscore_headers,
             keepalive: options.keepalive.map(|idle| idle.as_secs()),
         };
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         // Each worker takes connections from the same socket, and keeps those it took.
         for worker in workers.all() {
-            let connector = TunnelConnector { targets: targets.clone(), timeouts };
-            let mut service = service(gateway.clone(), connector);
+            let app = App::new(gateway.clone(), options.keepalive);
+            let mut service = Service::new("proxy".to_owned(), app);
             let name = addr.to_string();
             match &options.tls {
                 Some(tls) => service.add_tls_with_settings(&name, None, tls_settings(tls)?),
@@ -140,7 +144,7 @@ impl Proxy {
         loop {
             poll.tick().await;
             let now = tokio::time::Instant::now();
-            let busy = self.metrics.proxy.requests_in_flight.get();
+            let busy = self.metrics.proxy.in_flight();
             let since = *quiet_since.get_or_insert(now);
             if busy > 0 {
                 quiet_since = None;
@@ -165,13 +169,53 @@ fn tls_settings(tls: &ServerTls) -> std::io::Result<TlsSettings> {
     Ok(settings)
 }
 
-fn service(gateway: Gateway, connector: TunnelConnector) -> Service<HttpProxy<Gateway, TunnelConnector>> {
-    let conf = ServerConf { max_retries: MAX_TRIES + 1, ..ServerConf::default() };
-    let mut options = HttpServerOptions::default();
-    options.h2c = true;
-    ProxyServiceBuilder::new(&Arc::new(conf), gateway)
-        .name("proxy")
-        .custom(connector, Arc::new(|_, _, _| Box::pin(async { None })))
-        .server_options(options)
-        .build()
+/// What begins an HTTP/2 connection (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves connections: tells the versions of HTTP apart, and gives each request to Pingora's lifecycle.
+struct App {
+    proxy: Arc<HttpProxy<Gateway>>,
+    idle: Option<Duration>,
+}
+
+impl App {
+    fn new(gateway: Gateway, idle: Option<Duration>) -> App {
+        App { proxy: Arc::new(HttpProxy::new(gateway, Arc::new(ServerConf::default()))), idle }
+    }
+
+    async fn http1(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let mut next = Some(ReusedHttpStream::new(stream, None));
+        while let Some(reused) = next {
+            let (stream, settings) = reused.consume();
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+            next = self.proxy.process_new_http(session, shutdown).await;
+        }
+    }
+}
+
+#[async_trait]
+impl ServerApp for App {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let http2 = match stream.selected_alpn_proto() {
+            Some(alpn) => alpn == ALPN::H2,
+            None if stream.get_ssl_digest().is_some() => false,
+            None => {
+                let mut first = [0; PREFACE.len()];
+                stream.try_peek(&mut first).await.is_ok_and(|peeked| peeked) && first == *PREFACE
+            }
+        };
+        if http2 {
+            http2::serve(stream, &self.proxy, self.idle, shutdown).await;
+        } else {
+            self.http1(stream, shutdown).await;
+        }
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
 }

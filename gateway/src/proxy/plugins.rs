@@ -120,12 +120,9 @@ fn edit_request(request: &mut RequestHeader, edit: Edit) -> pingora_error::Resul
     Ok(())
 }
 
-/// Writes a plugin's answer. A request body that nobody reads ends the connection, others keep it.
+/// Writes a plugin's answer.
 async fn respond(session: &mut Session, answer: Answer) -> pingora_error::Result<()> {
     let request = session.req_header();
-    let headers = &request.headers;
-    let has_body =
-        headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
     let head_only = request.method == Method::HEAD;
     let framed = answer.status != StatusCode::NO_CONTENT && answer.status != StatusCode::NOT_MODIFIED;
     let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 1))?;
@@ -134,9 +131,6 @@ async fn respond(session: &mut Session, answer: Answer) -> pingora_error::Result
     }
     if framed {
         head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
-    }
-    if has_body {
-        session.downstream_session.set_keepalive(None);
     }
     let empty = head_only || !framed || answer.body.is_empty();
     session.write_response_header(Box::new(head), empty).await?;

@@ -1,11 +1,9 @@
 //! Something a request can be sent to: an agent's tunnel, or the link to another node.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use parking_lot::RwLock;
 use piko_tunnel::node_session::Opener;
 
 /// What stands at the other end.
@@ -25,48 +23,27 @@ pub enum Kind {
     },
 }
 
-/// A live tunnel or peer link. Gone from [`Targets`] when dropped.
+/// A live tunnel or peer link.
 pub struct Target {
     id: u64,
     kind: Kind,
     opener: Opener,
     inflight: AtomicUsize,
     leaving: AtomicBool,
-    owner: Arc<Targets>,
 }
 
-/// All live targets by number. Pingora's peer can carry a number, not a reference.
+/// Numbers the targets of one node, so that a request can say which of them it has tried.
 #[derive(Default)]
 pub struct Targets {
     next: AtomicU64,
-    by_id: RwLock<HashMap<u64, std::sync::Weak<Target>>>,
 }
 
 impl Targets {
-    /// Adds a live tunnel or link.
-    pub fn add(self: &Arc<Self>, kind: Kind, opener: Opener) -> Arc<Target> {
+    /// A live tunnel or link, with a number of its own.
+    pub fn add(&self, kind: Kind, opener: Opener) -> Arc<Target> {
         let id = self.next.fetch_add(1, Relaxed) + 1;
-        let target = Arc::new(Target {
-            id,
-            kind,
-            opener,
-            inflight: AtomicUsize::new(0),
-            leaving: AtomicBool::new(false),
-            owner: self.clone(),
-        });
-        self.by_id.write().insert(id, Arc::downgrade(&target));
-        target
-    }
-
-    /// The live target with that number.
-    pub fn get(&self, id: u64) -> Option<Arc<Target>> {
-        self.by_id.read().get(&id)?.upgrade()
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.owner.by_id.write().remove(&self.id);
+        let (inflight, leaving) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Target { id, kind, opener, inflight, leaving })
     }
 }
 

@@ -1,0 +1,259 @@
+//! One request, from its upstream's choice to the end of its answer.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Method, Response, StatusCode, Version};
+use piko_tunnel::progress::Progress;
+use pingora_error::{Error, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::client::Client;
+use super::download::{Download, Next};
+use super::incoming::Framing;
+use super::outgoing::{self, Came};
+use super::retry::{Attempted, Happened, may_retry};
+use super::upload::Upload;
+use super::{Gateway, Request, plugins, upgraded};
+use crate::error::Failure;
+use crate::route::{Kind, Target};
+
+/// How long one request may wait, beside what is counted for a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    /// For response headers, counted from the last byte of the request that moved.
+    pub(super) response: Option<Duration>,
+    /// For the next bytes of a request's body.
+    pub(super) request_body: Option<Duration>,
+    /// For the client to take bytes of the answer that wait for it.
+    pub(super) write: Option<Duration>,
+}
+
+/// Why a try came to nothing.
+pub(super) enum Broken {
+    /// The client is gone, or broke its request off.
+    Client(Box<Error>),
+    /// The upstream failed.
+    Upstream(Happened, Failure),
+}
+
+impl Broken {
+    /// What an error of a stream to an upstream means.
+    pub(super) fn stream(error: &h2::Error, answered: bool) -> Broken {
+        if answered {
+            return Broken::Upstream(Happened::AnswerBegan, Failure::Unreachable);
+        }
+        let reason = error.reason();
+        let refused = error.is_reset() && reason == Some(Reason::REFUSED_STREAM)
+            || error.is_go_away() && reason == Some(Reason::NO_ERROR);
+        let happened = match (error.is_remote() && refused, error.is_remote() && error.is_reset()) {
+            (true, _) => Happened::Refused,
+            (false, true) => Happened::Reset,
+            (false, false) => Happened::TunnelBroke,
+        };
+        Broken::Upstream(happened, Failure::Unreachable)
+    }
+
+    /// A failure that another upstream would not mend.
+    pub(super) fn last(failure: Failure) -> Broken {
+        Broken::Upstream(Happened::AnswerBegan, failure)
+    }
+}
+
+/// Sends the request to an upstream and its answer to the client; to another upstream where that is safe.
+pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut Request) -> Result<()> {
+    let came = Came { from: super::client(session).map(|addr| addr.ip()), scheme: super::scheme(session) };
+    let client = Client::of(&mut session.downstream_session)?;
+    let idempotent = client.head(|head| head.method.is_idempotent());
+    let mut upload = Upload::new(matches!(ctx.incoming.body, Framing::Absent | Framing::Length(0)));
+    loop {
+        let target = upstream(gateway, ctx).await.map_err(Failure::into_error)?;
+        let attempt = Attempt { gateway, client: &client, ctx, came };
+        let (happened, failure) = match attempt.run(target, &mut upload).await {
+            Ok(()) => break,
+            Err(Broken::Client(error)) => return Err(error),
+            Err(Broken::Upstream(happened, failure)) => (happened, failure),
+        };
+        let tries = ctx.tried.len();
+        if !may_retry(happened, Attempted { idempotent, body_held: upload.is_held(), tries }) {
+            return Err(failure.into_error());
+        }
+    }
+    client.settle().await;
+    Ok(())
+}
+
+/// An upstream that was not tried yet.
+async fn upstream(gateway: &Gateway, ctx: &mut Request) -> Result<Arc<Target>, Failure> {
+    let endpoint = ctx.endpoint.as_ref().ok_or(Failure::Internal)?;
+    let first = ctx.tried.is_empty();
+    let Some(target) = gateway.router.select(endpoint.as_str(), &ctx.tried).await else {
+        return Err(if first { Failure::NoUpstream } else { Failure::Unreachable });
+    };
+    if !first {
+        gateway.metrics.proxy.retries.inc();
+    }
+    match target.kind() {
+        Kind::Agent { .. } => gateway.metrics.proxy.upstream_requests.inc(),
+        Kind::Node { id } => gateway.metrics.proxy.remote_requests.with_label_values(&[id]).inc(),
+    }
+    ctx.tried.push(target.id());
+    ctx.target = Some(target.clone());
+    Ok(target)
+}
+
+/// One try: what it needs to know.
+pub(super) struct Attempt<'a, 's> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) client: &'a Client<'s>,
+    pub(super) ctx: &'a Request,
+    came: Came,
+}
+
+impl Attempt<'_, '_> {
+    async fn run(&self, target: Arc<Target>, upload: &mut Upload) -> Result<(), Broken> {
+        let nothing_sent = |_| Broken::Upstream(Happened::NothingSent, Failure::Unreachable);
+        let mut sender = target.opener().ready().await.map_err(nothing_sent)?;
+        let endpoint = self.ctx.endpoint.as_ref().ok_or(Broken::last(Failure::Internal))?;
+        let request =
+            self.client.head(|head| outgoing::request(head, &self.ctx.incoming, endpoint, self.came));
+        let request = request.map_err(Broken::last)?;
+        let _in_flight = target.enter();
+        let upgrade = self.ctx.incoming.upgrade.as_ref();
+        // An upgraded stream is written to after the answer: it cannot be ended here.
+        let end = upload.is_empty() && upgrade.is_none();
+        let sent = sender.send_request(request, end);
+        let (response, stream) = sent.map_err(|e| Broken::stream(&e, false))?;
+        match upgrade {
+            Some(upgrade) => upgraded::run(self, upgrade, response, stream).await,
+            None => self.exchange(response, stream, upload, end).await,
+        }
+    }
+
+    /// Moves the request's body one way and the answer the other, each at its own pace, until the answer
+    /// is complete.
+    async fn exchange(
+        &self,
+        response: ResponseFuture,
+        stream: SendStream<Bytes>,
+        upload: &mut Upload,
+        sent_whole: bool,
+    ) -> Result<(), Broken> {
+        let progress = Progress::default();
+        let silence = self.gateway.timeouts.request_body;
+        let up = upload.send(self.client, stream, &progress, silence, sent_whole);
+        let down = self.answer(response, &progress);
+        tokio::select! {
+            biased;
+            answered = down => answered,
+            broken = up => Err(broken),
+        }
+    }
+
+    /// The answer, from its head to its end.
+    async fn answer(&self, response: ResponseFuture, progress: &Progress) -> Result<(), Broken> {
+        let (parts, body) = self.answer_head(response, progress).await?.into_parts();
+        self.pass(parts, body).await
+    }
+
+    /// Passes an answer on whose head is here.
+    pub(super) async fn pass(&self, parts: http::response::Parts, body: RecvStream) -> Result<(), Broken> {
+        let mut body = Download::new(body);
+        let mut ended = body.is_ended().map_err(|e| Broken::stream(&e, true))?;
+        let (version, method) = self.client.head(|head| (head.version, head.method.clone()));
+        let mut head = outgoing::answer(parts, version, &method, ended).map_err(Broken::last)?;
+        self.response_hook(&mut head).await?;
+        if self.ends_with_connection(version, &method, &head, ended) {
+            self.client.close_after();
+        }
+        self.client.queue_head(head, ended).map_err(Broken::Client)?;
+        // What has come with the head goes out with it.
+        let mut next = if ended { None } else { body.next_now() };
+        loop {
+            ended |= match next.transpose().map_err(|e| Broken::stream(&e, true))? {
+                None => false,
+                Some(Next::Data(data, end)) => {
+                    self.client.queue(data, end);
+                    end
+                }
+                Some(Next::End(trailers)) => {
+                    self.client.queue_end(trailers).map_err(Broken::Client)?;
+                    true
+                }
+            };
+            self.client.flush(self.gateway.timeouts.write).await.map_err(Broken::Client)?;
+            if ended {
+                return Ok(());
+            }
+            next = Some(body.next().await);
+        }
+    }
+
+    /// The final head; informational ones go to the client as they come (RFC 9110, section 15.2).
+    pub(super) async fn answer_head(
+        &self,
+        mut response: ResponseFuture,
+        progress: &Progress,
+    ) -> Result<Response<RecvStream>, Broken> {
+        loop {
+            let next = poll_fn(|cx| {
+                if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                    return Poll::Ready(Ok(Err(interim)));
+                }
+                Pin::new(&mut response).poll(cx).map_ok(Ok)
+            });
+            // While an upload goes on, the answer is not late.
+            let next = progress.within(self.gateway.timeouts.response, next).await;
+            match next.ok_or(Broken::last(Failure::Timeout))? {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(interim)) => self.interim(interim).await?,
+                Err(error) => return Err(Broken::stream(&error, false)),
+            }
+        }
+    }
+
+    /// An informational answer. HTTP/1.0 has none; a 100 was sent by this node already.
+    async fn interim(&self, interim: Response<()>) -> Result<(), Broken> {
+        let (parts, ()) = interim.into_parts();
+        let version = self.client.head(|head| head.version);
+        let ours = matches!(parts.status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS);
+        if ours || version < Version::HTTP_11 {
+            return Ok(());
+        }
+        let mut head = ResponseHeader::from(parts);
+        if version == Version::HTTP_11 {
+            head.set_version(version);
+        }
+        self.client.queue_head(head, false).map_err(Broken::Client)?;
+        self.client.flush(self.gateway.timeouts.write).await.map_err(Broken::Client)
+    }
+
+    /// Shows the head to the plugins that asked for it.
+    pub(super) async fn response_hook(&self, head: &mut ResponseHeader) -> Result<(), Broken> {
+        let Some(taken) = &self.ctx.taken else { return Ok(()) };
+        let endpoint = self.ctx.endpoint.as_ref().map(|endpoint| endpoint.as_str());
+        let shown = plugins::on_response(taken, head, endpoint).await;
+        shown.map_err(|_| Broken::last(Failure::Plugin))
+    }
+
+    /// HTTP/1.0 knows no chunks: a body without a length ends with the connection.
+    fn ends_with_connection(
+        &self,
+        version: Version,
+        method: &Method,
+        head: &ResponseHeader,
+        ended: bool,
+    ) -> bool {
+        version < Version::HTTP_11
+            && !ended
+            && *method != Method::HEAD
+            && !head.headers.contains_key(http::header::CONTENT_LENGTH)
+    }
+}

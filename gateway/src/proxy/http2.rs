@@ -1,0 +1,149 @@
+//! HTTP/2 clients: one connection's streams, each served as a request of its own.
+//!
+//! Pingora's own HTTP/2 session passes neither request trailers nor informational answers, and its
+//! accept loop cannot say why it closes. This one is built on h2, gives each stream to Pingora's
+//! lifecycle as a custom session, and keeps an [`Exchange`] that both ends of a stream's bytes use.
+
+mod exchange;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Request, Response, StatusCode};
+use pingora_core::apps::HttpServerApp as _;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::{Digest, Stream};
+use pingora_core::server::ShutdownWatch;
+use pingora_http::RequestHeader;
+use pingora_proxy::HttpProxy;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::debug;
+
+pub(super) use exchange::Exchange;
+use session::Http2Session;
+
+use super::Gateway;
+use super::incoming;
+
+/// Streams a client may have open at once (RFC 9113, section 6.5.2). Browsers use about 100.
+const MAX_STREAMS: u32 = 128;
+/// Header list of one request, bytes. Larger ones are answered 431 by h2 itself, as long as the block
+/// is below four times this; beyond that the connection ends.
+const MAX_HEADER_LIST: u32 = 128 << 10;
+/// Window of one stream and of the connection, bytes: what a client may send unread.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// See [`STREAM_WINDOW`]. Uploads that nobody reads leave room for the others.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
+/// Bytes one answer may have waiting in h2.
+const MAX_SEND_BUFFER: usize = 256 << 10;
+/// Streams that a client reset before they were served. More at once is an attack (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 32;
+/// Streams that the client's own wrong frames made us reset (CVE-2025-8671).
+const MAX_ERROR_RESETS: usize = 16;
+/// Malformed requests of one connection before it is closed. An honest client sends none.
+const MAX_MALFORMED: usize = 32;
+/// How long the client's preface and settings may take.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// Serves one client's connection to its end.
+pub(super) async fn serve(
+    stream: Stream,
+    proxy: &Arc<HttpProxy<Gateway>>,
+    idle: Option<Duration>,
+    shutdown: &ShutdownWatch,
+) {
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(MAX_SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
+    let mut connection = match timeout(HANDSHAKE_TIME, builder.handshake::<_, Bytes>(stream)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return debug!(%error, "a client's HTTP/2 handshake failed"),
+        Err(_) => return debug!("a client's HTTP/2 handshake took too long"),
+    };
+    let mut shutdown = shutdown.clone();
+    let mut leaving = false;
+    let mut malformed = 0;
+    // The tasks end with the connection: dropping the set cuts what is left.
+    let mut requests = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = shutdown.changed(), if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            accepted = connection.accept() => accepted,
+            Some(_) = requests.join_next() => continue,
+            () = sleep(idle), if requests.is_empty() && idle.is_some() && !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+        };
+        let (request, mut respond) = match accepted {
+            Some(Ok(accepted)) => accepted,
+            Some(Err(error)) => return debug!(%error, "a client's HTTP/2 connection failed"),
+            None => return,
+        };
+        if requests.len() >= 2 * MAX_STREAMS as usize {
+            // Streams that the client reset are still being taken down: nothing new until they are.
+            respond.send_reset(Reason::REFUSED_STREAM);
+            continue;
+        }
+        match checked(request) {
+            Ok((head, body)) => {
+                let session = Http2Session::new(head, body, respond, digest.clone());
+                let (proxy, shutdown) = (proxy.clone(), shutdown.clone());
+                requests.spawn(async move {
+                    proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &shutdown).await;
+                });
+            }
+            Err(()) => {
+                malformed += 1;
+                refuse(&mut respond);
+                if malformed > MAX_MALFORMED {
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
+            }
+        }
+    }
+}
+
+async fn sleep(idle: Option<Duration>) {
+    tokio::time::sleep(idle.unwrap_or_default()).await;
+}
+
+/// The head as Pingora has it, if it means one thing only (RFC 9113, section 8.1.1).
+fn checked(request: Request<RecvStream>) -> Result<(RequestHeader, RecvStream), ()> {
+    let (parts, body) = request.into_parts();
+    let head = RequestHeader::from(parts);
+    incoming::well_formed(&head).map_err(|_| ())?;
+    Ok((head, body))
+}
+
+/// Answers 400 and reads no body.
+fn refuse(respond: &mut SendResponse<Bytes>) {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    if let Err(error) = respond.send_response(response, true) {
+        debug!(%error, "a client's malformed HTTP/2 request was not answered");
+    }
+}

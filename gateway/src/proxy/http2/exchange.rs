@@ -1,0 +1,207 @@
+//! One HTTP/2 stream of a client: its request's body, and the answer on its way.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Response, Version, header};
+use parking_lot::Mutex;
+use piko_tunnel::headers;
+use pingora_error::{Error, ErrorType, OrErr as _, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::super::client::Piece;
+
+/// One stream, shared by the session that Pingora holds and the pump that moves its bytes. Each call
+/// takes the lock for as long as one poll.
+pub(in crate::proxy) struct Exchange {
+    streams: Mutex<Streams>,
+    /// The final head, once it was sent.
+    answered: OnceLock<ResponseHeader>,
+    /// Bytes of the request's body that were read.
+    read: AtomicUsize,
+    /// Bytes of the answer's body that were handed to h2.
+    sent: AtomicUsize,
+}
+
+struct Streams {
+    request: RecvStream,
+    /// All data was read; trailers may follow.
+    data_done: bool,
+    request_done: bool,
+    respond: SendResponse<Bytes>,
+    answer: Option<SendStream<Bytes>>,
+    /// Queued, waiting for window.
+    waiting: Bytes,
+    /// The answer ends after what is queued.
+    ends: bool,
+    ended: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(request: RecvStream, respond: SendResponse<Bytes>) -> Arc<Exchange> {
+        let streams = Streams {
+            request,
+            data_done: false,
+            request_done: false,
+            respond,
+            answer: None,
+            waiting: Bytes::new(),
+            ends: false,
+            ended: false,
+        };
+        Arc::new(Exchange {
+            streams: Mutex::new(streams),
+            answered: OnceLock::new(),
+            read: AtomicUsize::new(0),
+            sent: AtomicUsize::new(0),
+        })
+    }
+
+    /// The stream of a request that [`super::serve`] accepted.
+    pub(in crate::proxy) fn of(head: &RequestHeader) -> Option<Arc<Exchange>> {
+        head.extensions.get::<Arc<Exchange>>().cloned()
+    }
+
+    pub(super) fn answered(&self) -> Option<&ResponseHeader> {
+        self.answered.get()
+    }
+
+    pub(super) fn bytes_read(&self) -> usize {
+        self.read.load(Relaxed)
+    }
+
+    pub(super) fn bytes_sent(&self) -> usize {
+        self.sent.load(Relaxed)
+    }
+
+    /// The request has nothing more to read.
+    pub(in crate::proxy) fn request_done(&self) -> bool {
+        let streams = self.streams.lock();
+        streams.request_done || streams.request.is_end_stream()
+    }
+
+    /// The next piece of the request's body. Its window is given back as it is handed on, so that a
+    /// reader that is slow slows the client.
+    pub(in crate::proxy) fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Result<Piece>> {
+        let streams = &mut *self.streams.lock();
+        if !streams.data_done {
+            match ready!(streams.request.poll_data(cx)) {
+                Some(data) => {
+                    let data = data.or_err(ErrorType::ReadError, "reading a client's body")?;
+                    // It fails only on a stream that is gone, which the next read tells.
+                    let _ = streams.request.flow_control().release_capacity(data.len());
+                    self.read.fetch_add(data.len(), Relaxed);
+                    return Poll::Ready(Ok(Piece::Data(data)));
+                }
+                None => streams.data_done = true,
+            }
+        }
+        if streams.request_done {
+            return Poll::Ready(Ok(Piece::End));
+        }
+        let trailers = ready!(streams.request.poll_trailers(cx));
+        streams.request_done = true;
+        let trailers = trailers.or_err(ErrorType::ReadError, "reading a client's trailers")?;
+        Poll::Ready(Ok(trailers.map_or(Piece::End, Piece::Trailers)))
+    }
+
+    /// Ready once the client has reset the stream or its connection is gone.
+    pub(in crate::proxy) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        let streams = &mut *self.streams.lock();
+        let reset = match &mut streams.answer {
+            Some(answer) => ready!(answer.poll_reset(cx)),
+            None => ready!(streams.respond.poll_reset(cx)),
+        };
+        let reason = reset.map_or_else(|error| error.to_string(), |reason| reason.to_string());
+        Poll::Ready(Error::explain(ErrorType::ConnectionClosed, format!("the client is gone: {reason}")))
+    }
+
+    /// Sends the answer's head, or an informational one (RFC 9110, section 15.2).
+    pub(in crate::proxy) fn send_head(&self, mut head: ResponseHeader, end: bool) -> Result<()> {
+        let streams = &mut *self.streams.lock();
+        if self.answered.get().is_some() {
+            return Error::e_explain(ErrorType::InternalError, "an answer was begun twice");
+        }
+        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+            head.remove_header(&name);
+        }
+        for name in headers::CONNECTION_ONLY {
+            head.remove_header(name);
+        }
+        let mut parts = head.as_owned_parts();
+        parts.version = Version::HTTP_2;
+        let response = Response::from_parts(parts, ());
+        if head.status.is_informational() {
+            let sent = streams.respond.send_informational(response);
+            return sent.or_err(ErrorType::WriteError, "sending an informational answer");
+        }
+        let answer = streams.respond.send_response(response, end);
+        streams.answer = Some(answer.or_err(ErrorType::WriteError, "sending an answer's head")?);
+        streams.ended = end;
+        let _ = self.answered.set(head);
+        Ok(())
+    }
+
+    /// Queues a piece of the answer's body; [`Exchange::poll_flush`] sends it.
+    pub(in crate::proxy) fn queue(&self, data: Bytes, end: bool) {
+        let streams = &mut *self.streams.lock();
+        debug_assert!(streams.waiting.is_empty(), "one piece at a time");
+        streams.waiting = data;
+        streams.ends = end;
+    }
+
+    /// Hands what is queued to h2, as the client's window allows.
+    pub(in crate::proxy) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let streams = &mut *self.streams.lock();
+        let Some(answer) = streams.answer.as_mut().filter(|_| !streams.ended) else {
+            streams.waiting.clear();
+            return Poll::Ready(Ok(()));
+        };
+        while !streams.waiting.is_empty() {
+            answer.reserve_capacity(streams.waiting.len());
+            let granted = match ready!(answer.poll_capacity(cx)) {
+                Some(granted) => granted.or_err(ErrorType::WriteError, "sending an answer")?,
+                None => return Poll::Ready(Error::e_explain(ErrorType::WriteError, "the client closed")),
+            };
+            let piece = streams.waiting.split_to(granted.min(streams.waiting.len()));
+            if piece.is_empty() {
+                continue;
+            }
+            self.sent.fetch_add(piece.len(), Relaxed);
+            let last = streams.ends && streams.waiting.is_empty();
+            answer.send_data(piece, last).or_err(ErrorType::WriteError, "sending an answer")?;
+            streams.ended = last;
+        }
+        if streams.ends && !streams.ended {
+            streams.ended = true;
+            let sent = answer.send_data(Bytes::new(), true);
+            return Poll::Ready(sent.or_err(ErrorType::WriteError, "ending an answer"));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends the answer, with trailers where there are some.
+    pub(in crate::proxy) fn send_end(&self, trailers: Option<HeaderMap>) -> Result<()> {
+        let streams = &mut *self.streams.lock();
+        let Some(answer) = streams.answer.as_mut().filter(|_| !streams.ended) else { return Ok(()) };
+        streams.ended = true;
+        let sent = match trailers {
+            Some(trailers) => answer.send_trailers(trailers),
+            None => answer.send_data(Bytes::new(), true),
+        };
+        sent.or_err(ErrorType::WriteError, "ending an answer")
+    }
+
+    /// Breaks the answer off, so that the client cannot take what it has for the whole.
+    pub(super) fn reset(&self, reason: Reason) {
+        let streams = &mut *self.streams.lock();
+        if !streams.ended {
+            streams.ended = true;
+            streams.respond.send_reset(reason);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What goes on from here: the request to an upstream, the answer to a client. Both are built from what
+//! was parsed; framing is always our own.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, uri};
+use piko_tunnel::{EndpointId, headers};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::incoming::{Carrier, Framing, Incoming, Upgrade};
+use crate::error::Failure;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// How the client came here, as the service is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Came {
+    /// The other end of its connection.
+    pub(super) from: Option<IpAddr>,
+    /// `http` or `https`.
+    pub(super) scheme: &'static str,
+}
+
+/// The request as it goes over the tunnel (RFC 9113, section 8.3), in one pass over the client's.
+pub(super) fn request(
+    head: &RequestHeader,
+    incoming: &Incoming,
+    endpoint: &EndpointId,
+    came: Came,
+) -> Result<Request<()>, Failure> {
+    let mut fields = HeaderMap::with_capacity(head.headers.len() + 5);
+    let mut chain = String::new();
+    for (name, value) in &head.headers {
+        if headers::ends_here(name) {
+            continue;
+        }
+        if *name == FORWARDED_FOR {
+            chain.push_str(&String::from_utf8_lossy(value.as_bytes()));
+            chain.push_str(", ");
+            continue;
+        }
+        fields.append(name.clone(), value.clone());
+    }
+    if head.headers.get_all(header::TE).into_iter().any(|te| headers::has_token(te, "trailers")) {
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Framing::Length(length) = incoming.body {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    forwarded(&mut fields, chain, head.headers.get(header::HOST), came);
+    let name = HeaderValue::from_str(endpoint.as_str()).map_err(|_| Failure::InvalidEndpoint)?;
+    fields.insert(headers::LISTENER, name);
+    let websocket = || HeaderValue::from_static("websocket");
+    let mut request = Request::new(());
+    match &incoming.upgrade {
+        Some(Upgrade::Tcp(_, carrier)) => {
+            if *carrier == Carrier::Messages {
+                fields.insert(headers::UPGRADE, websocket());
+            }
+            *request.method_mut() = Method::CONNECT;
+            *request.uri_mut() = connect_target(endpoint)?;
+        }
+        upgrade => {
+            if upgrade.is_some() {
+                fields.insert(headers::UPGRADE, websocket());
+            }
+            *request.method_mut() = head.method.clone();
+            *request.uri_mut() = target(head)?;
+        }
+    }
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = fields;
+    Ok(request)
+}
+
+/// `X-Forwarded-For` gets the client appended; `-Proto` and `-Host` are set where no proxy before us
+/// has. `Forwarded` is left as it came.
+fn forwarded(fields: &mut HeaderMap, mut chain: String, host: Option<&HeaderValue>, came: Came) {
+    if let Some(client) = came.from {
+        let _ = write!(chain, "{client}");
+        if let Ok(chain) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
+            fields.insert(FORWARDED_FOR, chain);
+        }
+    }
+    if !fields.contains_key(FORWARDED_PROTO) {
+        fields.insert(FORWARDED_PROTO, HeaderValue::from_static(came.scheme));
+    }
+    if let Some(host) = host.filter(|_| !fields.contains_key(FORWARDED_HOST)) {
+        fields.insert(FORWARDED_HOST, host.clone());
+    }
+}
+
+/// Host, path and query as the client has them.
+fn target(head: &RequestHeader) -> Result<Uri, Failure> {
+    let host = head.headers.get(header::HOST).filter(|host| !host.is_empty());
+    let authority = match (host, head.uri.authority()) {
+        (Some(host), _) => Authority::try_from(host.as_bytes()).map_err(|_| Failure::InvalidHost)?,
+        (None, Some(authority)) => authority.clone(),
+        (None, None) => Authority::from_static("localhost"),
+    };
+    let path = head.uri.path_and_query().cloned();
+    let mut target = uri::Parts::default();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(authority);
+    target.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    Uri::from_parts(target).map_err(|_| Failure::BadRequest)
+}
+
+/// CONNECT has an authority and nothing else (RFC 9113, section 8.5): the endpoint.
+fn connect_target(endpoint: &EndpointId) -> Result<Uri, Failure> {
+    let mut target = uri::Parts::default();
+    let authority = Authority::try_from(endpoint.as_str()).map_err(|_| Failure::InvalidEndpoint)?;
+    target.authority = Some(authority);
+    Uri::from_parts(target).map_err(|_| Failure::BadRequest)
+}
+
+/// Makes an upstream's head the client's: nothing private, and framing as the client's version has it.
+/// `ended`: no body follows.
+///
+/// # Errors
+/// A status that HTTP does not have, or a change of protocol that nobody asked for.
+pub(super) fn answer(
+    answer: http::response::Parts,
+    client: Version,
+    method: &Method,
+    ended: bool,
+) -> Result<ResponseHeader, Failure> {
+    let mut head = ResponseHeader::from(answer);
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::UnaskedUpgrade);
+    }
+    if head.status.is_informational() || head.status.as_u16() > 599 {
+        return Err(Failure::BadAnswer);
+    }
+    strip_private(&mut head);
+    let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if head.status == StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6: a 204 has no length.
+        head.remove_header(&header::CONTENT_LENGTH);
+    }
+    let framed = ended || bodiless || head.headers.contains_key(header::CONTENT_LENGTH);
+    if !framed && client == Version::HTTP_11 && *method != Method::HEAD {
+        let chunked = HeaderValue::from_static("chunked");
+        head.insert_header(header::TRANSFER_ENCODING, chunked).map_err(|_| Failure::Internal)?;
+    }
+    if client != Version::HTTP_2 {
+        head.set_version(Version::HTTP_11);
+    }
+    Ok(head)
+}
+
+/// The 101 for a client whose upgrade the service (or, for TCP, the agent) took.
+pub(super) fn switching(
+    answer: http::response::Parts,
+    protocol: HeaderValue,
+    accept: Option<HeaderValue>,
+) -> Result<ResponseHeader, Failure> {
+    let mut head = ResponseHeader::from(answer);
+    strip_private(&mut head);
+    head.set_status(StatusCode::SWITCHING_PROTOCOLS).map_err(|_| Failure::Internal)?;
+    head.set_version(Version::HTTP_11);
+    head.remove_header(&header::CONTENT_LENGTH);
+    let upgrade = HeaderValue::from_static("upgrade");
+    head.insert_header(header::UPGRADE, protocol).map_err(|_| Failure::Internal)?;
+    head.insert_header(header::CONNECTION, upgrade).map_err(|_| Failure::Internal)?;
+    if let Some(accept) = accept {
+        head.insert_header(header::SEC_WEBSOCKET_ACCEPT, accept).map_err(|_| Failure::Internal)?;
+    }
+    Ok(head)
+}
+
+/// Drops what is between nodes and agents only. [`headers::ERROR`] stays: it tells a client that an agent,
+/// and not the service, answered.
+fn strip_private(head: &mut ResponseHeader) {
+    if head.headers.keys().any(|name| name.as_str().starts_with("x-piko-")) {
+        for name in headers::PRIVATE.iter().filter(|name| **name != headers::ERROR) {
+            head.remove_header(name);
+        }
+    }
+}

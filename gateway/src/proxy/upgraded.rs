@@ -1,0 +1,133 @@
+//! WebSockets and TCP connections: after the 101, bytes both ways until both ends are done.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::{HeaderValue, StatusCode, header};
+use piko_tunnel::body::send_data;
+use piko_tunnel::handshake::{self, TCP_UPGRADE_TOKEN};
+use piko_tunnel::headers;
+use piko_tunnel::progress::Progress;
+
+use super::client::Piece;
+use super::download::{Download, Next};
+use super::forward::{Attempt, Broken};
+use super::incoming::{Carrier, Upgrade};
+use super::outgoing;
+use crate::error::Failure;
+
+/// How long one direction of a WebSocket may outlive the other: its closing handshake (RFC 6455, section 7).
+const LINGER: Duration = Duration::from_secs(10);
+/// How long a TCP connection that one side has ended may be silent the other way.
+const HALF_CLOSED_SILENCE: Duration = Duration::from_secs(600);
+
+/// Waits for the service's word, then moves bytes. Any answer but an upgrade passes like any other.
+pub(super) async fn run(
+    attempt: &Attempt<'_, '_>,
+    upgrade: &Upgrade,
+    response: ResponseFuture,
+    stream: SendStream<Bytes>,
+) -> Result<(), Broken> {
+    let progress = Progress::default();
+    let answer = tokio::select! {
+        biased;
+        answer = attempt.answer_head(response, &progress) => answer?,
+        gone = attempt.client.gone() => return Err(Broken::Client(gone)),
+    };
+    let (parts, body) = answer.into_parts();
+    let Some((protocol, accept)) = taken(attempt, upgrade, &parts) else {
+        drop(stream);
+        return attempt.pass(parts, body).await;
+    };
+    let mut head = outgoing::switching(parts, protocol, accept).map_err(Broken::last)?;
+    attempt.response_hook(&mut head).await?;
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        // A plugin may refuse what the service took; then there is nothing to switch to.
+        return Err(Broken::last(Failure::Plugin));
+    }
+    let client = attempt.client;
+    client.queue_head(head, false).map_err(Broken::Client)?;
+    client.flush(attempt.gateway.timeouts.write).await.map_err(Broken::Client)?;
+    splice(attempt, upgrade, stream, Download::new(body)).await
+}
+
+/// The protocol that was switched to, and the answer to a WebSocket's key where this node gives it.
+fn taken(
+    attempt: &Attempt<'_, '_>,
+    upgrade: &Upgrade,
+    answer: &http::response::Parts,
+) -> Option<(HeaderValue, Option<HeaderValue>)> {
+    if answer.status != StatusCode::OK {
+        return None;
+    }
+    match upgrade {
+        Upgrade::WebSocket => Some((answer.headers.get(headers::UPGRADED)?.clone(), None)),
+        Upgrade::Tcp(_, Carrier::Bytes) => Some((HeaderValue::from_static(TCP_UPGRADE_TOKEN), None)),
+        Upgrade::Tcp(_, Carrier::Messages) => {
+            let key = |head: &pingora_http::RequestHeader| {
+                head.headers.get(header::SEC_WEBSOCKET_KEY).and_then(handshake::websocket_accept)
+            };
+            Some((HeaderValue::from_static("websocket"), attempt.client.head(key)))
+        }
+    }
+}
+
+/// Copies both ways. Each side's end is passed on as such; then the other direction has its time.
+async fn splice(
+    attempt: &Attempt<'_, '_>,
+    upgrade: &Upgrade,
+    mut stream: SendStream<Bytes>,
+    mut body: Download,
+) -> Result<(), Broken> {
+    let client = attempt.client;
+    let write = attempt.gateway.timeouts.write;
+    let moved = Progress::default();
+    let up = async {
+        loop {
+            match client.read(None).await.map_err(Broken::Client)? {
+                Piece::Data(data) => {
+                    moved.touch();
+                    let sent = send_data(&mut stream, data, false).await;
+                    sent.map_err(|_| Broken::last(Failure::Unreachable))?;
+                }
+                Piece::Trailers(_) | Piece::End => {
+                    // It fails only on a stream that has ended already.
+                    let _ = stream.send_data(Bytes::new(), true);
+                    return Ok(());
+                }
+            }
+        }
+    };
+    let down = async {
+        while let Next::Data(data, end) = body.next().await.map_err(|e| Broken::stream(&e, true))? {
+            moved.touch();
+            client.queue_upgraded(data);
+            client.flush(write).await.map_err(Broken::Client)?;
+            if end {
+                break;
+            }
+        }
+        client.close_write().await;
+        Ok(())
+    };
+    tokio::pin!(up, down);
+    let silence = match upgrade {
+        Upgrade::Tcp(_, Carrier::Bytes) => HALF_CLOSED_SILENCE,
+        Upgrade::Tcp(_, Carrier::Messages) | Upgrade::WebSocket => LINGER,
+    };
+    // How an upgraded connection ends is no failure: both sides have seen it.
+    tokio::select! {
+        ended = &mut up => {
+            ended?;
+            moved.touch();
+            moved.within(Some(silence), down).await.unwrap_or(Ok(()))
+        }
+        ended = &mut down => {
+            ended?;
+            moved.touch();
+            moved.within(Some(silence), up).await.unwrap_or(Ok(()))
+        }
+    }
+}

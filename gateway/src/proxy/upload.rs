@@ -1,0 +1,141 @@
+//! The request's body on its way from the client to an upstream.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http::HeaderMap;
+use piko_tunnel::body::send_data;
+use piko_tunnel::headers;
+use piko_tunnel::progress::Progress;
+
+use super::client::{Client, Piece};
+use super::forward::Broken;
+
+/// What is kept of a body, so that it can be sent to another upstream. Bytes.
+const MAX_HELD: usize = 64 << 10;
+
+/// A request's body: what was read of it, and what is still to come.
+pub(super) struct Upload {
+    /// What was read so far, in order.
+    held: Vec<Bytes>,
+    held_bytes: usize,
+    /// More was read than is kept.
+    lost: bool,
+    /// All of it was read. Its trailers, if it had some.
+    ended: Option<Option<HeaderMap>>,
+}
+
+impl Upload {
+    /// `empty`: there is no body.
+    pub(super) fn new(empty: bool) -> Upload {
+        Upload { held: Vec::new(), held_bytes: 0, lost: false, ended: empty.then_some(None) }
+    }
+
+    /// There is nothing to send after the request's head.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && matches!(self.ended, Some(None))
+    }
+
+    /// All that was read can be sent again.
+    pub(super) fn is_held(&self) -> bool {
+        !self.lost
+    }
+
+    /// Sends the body, then watches for the client to go. Returns only when the client is gone or too
+    /// slow: an upstream that takes no more is for its answer to explain.
+    pub(super) async fn send(
+        &mut self,
+        client: &Client<'_>,
+        mut stream: SendStream<Bytes>,
+        progress: &Progress,
+        silence: Option<Duration>,
+        sent_whole: bool,
+    ) -> Broken {
+        if !sent_whole {
+            let taken = self.copy(client, &mut stream, progress, silence).await;
+            match taken {
+                Ok(true) => {}
+                Ok(false) => {
+                    if let Err(error) = self.discard(client).await {
+                        return error;
+                    }
+                }
+                Err(error) => {
+                    // A body that broke off must not look like one that ended.
+                    stream.send_reset(Reason::CANCEL);
+                    return error;
+                }
+            }
+        }
+        Broken::Client(client.gone().await)
+    }
+
+    /// Moves the body to its end. False when the upstream takes no more of it.
+    async fn copy(
+        &mut self,
+        client: &Client<'_>,
+        stream: &mut SendStream<Bytes>,
+        progress: &Progress,
+        silence: Option<Duration>,
+    ) -> Result<bool, Broken> {
+        for piece in self.held.clone() {
+            if send_data(stream, piece, false).await.is_err() {
+                return Ok(false);
+            }
+        }
+        while self.ended.is_none() {
+            match client.read(silence).await.map_err(Broken::Client)? {
+                Piece::Data(data) => {
+                    progress.touch();
+                    self.hold(&data);
+                    let end = client.body_ended();
+                    if end {
+                        self.ended = Some(None);
+                    }
+                    if send_data(stream, data, end).await.is_err() {
+                        return Ok(false);
+                    }
+                    progress.touch();
+                    if end {
+                        return Ok(true);
+                    }
+                }
+                Piece::Trailers(mut trailers) => {
+                    headers::strip_trailers(&mut trailers);
+                    self.ended = Some(Some(trailers));
+                }
+                Piece::End => self.ended = Some(None),
+            }
+        }
+        progress.touch();
+        let ended = match self.ended.as_ref().and_then(Option::as_ref).filter(|fields| !fields.is_empty()) {
+            Some(trailers) => stream.send_trailers(trailers.clone()),
+            None => stream.send_data(Bytes::new(), true),
+        };
+        Ok(ended.is_ok())
+    }
+
+    fn hold(&mut self, data: &Bytes) {
+        self.held_bytes += data.len();
+        if self.lost || self.held_bytes > MAX_HELD {
+            self.lost = true;
+            self.held.clear();
+        } else {
+            self.held.push(data.clone());
+        }
+    }
+
+    /// Reads on for an upstream that has had enough, since a client may read its answer only after it
+    /// has sent all.
+    async fn discard(&mut self, client: &Client<'_>) -> Result<(), Broken> {
+        self.lost = true;
+        while self.ended.is_none() {
+            match client.read(None).await.map_err(Broken::Client)? {
+                Piece::Data(_) => {}
+                Piece::Trailers(_) | Piece::End => self.ended = Some(None),
+            }
+        }
+        Ok(())
+    }
+}
