@@ -14,6 +14,7 @@ mod partition;
 mod plugin_faults;
 mod plugins;
 mod proxy;
+mod pump;
 mod rebalance;
 mod rude;
 mod shutdown;

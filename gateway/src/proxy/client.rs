@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use pingora_core::protocols::http::v1::server::HttpSession as Http1;
 use pingora_core::protocols::http::{HttpTask, ServerSession};
@@ -93,6 +93,26 @@ impl<'s> Client<'s> {
             Client::Http1(session) => session.lock().is_body_done(),
             Client::Http2(exchange, _) => exchange.request_done(),
         }
+    }
+
+    /// Keeps the connection after this request, for that many seconds. HTTP/1.0 and `Connection: close` stay
+    /// as the client wants them. `None` closes it.
+    pub(super) fn keep_alive(&self, seconds: Option<u64>) {
+        let Client::Http1(session) = self else { return };
+        let mut session = session.lock();
+        session.respect_keepalive();
+        if seconds.is_none() || session.will_keepalive() {
+            session.set_server_keepalive(seconds);
+        }
+    }
+
+    /// Tells a client that waits for it to send its body (RFC 9110, section 10.1.1). Somebody is known to
+    /// take the body by then, so an early refusal saves the upload. A service's own 100 would come a round
+    /// trip later, and curl waits for one second only.
+    pub(super) async fn go_on(&self, keepalive: Option<u64>, limit: Option<Duration>) -> Result<()> {
+        self.keep_alive(keepalive);
+        self.queue_head(ResponseHeader::build(StatusCode::CONTINUE, Some(0))?, false)?;
+        self.flush(limit).await
     }
 
     /// The connection ends with this answer, and its head will say so.

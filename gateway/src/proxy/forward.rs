@@ -75,6 +75,9 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     let mut upload = Upload::new(matches!(ctx.incoming.body, Framing::Absent | Framing::Length(0)));
     loop {
         let target = upstream(gateway, ctx).await.map_err(Failure::into_error)?;
+        if std::mem::take(&mut ctx.expects) {
+            client.go_on(gateway.keepalive(), gateway.timeouts.write).await?;
+        }
         let attempt = Attempt { gateway, client: &client, ctx, came };
         let (happened, failure) = match attempt.run(target, &mut upload).await {
             Ok(()) => break,

@@ -113,14 +113,9 @@ impl ProxyHttp for Gateway {
         let claims = self.auth.check(&session.req_header().headers).await;
         let claims = claims.map_err(|denied| Failure::Denied(denied).into_error())?;
         let answered = self.find_endpoint(session, ctx, claims.as_ref()).await?;
-        if answered {
-            if !ctx.expects {
-                Client::of(&mut session.downstream_session)?.settle().await;
-            }
-            return Ok(true);
+        if !answered {
+            forward(self, session, ctx).await?;
         }
-        self.answer_expect(session, ctx).await?;
-        forward(self, session, ctx).await?;
         Ok(true)
     }
 
@@ -146,13 +141,9 @@ impl ProxyHttp for Gateway {
         if failure.ends_connection() {
             session.downstream_session.set_keepalive(None);
         }
-        if respond(session, failure).await.is_err() {
+        let Ok((head, body)) = failure_reply(failure) else { return broken };
+        if self.reply(session, ctx, head, body).await.is_err() {
             return broken;
-        }
-        if !ctx.expects
-            && let Ok(client) = Client::of(&mut session.downstream_session)
-        {
-            client.settle().await;
         }
         FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: true }
     }
@@ -199,24 +190,47 @@ impl Gateway {
         // The pump has clocks of its own.
         downstream.set_read_timeout(None);
         downstream.set_write_timeout(self.timeouts.write);
-        // Without its 100, nobody can tell whether the client sends the body after an answer or not.
-        self.keep_alive(downstream, !ctx.expects);
+        if ctx.expects {
+            // Without its 100, nobody can tell whether the client sends the body after an answer or not.
+            downstream.set_keepalive(None);
+        } else if let Ok(client) = Client::of(downstream) {
+            client.keep_alive(self.keepalive());
+        }
     }
 
-    /// HTTP/1.0 and `Connection: close` stay as the client wants them. A node that is leaving asks clients
-    /// to close, so that they come back by way of another node.
-    fn keep_alive(&self, downstream: &mut ServerSession, keep: bool) {
-        if !keep || *self.draining.borrow() {
-            downstream.set_keepalive(None);
-        } else if downstream.as_http1().is_some_and(|http1| http1.will_keepalive()) {
-            downstream.set_keepalive(self.keepalive);
+    /// How long connections are kept. A node that is leaving keeps none: clients come back by way of another.
+    fn keepalive(&self) -> Option<u64> {
+        self.keepalive.filter(|_| !*self.draining.borrow())
+    }
+
+    /// Answers a request that goes no further.
+    async fn reply(
+        &self,
+        session: &mut Session,
+        ctx: &Request,
+        head: ResponseHeader,
+        body: Bytes,
+    ) -> Result<()> {
+        // To a HEAD there is no body (RFC 9110, section 9.3.2), and HTTP/2 clients insist on it.
+        let empty = body.is_empty() || session.req_header().method == Method::HEAD;
+        let client = Client::of(&mut session.downstream_session)?;
+        client.queue_head(head, empty)?;
+        if !empty {
+            client.queue(body, true);
         }
+        client.flush(self.timeouts.write).await?;
+        if !ctx.expects {
+            client.settle().await;
+        }
+        Ok(())
     }
 
     /// Parses the head and leaves in it what is for the service and the plugins.
     fn parse(&self, session: &mut Session, ctx: &mut Request) -> Result<(), Failure> {
         let head = session.req_header_mut();
         settle_connection(head).map_err(|_| Failure::BadRequest)?;
+        // This node answers it, see `Client::go_on`.
+        head.remove_header(&header::EXPECT);
         self.settle_underscores(head)?;
         let http2 = head.version == Version::HTTP_2;
         let bodiless = http2 && session.downstream_session.is_body_empty();
@@ -268,8 +282,9 @@ impl Gateway {
                         ctx.taken = Some(taken).filter(Taken::wants_response);
                         endpoint
                     }
-                    Decision::Answered(endpoint) => {
+                    Decision::Answer(endpoint, head, body) => {
                         ctx.endpoint = endpoint;
+                        self.reply(session, ctx, head, body).await?;
                         return Ok(true);
                     }
                 }
@@ -281,20 +296,6 @@ impl Gateway {
         }
         ctx.endpoint = Some(endpoint);
         Ok(false)
-    }
-
-    /// Answers `Expect: 100-continue` here: waiting for the service to do it costs the client a second.
-    async fn answer_expect(&self, session: &mut Session, ctx: &mut Request) -> Result<()> {
-        if session.req_header_mut().remove_header(&header::EXPECT).is_none() || !ctx.expects {
-            return Ok(());
-        }
-        ctx.expects = false;
-        if let ServerSession::H1(http1) = &mut *session.downstream_session {
-            // The head's own word on the connection, which `prepare_connection` has overruled.
-            http1.respect_keepalive();
-        }
-        self.keep_alive(&mut session.downstream_session, true);
-        session.downstream_session.write_continue_response().await
     }
 }
 
@@ -336,8 +337,8 @@ fn scheme(session: &Session) -> &'static str {
     if tls { "https" } else { "http" }
 }
 
-/// Writes a reply of this node's own. To a HEAD it has no body (RFC 9110, section 9.3.2).
-async fn respond(session: &mut Session, failure: Failure) -> Result<()> {
+/// A failure as its row of the table says.
+fn failure_reply(failure: Failure) -> Result<(ResponseHeader, Bytes)> {
     let reply = failure.reply();
     let body = reply.body();
     let mut head = ResponseHeader::build(reply.status, Some(6))?;
@@ -351,8 +352,5 @@ async fn respond(session: &mut Session, failure: Failure) -> Result<()> {
     if reply.status == StatusCode::UNAUTHORIZED {
         head.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
     }
-    let empty = session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(head), empty).await?;
-    let body = if empty { Bytes::new() } else { Bytes::from(body) };
-    session.write_response_body(Some(body), true).await
+    Ok((head, Bytes::from(body)))
 }

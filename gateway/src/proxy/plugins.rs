@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode, header};
+use bytes::Bytes;
+use http::{StatusCode, header};
 use piko_plugin_host::{Answer, Chain, Edit, Outcome, RequestHead, ResponseHead, Taken};
 use piko_tunnel::EndpointId;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -23,8 +24,8 @@ pub(super) struct Asked<'a> {
 pub(super) enum Decision {
     /// It goes on, to this endpoint.
     Go(EndpointId, Taken),
-    /// The client has its answer. It had asked for this endpoint.
-    Answered(Option<EndpointId>),
+    /// The client, which had asked for this endpoint, gets this answer.
+    Answer(Option<EndpointId>, ResponseHeader, Bytes),
 }
 
 /// Asks the plugins, and does what they say. Without an endpoint they may still know one.
@@ -50,8 +51,8 @@ pub(super) async fn on_request(
             Ok(Decision::Go(endpoint, taken))
         }
         Outcome::Answer(answer) => {
-            respond(session, answer).await?;
-            Ok(Decision::Answered(found))
+            let (head, body) = own_answer(answer)?;
+            Ok(Decision::Answer(found, head, body))
         }
         Outcome::Failed => Err(Failure::Plugin.into_error()),
     }
@@ -120,22 +121,16 @@ fn edit_request(request: &mut RequestHeader, edit: Edit) -> pingora_error::Resul
     Ok(())
 }
 
-/// Writes a plugin's answer.
-async fn respond(session: &mut Session, answer: Answer) -> pingora_error::Result<()> {
-    let request = session.req_header();
-    let head_only = request.method == Method::HEAD;
-    let framed = answer.status != StatusCode::NO_CONTENT && answer.status != StatusCode::NOT_MODIFIED;
+/// A plugin's answer, with framing of our own.
+fn own_answer(answer: Answer) -> pingora_error::Result<(ResponseHeader, Bytes)> {
+    let bodiless = matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 1))?;
     for (name, value) in &answer.headers {
         head.append_header(name, value)?;
     }
-    if framed {
-        head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    if bodiless {
+        return Ok((head, Bytes::new()));
     }
-    let empty = head_only || !framed || answer.body.is_empty();
-    session.write_response_header(Box::new(head), empty).await?;
-    if !empty {
-        session.write_response_body(Some(answer.body), true).await?;
-    }
-    Ok(())
+    head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    Ok((head, answer.body))
 }
