@@ -95,14 +95,19 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Keeps the connection after this request, for that many seconds. HTTP/1.0 and `Connection: close` stay
-    /// as the client wants them. `None` closes it.
-    pub(super) fn keep_alive(&self, seconds: Option<u64>) {
-        let Client::Http1(session) = self else { return };
-        let mut session = session.lock();
-        session.respect_keepalive();
-        if seconds.is_none() || session.will_keepalive() {
-            session.set_server_keepalive(seconds);
+    /// May the connection be kept after this request? The client may not want it, or its head was such
+    /// that what follows it cannot be trusted (a length beside chunks, RFC 9112, section 6.1).
+    pub(super) fn may_keep(&self) -> bool {
+        match self {
+            Client::Http1(session) => session.lock().will_keepalive(),
+            Client::Http2(..) => true,
+        }
+    }
+
+    /// Keeps the connection after this request, for that many seconds. `None` closes it.
+    pub(super) fn keep(&self, seconds: Option<u64>) {
+        if let Client::Http1(session) = self {
+            session.lock().set_server_keepalive(seconds);
         }
     }
 
@@ -110,16 +115,9 @@ impl<'s> Client<'s> {
     /// take the body by then, so an early refusal saves the upload. A service's own 100 would come a round
     /// trip later, and curl waits for one second only.
     pub(super) async fn go_on(&self, keepalive: Option<u64>, limit: Option<Duration>) -> Result<()> {
-        self.keep_alive(keepalive);
+        self.keep(keepalive);
         self.queue_head(ResponseHeader::build(StatusCode::CONTINUE, Some(0))?, false)?;
         self.flush(limit).await
-    }
-
-    /// The connection ends with this answer, and its head will say so.
-    pub(super) fn close_after(&self) {
-        if let Client::Http1(session) = self {
-            session.lock().set_server_keepalive(None);
-        }
     }
 
     /// Waits until the client has gone, after the whole body was read. Bytes of a pipelined next
@@ -202,7 +200,7 @@ impl<'s> Client<'s> {
         if self.discard(MAX_DRAINED, DRAIN_TIME).await {
             return;
         }
-        self.close_after();
+        self.keep(None);
         self.close_write().await;
         self.discard(MAX_LINGERED, LINGER_TIME).await;
     }

@@ -76,7 +76,7 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     loop {
         let target = upstream(gateway, ctx).await.map_err(Failure::into_error)?;
         if std::mem::take(&mut ctx.expects) {
-            client.go_on(gateway.keepalive(), gateway.timeouts.write).await?;
+            client.go_on(gateway.keepalive().filter(|_| ctx.may_keep), gateway.timeouts.write).await?;
         }
         let attempt = Attempt { gateway, client: &client, ctx, came };
         let (happened, failure) = match attempt.run(target, &mut upload).await {
@@ -174,7 +174,8 @@ impl Attempt<'_, '_> {
         let mut head = outgoing::answer(parts, version, &method, ended).map_err(Broken::last)?;
         self.response_hook(&mut head).await?;
         if self.ends_with_connection(version, &method, &head, ended) {
-            self.client.close_after();
+            // Its head will say so.
+            self.client.keep(None);
         }
         self.client.queue_head(head, ended).map_err(Broken::Client)?;
         // What has come with the head goes out with it.

@@ -72,6 +72,8 @@ pub(crate) struct Request {
     incoming: Incoming,
     /// The client waits for a 100 before it sends its body (RFC 9110, section 10.1.1).
     expects: bool,
+    /// The connection may be kept after this request.
+    may_keep: bool,
     /// Path and headers, bytes.
     request_size: usize,
     endpoint: Option<EndpointId>,
@@ -93,6 +95,7 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             incoming: Incoming::default(),
             expects: false,
+            may_keep: false,
             request_size: 0,
             endpoint: None,
             taken: None,
@@ -190,11 +193,10 @@ impl Gateway {
         // The pump has clocks of its own.
         downstream.set_read_timeout(None);
         downstream.set_write_timeout(self.timeouts.write);
-        if ctx.expects {
+        if let Ok(client) = Client::of(downstream) {
+            ctx.may_keep = client.may_keep();
             // Without its 100, nobody can tell whether the client sends the body after an answer or not.
-            downstream.set_keepalive(None);
-        } else if let Ok(client) = Client::of(downstream) {
-            client.keep_alive(self.keepalive());
+            client.keep(self.keepalive().filter(|_| ctx.may_keep && !ctx.expects));
         }
     }
 
