@@ -46,10 +46,10 @@ impl Failure {
                 (StatusCode::BAD_REQUEST, "upgrade_with_body", "a request for an upgrade must have no body")
             }
             Failure::NotTcp => {
-                (StatusCode::FORBIDDEN, "endpoint_not_tcp", "endpoint serves HTTP, not TCP connections")
+                (StatusCode::BAD_REQUEST, "endpoint_not_tcp", "endpoint serves HTTP, not TCP connections")
             }
             Failure::NotHttp => {
-                (StatusCode::FORBIDDEN, "endpoint_not_http", "endpoint serves TCP connections, not HTTP")
+                (StatusCode::BAD_REQUEST, "endpoint_not_http", "endpoint serves TCP connections, not HTTP")
             }
             Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
             Failure::Tls => (StatusCode::BAD_GATEWAY, "upstream_tls", "upstream TLS handshake failed"),

@@ -31,6 +31,10 @@ pub enum Failure {
     UpgradeRequired,
     /// Header block over the limit.
     HeadersTooLarge,
+    /// A TCP connection to an endpoint whose listeners take requests only.
+    NotTcp,
+    /// A request to an endpoint whose listeners take TCP connections only.
+    NotHttp,
     /// No agent listens on the endpoint.
     NoUpstream,
     /// An agent listens, but could not be reached or broke off.
@@ -59,12 +63,13 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 22] = [
+    pub const ALL: [Failure; 25] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
         Failure::Denied(Denied::Expired),
         Failure::Denied(Denied::UnknownTenant),
+        Failure::Denied(Denied::KeysUnavailable),
         Failure::NotPermitted,
         Failure::MissingEndpoint,
         Failure::InvalidEndpoint,
@@ -75,6 +80,8 @@ impl Failure {
         Failure::TransferCoding,
         Failure::UpgradeRequired,
         Failure::HeadersTooLarge,
+        Failure::NotTcp,
+        Failure::NotHttp,
         Failure::NoUpstream,
         Failure::Unreachable,
         Failure::UnaskedUpgrade,
@@ -87,7 +94,7 @@ impl Failure {
     /// The table.
     pub const fn reply(self) -> Reply {
         let (status, code, words) = match self {
-            Failure::Denied(denied) => (StatusCode::UNAUTHORIZED, denied.code(), denied.words()),
+            Failure::Denied(denied) => (denied.status(), denied.code(), denied.words()),
             Failure::NotPermitted => {
                 (StatusCode::FORBIDDEN, "endpoint_not_permitted", "endpoint not permitted")
             }
@@ -116,6 +123,13 @@ impl Failure {
                 "headers_too_large",
                 "request headers are too large",
             ),
+            // 400, not 502: nothing failed, and no other node would do better.
+            Failure::NotTcp => {
+                (StatusCode::BAD_REQUEST, "endpoint_not_tcp", "endpoint serves HTTP, not TCP connections")
+            }
+            Failure::NotHttp => {
+                (StatusCode::BAD_REQUEST, "endpoint_not_http", "endpoint serves TCP connections, not HTTP")
+            }
             Failure::NoUpstream => (StatusCode::BAD_GATEWAY, "no_upstream", "no available upstreams"),
             Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
             Failure::UnaskedUpgrade => {

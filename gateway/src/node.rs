@@ -22,6 +22,7 @@ use crate::config::{Config, advertised};
 use crate::metrics::Metrics;
 use crate::peer::{Links, PeerPort, Secret};
 use crate::plugins::{ClusterDirectory, Plugins};
+use crate::proxy::endpoint::Domains;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::route::target::Targets;
 use crate::route::{Registry, Router};
@@ -177,10 +178,11 @@ impl Node {
             metrics: metrics.clone(),
             plugins: plugins.clone(),
             ready: ready.subscribe(),
-            auth: Guard::new(&config.admin.auth, &[])?,
+            auth: Guard::new(&config.admin.auth)?,
             to_admin: tls.to_admin.clone(),
             gossip_addr: cluster.gossip_addr(),
         };
+        background.keep_keys(&state.auth);
         let admin = Admin::start(listeners.admin, Acceptor::new(tls.admin.as_ref())?, Arc::new(state));
         let peer = PeerPort::start(
             listeners.peer,
@@ -193,11 +195,12 @@ impl Node {
         let options = UpstreamOptions {
             node_id: id.clone(),
             tunnel: settings,
-            auth: Guard::new(&config.upstream.auth, &config.upstream.tenants)?,
+            auth: Guard::for_agents(&config.upstream.auth, config.upstream.tenants())?,
             tls: Acceptor::new(tls.upstream.as_ref())?,
             rebalance: config.upstream.rebalance.clone(),
             workers: workers.clone(),
         };
+        background.keep_keys(&options.auth);
         let upstream = UpstreamPort::start(
             listeners.upstream,
             options,
@@ -206,13 +209,9 @@ impl Node {
             targets.clone(),
             metrics.clone(),
         )?;
-        let proxy = Proxy::start(
-            listeners.proxy,
-            proxy_options(&config, tls.proxy.clone(), plugins.clone())?,
-            router,
-            metrics,
-            &workers,
-        )?;
+        let options = proxy_options(&config, tls.proxy.clone(), plugins.clone())?;
+        background.keep_keys(&options.auth);
+        let proxy = Proxy::start(listeners.proxy, options, router, metrics, &workers)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };
         info!(
@@ -382,8 +381,8 @@ fn proxy_options(
         max_header_bytes: usize::try_from(proxy.http.max_header_bytes.0).unwrap_or(usize::MAX),
         tls,
         keepalive: proxy.http.idle_timeout.on(),
-        domains: proxy.domains.clone(),
-        auth: Guard::new(&proxy.auth, &[])?,
+        domains: Domains::new(&proxy.domains, proxy.tenants().map(|(id, tenant)| (id, &tenant.domains[..]))),
+        auth: Guard::for_clients(&proxy.auth, proxy.tenants().map(|(id, tenant)| (id, &tenant.auth)))?,
         plugins,
         access_log: proxy.access_log.clone(),
     })
@@ -399,6 +398,11 @@ pub(crate) struct Background {
 impl Background {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
+    }
+
+    /// Keeps the published keys of a port fresh.
+    fn keep_keys(&self, guard: &Guard) {
+        guard.key_sets().for_each(|keys| self.spawn(keys.keep(self.stop.clone())));
     }
 
     pub(crate) async fn stop(self) {

@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 use piko_plugin_host::{
     Chain, Directory, Host, HostError, HostOptions, PluginConfig, PluginStatus, Reloaded,
 };
-use piko_tunnel::EndpointId;
 use prometheus::Registry;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::cluster::Table;
+use crate::route::EndpointKey;
 
 /// The cluster as plugins see it. Empty until the node knows one: plugins load before ports open.
 #[derive(Default)]
@@ -28,11 +28,13 @@ impl ClusterDirectory {
 
 impl Directory for ClusterDirectory {
     fn endpoints(&self, prefix: &str, limit: usize) -> Vec<String> {
-        self.table.get().map(|table| table.endpoints(prefix, limit)).unwrap_or_default()
+        let found = self.table.get().map(|table| table.endpoints(prefix, limit)).unwrap_or_default();
+        found.iter().map(ToString::to_string).collect()
     }
 
     fn upstreams(&self, endpoint: &str) -> u32 {
-        self.table.get().map_or(0, |table| table.upstreams(endpoint))
+        let Ok(endpoint) = endpoint.parse() else { return 0 };
+        self.table.get().map_or(0, |table| table.upstreams(&endpoint))
     }
 
     fn is_endpoint(&self, name: &str) -> bool {
@@ -40,9 +42,9 @@ impl Directory for ClusterDirectory {
     }
 }
 
-/// Is this a well-formed endpoint name?
+/// Is this a well-formed endpoint name, `tenant/endpoint` included?
 pub fn is_endpoint(name: &str) -> bool {
-    name.parse::<EndpointId>().is_ok()
+    name.parse::<EndpointKey>().is_ok()
 }
 
 /// The plugins of a node. The engine starts with the first of them: a node without any has none.

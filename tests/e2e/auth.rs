@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::piko;
 
-const SECRET: &str = "a-secret-of-the-tests";
+const SECRET: &str = "a-secret-of-the-tests-of-32-bytes";
 
 /// An HS256 token.
 fn token(claims: serde_json::Value) -> String {
@@ -47,10 +47,10 @@ async fn t13_t16_u3_u5_u6_u7_agents_need_a_token_where_there_is_a_key() {
     drop(with_token);
     node.routes("my-endpoint", 502).await;
 
-    // From a file, good for every endpoint.
+    // From a file.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
-    std::fs::write(&file, token(json!({})) + "\n").unwrap();
+    std::fs::write(&file, token(json!({ "piko": { "endpoints": ["my-endpoint"] } })) + "\n").unwrap();
     let file = format!("--connect.token-file={}", file.display());
     let _agent = agent(piko(), node.upstream, &endpoint, &[&file]);
     node.routes("my-endpoint", 200).await;
@@ -62,14 +62,14 @@ async fn j9_each_tenants_agents_need_tokens_of_that_tenant() {
     let file = dir.path().join("piko.yaml");
     let tenants = json!([
         { "id": "one", "auth": { "hmac_secret_key": SECRET } },
-        { "id": "two", "auth": { "hmac_secret_key": "another-secret" } },
+        { "id": "two", "auth": { "hmac_secret_key": "another-secret-of-the-tests-of-32-bytes" } },
     ]);
     std::fs::write(&file, json!({ "upstream": { "tenants": tenants } }).to_string()).unwrap();
     let node = Node::start(piko(), &[], &[&format!("--config.path={}", file.display())]);
     node.ready().await;
     let service = Service::start("one").await;
     let endpoint = format!("my-endpoint/{}", service.addr);
-    let good = token(json!({}));
+    let good = token(json!({ "piko": { "endpoints": ["my-endpoint"] } }));
     let refused = |more: &[&str]| {
         let upstream = format!("--connect.url=http://{}", node.upstream);
         let words = ["agent", "--endpoints", &endpoint, &upstream, "--connect.token", &good];
@@ -82,7 +82,10 @@ async fn j9_each_tenants_agents_need_tokens_of_that_tenant() {
     assert!(refused(&["--connect.tenant-id=two"]).contains("invalid token"));
     let flags = ["--connect.tenant-id=one", "--connect.token", &good];
     let _agent = agent(piko(), node.upstream, &endpoint, &flags);
-    node.routes("my-endpoint", 200).await;
+    eventually("the tenant's endpoint is there", || async {
+        (node.status("/status/upstream/endpoints").await == json!({ "one/my-endpoint": 1 })).then_some(())
+    })
+    .await;
 }
 
 /// An HTTP proxy between agent and node, as companies have them: CONNECT only, with a password.
@@ -137,7 +140,7 @@ async fn u4_a_tunnel_ends_with_its_token() {
     node.ready().await;
     let service = Service::start("one").await;
     let endpoint = format!("my-endpoint/{}", service.addr);
-    let short = token(json!({ "exp": seconds(3) }));
+    let short = token(json!({ "exp": seconds(3), "piko": { "endpoints": ["my-endpoint"] } }));
     let agent = agent(piko(), node.upstream, &endpoint, &["--connect.token", &short]);
     node.routes("my-endpoint", 200).await;
     node.routes("my-endpoint", 502).await;
@@ -159,7 +162,10 @@ async fn p8_to_p11_clients_need_a_token_where_there_is_a_key() {
     let bearer = |claims| format!("Bearer {}", token(claims));
     let mine = bearer(json!({ "piko": { "endpoints": ["my-endpoint"] } }));
     assert_eq!(ask("authorization", &mine).await.0, 200);
-    assert_eq!(ask("authorization", &bearer(json!({}))).await.0, 200);
+    for nothing in [json!({}), json!({ "piko": {} }), json!({ "piko": { "endpoint": ["my-endpoint"] } })] {
+        let silent = ask("authorization", &bearer(nothing)).await;
+        assert_eq!((silent.0, silent.1.as_str()), (403, "endpoint_not_permitted"));
+    }
     let other = ask("authorization", &bearer(json!({ "piko": { "endpoints": ["other"] } }))).await;
     assert_eq!((other.0, other.1.as_str()), (403, "endpoint_not_permitted"));
     let none = ask("x-other", "x").await;
@@ -199,4 +205,159 @@ async fn a9_a10_t2_the_admin_port_needs_a_token_where_there_is_a_key() {
     assert!(String::from_utf8_lossy(&without.stderr).contains("--token-file"));
     let with = run(piko(), &[&args[..], &["--token-file", &file.display().to_string()]].concat());
     assert!(with.status.success(), "{}", String::from_utf8_lossy(&with.stderr));
+}
+
+#[tokio::test]
+async fn the_token_that_was_checked_does_not_reach_the_service() {
+    let service = Service::start("one").await;
+    let good = format!("Bearer {}", token(json!({ "piko": { "endpoints": ["my-endpoint"] } })));
+    let key = format!("--proxy.auth.hmac-secret-key={SECRET}");
+    let start = async |flags: &[&str]| {
+        let node = Node::start(piko(), &[], flags);
+        node.ready().await;
+        let agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+        node.upstreams(1).await;
+        (node, agent)
+    };
+    let seen = async |node: &Node, headers: &[(&str, &str)]| {
+        let headers = [&[("x-piko-endpoint", "my-endpoint")], headers].concat();
+        let answer = get(node.proxy, "/", &headers).await.unwrap();
+        assert_eq!(answer.status, 200);
+        let arrived: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(arrived["headers"]["x-piko-authorization"], serde_json::Value::Null);
+        arrived["headers"]["authorization"].clone()
+    };
+    let (node, _agent) = start(&[&key]).await;
+    assert_eq!(seen(&node, &[("authorization", &good)]).await, serde_json::Value::Null);
+    let both = [("x-piko-authorization", good.as_str()), ("authorization", "Basic eA==")];
+    assert_eq!(seen(&node, &both).await, json!(["Basic eA=="]), "it is the service's own");
+    let (node, _agent) = start(&[&key, "--proxy.auth.forward-authorization"]).await;
+    assert_eq!(seen(&node, &[("authorization", &good)]).await, json!([good]));
+    let (node, _agent) = start(&[]).await;
+    let own = [("x-piko-authorization", good.as_str()), ("authorization", "Bearer of-the-service")];
+    assert_eq!(seen(&node, &own).await, json!(["Bearer of-the-service"]), "an open port uses none up");
+}
+
+#[tokio::test]
+async fn allow_all_endpoints_takes_tokens_that_name_none() {
+    let flags = [format!("--proxy.auth.hmac-secret-key={SECRET}"), "--proxy.auth.allow-all-endpoints".into()];
+    let node = Node::start(piko(), &[], &flags.each_ref().map(String::as_str));
+    node.ready().await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    node.upstreams(1).await;
+    for (claims, status) in
+        [(json!({}), 200), (json!({ "piko": {} }), 200), (json!({ "piko": { "endpoints": ["other"] } }), 403)]
+    {
+        let bearer = format!("Bearer {}", token(claims.clone()));
+        let headers = [("x-piko-endpoint", "my-endpoint"), ("authorization", bearer.as_str())];
+        assert_eq!(get(node.proxy, "/", &headers).await.unwrap().status, status, "{claims}");
+    }
+}
+
+/// A key server: what it answers can be changed, to nothing at all, too.
+struct KeyServer {
+    addr: std::net::SocketAddr,
+    /// `None`: it takes connections and is silent.
+    set: std::sync::Arc<std::sync::Mutex<Option<serde_json::Value>>>,
+    _task: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl KeyServer {
+    async fn start() -> KeyServer {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let set = std::sync::Arc::<std::sync::Mutex<Option<serde_json::Value>>>::default();
+        let shared = set.clone();
+        let task = tokio::spawn(async move {
+            let mut silent = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let answer = shared.lock().unwrap().clone();
+                let Some(answer) = answer.map(|answer| answer.to_string()) else {
+                    silent.push(stream);
+                    continue;
+                };
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    answer.len()
+                );
+                let _ = stream.write_all((head + &answer).as_bytes()).await;
+            }
+        });
+        KeyServer { addr, set, _task: tokio_util::task::AbortOnDropHandle::new(task) }
+    }
+
+    /// Publishes the key of the tests under these names; none of them is an empty set.
+    fn publish(&self, kids: &[&str]) {
+        let keys = include_str!("../../gateway/src/auth/testdata/keys.json");
+        let key = serde_json::from_str::<serde_json::Value>(keys).unwrap()["ec"].clone();
+        let named = |kid: &&str| {
+            let mut key = key.clone();
+            key["kid"] = (*kid).into();
+            key
+        };
+        *self.set.lock().unwrap() = Some(json!({ "keys": kids.iter().map(named).collect::<Vec<_>>() }));
+    }
+
+    fn fall_silent(&self) {
+        *self.set.lock().unwrap() = None;
+    }
+}
+
+#[tokio::test]
+async fn j8_published_keys_survive_an_outage_an_empty_set_and_a_rotation() {
+    let keys = KeyServer::start().await;
+    let flags = [
+        format!("--proxy.auth.jwks.endpoint=http://{}/keys", keys.addr),
+        "--proxy.auth.jwks.cache-ttl=1s".into(),
+    ];
+    let node = Node::start(piko(), &[], &flags.each_ref().map(String::as_str));
+    node.ready().await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    node.upstreams(1).await;
+    let signed = |kid: &str| {
+        let pem = include_bytes!("../../gateway/src/auth/testdata/ec-private.pem");
+        let key = jsonwebtoken::EncodingKey::from_ec_pem(pem).unwrap();
+        let header = jsonwebtoken::Header {
+            kid: Some(kid.to_owned()),
+            ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256)
+        };
+        let claims = json!({ "piko": { "endpoints": ["my-endpoint"] } });
+        jsonwebtoken::encode(&header, &claims, &key).unwrap()
+    };
+    let ask = async |kid: &str| {
+        let bearer = format!("Bearer {}", signed(kid));
+        let headers = [("x-piko-endpoint", "my-endpoint"), ("authorization", bearer.as_str())];
+        let answer = get(node.proxy, "/", &headers).await.unwrap();
+        (answer.status, answer.header("x-piko-error").to_owned())
+    };
+    let becomes = async |kid: &str, status: u16| {
+        eventually(&format!("{kid} gets {status}"), || async { (ask(kid).await.0 == status).then_some(()) })
+            .await;
+    };
+    // The key server is silent: nobody waits for it, and nobody is told that his token is bad.
+    assert_eq!(ask("one").await, (503, "keys_unavailable".into()));
+    keys.publish(&["one"]);
+    becomes("one", 200).await;
+    keys.publish(&[]);
+    eventually("the empty set was seen", || async {
+        node.program.log().contains("none of its 0 keys is of use").then_some(())
+    })
+    .await;
+    assert_eq!(ask("one").await.0, 200, "an empty set takes nothing away");
+    keys.fall_silent();
+    eventually("the silence was seen", || async {
+        node.program.log().contains("no answer within").then_some(())
+    })
+    .await;
+    assert_eq!(ask("one").await.0, 200);
+    assert_eq!(ask("made-up").await, (401, "invalid_token".into()));
+    assert_eq!(ask("one").await.0, 200);
+    keys.publish(&["two"]);
+    becomes("two", 200).await;
+    assert_eq!(ask("one").await, (401, "invalid_token".into()), "it was withdrawn");
+    assert!(!node.program.log().contains(&signed("two")[..60]), "a token is in the log");
 }

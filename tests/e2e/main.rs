@@ -20,6 +20,7 @@ mod rude;
 mod shutdown;
 mod streams;
 mod tcp;
+mod tenants;
 mod tls;
 mod traps;
 mod walkthrough;

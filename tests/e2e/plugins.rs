@@ -176,7 +176,7 @@ async fn rate_limit_holds_back_who_asks_too_often() {
 
 #[tokio::test]
 async fn signed_url_takes_links_until_they_expire() {
-    let config = json!({ "secrets": ["a-secret-of-the-tests"] });
+    let config = json!({ "secrets": ["a-secret-of-the-tests-of-32-bytes"] });
     let s = setup(json!([{ "name": "signed", "path": component("signed-url"), "config": config }])).await;
     let ask = |target: String| {
         let proxy = s.node.proxy;
@@ -195,7 +195,7 @@ async fn signed_url_takes_links_until_they_expire() {
 /// What the plugin wants, made by another program.
 fn sign(target: &str) -> String {
     use jsonwebtoken::{Algorithm, EncodingKey};
-    let key = EncodingKey::from_secret(b"a-secret-of-the-tests");
+    let key = EncodingKey::from_secret(b"a-secret-of-the-tests-of-32-bytes");
     // A JWT signature is base64url of the same HMAC.
     let signature = jsonwebtoken::crypto::sign(target.as_bytes(), &key, Algorithm::HS256).unwrap();
     format!("{target}&signature={}", hex(&signature))
@@ -257,7 +257,7 @@ async fn state_outlives_instances_but_memory_need_not() {
 
 #[tokio::test]
 async fn a_plugin_cannot_reroute_to_where_the_token_is_not_good() {
-    const SECRET: &str = "a-secret-of-the-tests";
+    const SECRET: &str = "a-secret-of-the-tests-of-32-bytes";
     let entry = json!({ "name": "x", "path": component("chaos") });
     let s = setup_with(json!([entry]), &[&format!("--proxy.auth.hmac-secret-key={SECRET}")]).await;
     let claims = json!({ "piko": { "endpoints": ["a", "c"] }, "sub": "me" });

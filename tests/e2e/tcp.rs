@@ -209,7 +209,7 @@ async fn p7_what_cannot_be_reached_is_said_before_the_upgrade() {
     let other = [("connection", "upgrade"), ("upgrade", "h2c")];
     assert_eq!(ask("/_piko/v1/tcp/down", &other).await, (426, "upgrade_required".into()));
     // An HTTP request for a listener of bytes.
-    assert_eq!(ask("/", &[("x-piko-endpoint", "down")]).await, (403, "endpoint_not_http".into()));
+    assert_eq!(ask("/", &[("x-piko-endpoint", "down")]).await, (400, "endpoint_not_http".into()));
 
     // The local port stays open, and says why in its log.
     let (port, program) = forward(node.proxy, "down", &[]).await;
@@ -222,8 +222,9 @@ async fn p7_what_cannot_be_reached_is_said_before_the_upgrade() {
 }
 
 #[tokio::test]
-async fn an_http_endpoint_takes_no_bytes_but_other_methods_on_the_path_as_requests() {
-    let node = &cluster(piko(), 1, &[]).await[0];
+async fn each_protocol_goes_to_its_own_listeners_on_every_node() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let node = &nodes[0];
     let service = Service::start("one").await;
     let _agent = piko_test_support::program::agent(
         piko(),
@@ -231,12 +232,45 @@ async fn an_http_endpoint_takes_no_bytes_but_other_methods_on_the_path_as_reques
         &format!("my-endpoint/{}", service.addr),
         &[],
     );
-    node.routes("my-endpoint", 200).await;
-    let served = service.served();
+    let bytes = echo().await;
+    let _database = tcp_agent(node.upstream, "my-database", bytes.addr);
     let upgrade = [("connection", "upgrade"), ("upgrade", "piko-tcp")];
-    let refused = get(node.proxy, "/_piko/v1/tcp/my-endpoint", &upgrade).await.unwrap();
-    assert_eq!((refused.status, refused.header("x-piko-error")), (403, "endpoint_not_tcp"));
-    assert_eq!(service.served(), served, "nothing reached the service");
+    let websocket = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    for node in &nodes {
+        node.routes("my-endpoint", 200).await;
+        node.routes("my-database", 400).await;
+        let ask = async |path: &str, headers: &[(&str, &str)]| {
+            let answer = get(node.proxy, path, headers).await.unwrap();
+            (answer.status, answer.header("x-piko-error").to_owned())
+        };
+        // Else a client's bytes would reach the service past all that is done to requests.
+        let refused = (400, "endpoint_not_tcp".to_owned());
+        assert_eq!(ask("/_piko/v1/tcp/my-endpoint", &upgrade).await, refused);
+        assert_eq!(ask("/_piko/v1/tcp/my-endpoint", &websocket).await, refused);
+        let refused = (400, "endpoint_not_http".to_owned());
+        assert_eq!(ask("/", &[("x-piko-endpoint", "my-database")]).await, refused);
+        assert_eq!(
+            ask("/", &[&[("x-piko-endpoint", "my-database")], &websocket[..]].concat()).await,
+            refused
+        );
+        let (port, _forward) = forward(node.proxy, "my-database", &[]).await;
+        takes_tcp(port).await;
+    }
+    // Both may listen on one name: each gets what is its own.
+    let both = tcp_agent(nodes[1].upstream, "my-endpoint", bytes.addr);
+    for node in &nodes {
+        let (port, _forward) = forward(node.proxy, "my-endpoint", &[]).await;
+        takes_tcp(port).await;
+        node.routes("my-endpoint", 200).await;
+    }
+    let shown = nodes[1].status("/status/upstream/endpoints").await;
+    assert_eq!(shown, serde_json::json!({ "my-endpoint": 1 }));
+    drop(both);
     let headers = [("x-piko-endpoint", "my-endpoint")];
     let posted = send(node.proxy, "POST", "/_piko/v1/tcp/x", &headers, Bytes::new()).await.unwrap();
     assert!(posted.text().contains("/_piko/v1/tcp/x"), "{}", posted.text());
@@ -244,7 +278,7 @@ async fn an_http_endpoint_takes_no_bytes_but_other_methods_on_the_path_as_reques
 
 #[tokio::test]
 async fn tcp_clients_need_a_token_where_requests_do() {
-    let secret = "a-secret-of-the-tests";
+    let secret = "a-secret-of-the-tests-of-32-bytes";
     let node = &cluster(piko(), 1, &[&format!("--proxy.auth.hmac-secret-key={secret}")]).await[0];
     let service = echo().await;
     let _agent = tcp_agent(node.upstream, "my-database", service.addr);

@@ -13,7 +13,7 @@ use crate::limits::{CONTROL_WRITE_TIMEOUT, MAX_CONTROL_LINE};
 use crate::{EndpointId, SessionError};
 
 /// What kind of traffic a listener serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// HTTP requests and WebSockets.

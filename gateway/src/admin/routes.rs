@@ -12,7 +12,7 @@ use crate::cluster::Status;
 
 /// Answers one request, here or on the node it is to be forwarded to.
 pub(super) async fn answer(request: &Request<Incoming>, state: &State) -> Answer {
-    if let Err(denied) = state.auth.check(request.headers()).await {
+    if let Err(denied) = state.auth.admit(request.headers(), None).await {
         return refuse(denied);
     }
     if let Some(node) = query(request, "forward").filter(|node| *node != state.table.local_id()) {
@@ -118,8 +118,12 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> 
 
 fn refuse(denied: Denied) -> Answer {
     let body = serde_json::json!({ "error": denied.words(), "code": denied.code() }).to_string();
-    let mut answer = with_type(StatusCode::UNAUTHORIZED, "application/json; charset=utf-8", body.into());
-    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    let mut answer = with_type(denied.status(), "application/json; charset=utf-8", body.into());
+    let (name, value) = match denied {
+        Denied::KeysUnavailable => (header::RETRY_AFTER, "1"),
+        _ => (header::WWW_AUTHENTICATE, "Bearer"),
+    };
+    answer.headers_mut().insert(name, HeaderValue::from_static(value));
     answer
 }
 

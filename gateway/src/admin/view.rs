@@ -21,12 +21,17 @@ pub(super) struct NodeRow {
 
 /// `GET /status/cluster/nodes`, by id.
 pub(super) fn nodes(nodes: &[NodeView]) -> Vec<NodeRow> {
+    let count = |node: &NodeView| {
+        let mut endpoints: Vec<_> = node.endpoints.keys().map(|route| &route.endpoint).collect();
+        endpoints.dedup(); // by HTTP and by TCP stand side by side
+        endpoints.len()
+    };
     let row = |node: &NodeView| NodeRow {
         id: node.identity.id.clone(),
         status: node.status.as_str(),
         proxy_addr: node.identity.proxy_addr.clone(),
         admin_addr: node.identity.admin_addr.clone(),
-        endpoints: node.endpoints.len(),
+        endpoints: count(node),
         upstreams: node.endpoints.values().map(|n| u64::from(*n)).sum(),
     };
     nodes.iter().map(row).collect()
@@ -40,13 +45,14 @@ pub(super) fn node(state: &State, id: &str) -> Option<Value> {
         "status": node.status.as_str(),
         "proxy_addr": node.identity.proxy_addr,
         "admin_addr": node.identity.admin_addr,
-        "endpoints": node.endpoints,
+        "endpoints": endpoints(&node),
     }))
 }
 
 /// `GET /status/upstream/endpoints`: endpoint to number of upstreams on this node.
 pub(super) fn endpoint_counts(registry: &Registry) -> BTreeMap<String, usize> {
-    registry.endpoints().into_iter().map(|(endpoint, upstreams)| (endpoint, upstreams.len())).collect()
+    let endpoints = registry.endpoints().into_iter();
+    endpoints.map(|(endpoint, upstreams)| (endpoint.to_string(), upstreams.len())).collect()
 }
 
 /// `GET /status/proxy/endpoints`: endpoint to addresses of agents' connections to this node.
@@ -54,7 +60,8 @@ pub(super) fn endpoint_addresses(registry: &Registry) -> BTreeMap<String, Vec<St
     let addresses = |upstreams: Vec<crate::route::UpstreamView>| {
         upstreams.iter().map(|upstream| upstream.addr.to_string()).collect()
     };
-    registry.endpoints().into_iter().map(|(endpoint, upstreams)| (endpoint, addresses(upstreams))).collect()
+    let endpoints = registry.endpoints().into_iter();
+    endpoints.map(|(endpoint, upstreams)| (endpoint.to_string(), addresses(upstreams))).collect()
 }
 
 /// `GET /status/gossip/nodes`
@@ -70,7 +77,8 @@ pub(super) fn gossip_node(state: &State, id: &str) -> Option<Value> {
         entry("proxy_addr".into(), node.identity.proxy_addr.clone()),
         entry("admin_addr".into(), node.identity.admin_addr.clone()),
     ];
-    entries.extend(node.endpoints.iter().map(|(name, n)| entry(format!("endpoint:{name}"), n.to_string())));
+    let endpoints = endpoints(&node).into_iter();
+    entries.extend(endpoints.map(|(name, n)| entry(format!("endpoint:{name}"), n.to_string())));
     let mut meta = gossip_meta(state, &node);
     meta["Entries"] = Value::Array(entries);
     Some(meta)
@@ -86,6 +94,15 @@ fn gossip_meta(state: &State, node: &NodeView) -> Value {
         // Nodes are forgotten by this one's own clock: there is no common time to show.
         "expiry": "0001-01-01T00:00:00Z",
     })
+}
+
+/// A node's endpoints, `tenant/endpoint` where they are a tenant's, with their upstreams whatever they speak.
+fn endpoints(node: &NodeView) -> BTreeMap<String, u32> {
+    let mut shown = BTreeMap::new();
+    for (route, upstreams) in &node.endpoints {
+        *shown.entry(route.endpoint.to_string()).or_default() += upstreams;
+    }
+    shown
 }
 
 fn find(state: &State, id: &str) -> Option<NodeView> {

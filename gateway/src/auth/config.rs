@@ -5,16 +5,21 @@ use piko_bootstrap::config::{HumanDuration, Invalid, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::jwks::{Jwks, Source};
+use super::jwks::Jwks;
+use super::key_set::{MIN_RSA_BITS, rsa_bits};
 use super::verifier::{Keys, Verifier};
+
+/// Shortest HMAC secret, bytes: as long as the output of SHA-256 (RFC 7518, section 3.2). Shorter ones can be
+/// guessed from a single token, offline.
+const MIN_SECRET: usize = 32;
 
 /// Whose tokens a port takes. Without a key it takes everyone.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
-    /// Secret of HS256, HS384 and HS512 tokens.
+    /// Secret of HS256, HS384 and HS512 tokens: 32 bytes or more.
     pub hmac_secret_key: Secret,
-    /// PEM text of the public key of RS256, RS384 and RS512 tokens.
+    /// PEM text of the public key of RS256, RS384 and RS512 tokens: 2048 bits or more.
     pub rsa_public_key: String,
     /// PEM text of the public key of ES256 and ES384 tokens.
     pub ecdsa_public_key: String,
@@ -24,6 +29,12 @@ pub struct AuthConfig {
     pub issuer: String,
     /// Let tunnels live on when the token that opened them expires.
     pub disable_disconnect_on_expiry: bool,
+    /// Take tokens that name no endpoints (`piko.endpoints`) for all endpoints of their tenant, as Piko does.
+    /// Off, they are good for none.
+    pub allow_all_endpoints: bool,
+    /// Pass the `Authorization` that was checked here on to the service, which could then use the token itself.
+    /// For clients' ports. Off, it is removed; one that was not checked always passes.
+    pub forward_authorization: bool,
     /// Keys published by whoever makes the tokens, instead of the keys above.
     pub jwks: JwksConfig,
 }
@@ -34,9 +45,11 @@ pub struct AuthConfig {
 pub struct JwksConfig {
     /// `https://…`, `http://…` or `file:///…`. Empty: none.
     pub endpoint: String,
-    /// How old the keys may get before they are fetched again. A token with an unknown `kid` fetches them
-    /// sooner, once in five minutes at most. While fetching fails, the old keys stay good.
+    /// How old the keys may get before they are fetched again, beside the requests. A token with an unknown
+    /// `kid` has them fetched sooner, once in five seconds at most. A set without a key of use is a failure.
     pub cache_ttl: HumanDuration,
+    /// How long the old keys stay good beyond `cache_ttl` while fetching fails. 0: for ever.
+    pub stale_ttl: HumanDuration,
     /// How long fetching may take.
     pub timeout: HumanDuration,
 }
@@ -46,7 +59,9 @@ impl Default for JwksConfig {
         JwksConfig {
             endpoint: String::new(),
             cache_ttl: HumanDuration::secs(3600),
-            timeout: HumanDuration::secs(60),
+            // Over a weekend.
+            stale_ttl: HumanDuration::secs(72 * 3600),
+            timeout: HumanDuration::secs(5),
         }
     }
 }
@@ -86,6 +101,8 @@ impl AuthConfig {
             audience: self.audience.clone(),
             issuer: self.issuer.clone(),
             ends_with_token: !self.disable_disconnect_on_expiry,
+            allow_all_endpoints: self.allow_all_endpoints,
+            forward_authorization: self.forward_authorization,
         }))
     }
 
@@ -98,8 +115,19 @@ impl AuthConfig {
             })
         };
         let secret = self.hmac_secret_key.expose();
+        if !secret.is_empty() && secret.len() < MIN_SECRET {
+            let message = format!(
+                "has {} bytes, at least {MIN_SECRET} are needed; make one with `openssl rand -base64 32`",
+                secret.len()
+            );
+            return Err(KeyError::new("hmac_secret_key", message));
+        }
         let hmac = (!secret.is_empty()).then(|| DecodingKey::from_secret(secret.as_bytes()));
         let rsa = pem("rsa_public_key", &self.rsa_public_key, DecodingKey::from_rsa_pem)?;
+        if let Some(bits) = rsa.as_ref().map(rsa_bits).filter(|bits| *bits < MIN_RSA_BITS) {
+            let message = format!("is a public key of {bits} bits, at least {MIN_RSA_BITS} are needed");
+            return Err(KeyError::new("rsa_public_key", message));
+        }
         let ecdsa = pem("ecdsa_public_key", &self.ecdsa_public_key, DecodingKey::from_ec_pem)?;
         let any_static = hmac.is_some() || rsa.is_some() || ecdsa.is_some();
         if self.jwks.endpoint.is_empty() {
@@ -111,7 +139,6 @@ impl AuthConfig {
         if self.jwks.cache_ttl.get().is_zero() || self.jwks.timeout.get().is_zero() {
             return Err(KeyError::new("jwks", "cache_ttl and timeout must be more than 0"));
         }
-        let source = Source::parse(&self.jwks.endpoint)?;
-        Ok(Some(Keys::Jwks(Jwks::new(source, self.jwks.cache_ttl.into(), self.jwks.timeout.into()))))
+        Ok(Some(Keys::Jwks(Jwks::new(&self.jwks)?)))
     }
 }

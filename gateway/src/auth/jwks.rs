@@ -1,58 +1,79 @@
-//! Keys published as a JSON Web Key Set (RFC 7517), fetched when they are needed and kept while they are good.
+//! Keys published as a JSON Web Key Set (RFC 7517): fetched by a task beside the requests, and kept while they
+//! are good.
+//!
+//! A request with a key that is known waits for nothing. One with an unknown `kid`, which may be a new key or
+//! made up, asks the task for another fetch and waits a moment for it.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, Connector};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
-use super::config::KeyError;
+use super::Denied;
+use super::config::{JwksConfig, KeyError};
+use super::key_set::{JwksKey, Keys, parse};
 
-/// A token with an unknown `kid` fetches the keys again no sooner: anyone can make such tokens.
-const UNKNOWN_AGAIN: Duration = Duration::from_secs(300);
-/// Keys that could not be fetched are asked for again after this.
-const FAILED_AGAIN: Duration = Duration::from_secs(10);
+/// No fetch begins sooner after the one before, whoever asks: anyone can make up a `kid`.
+pub(super) const FLOOR: Duration = Duration::from_secs(5);
+/// Longest pause while fetching fails. Each failure doubles it, from [`FLOOR`] on.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// How long a request with an unknown `kid` waits for the fetch it has asked for.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Largest key set read, bytes.
 const MAX_SET: usize = 1 << 20;
 
 /// Where a key set is published.
-pub(super) enum Source {
+enum Source {
     File(PathBuf),
-    Http { url: http::Uri, client: Box<Client<Connector, Empty<Bytes>>> },
+    Http { url: Uri, client: Box<Client<Connector, Empty<Bytes>>> },
 }
 
-/// One key.
-pub(super) struct JwksKey {
-    pub(super) key: DecodingKey,
-    algorithms: Vec<Algorithm>,
+/// What the task is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fetch {
+    /// A fetch is under way, or the first is about to be.
+    Running,
+    /// The last one succeeded.
+    Done { at: Instant },
+    /// That many have failed in a row.
+    Failed { at: Instant, times: u32 },
+}
+
+/// Keys as they were fetched.
+struct Fetched {
+    keys: Keys,
+    at: Instant,
 }
 
 /// A key set.
-pub(super) struct Jwks {
+pub struct Jwks {
     source: Source,
+    /// The source as it is logged: what may be secret in a URL is left out.
+    name: String,
     ttl: Duration,
-    patience: Duration,
-    keys: ArcSwap<HashMap<String, Arc<JwksKey>>>,
-    /// One fetch at a time. When the last one ended, and whether well.
-    last: Mutex<Option<(Instant, bool)>>,
+    stale_ttl: Option<Duration>,
+    timeout: Duration,
+    fetched: ArcSwapOption<Fetched>,
+    state: watch::Sender<Fetch>,
+    /// A request has an unknown `kid`.
+    wanted: Notify,
 }
 
 impl Source {
-    pub(super) fn parse(endpoint: &str) -> Result<Source, KeyError> {
+    fn parse(endpoint: &str) -> Result<(Source, String), KeyError> {
         let wrong = |message: String| KeyError::new("jwks.endpoint", message);
         let words = "write it like https://host/jwks.json or file:///path/jwks.json";
         let url = Url::parse(endpoint).map_err(|_| wrong(format!("{endpoint:?} is no URL; {words}")))?;
@@ -60,7 +81,8 @@ impl Source {
             "file" => {
                 let path =
                     url.to_file_path().map_err(|()| wrong(format!("{endpoint:?} names no file; {words}")))?;
-                Ok(Source::File(path))
+                let name = path.display().to_string();
+                Ok((Source::File(path), name))
             }
             scheme @ ("http" | "https") => {
                 let tls = match scheme {
@@ -69,12 +91,11 @@ impl Source {
                 };
                 let tls = tls.map_err(|e| wrong(e.to_string()))?;
                 let connector = tls.connector(HttpConnector::new(), false);
-                let uri =
+                let uri: Uri =
                     url.as_str().parse().map_err(|_| wrong(format!("{endpoint:?} is no URL; {words}")))?;
-                Ok(Source::Http {
-                    url: uri,
-                    client: Box::new(Client::builder(TokioExecutor::new()).build(connector)),
-                })
+                let client = Box::new(Client::builder(TokioExecutor::new()).build(connector));
+                let name = format!("{scheme}://{}{}", url.host_str().unwrap_or_default(), url.path());
+                Ok((Source::Http { url: uri, client }, name))
             }
             scheme => Err(wrong(format!("unsupported scheme: {scheme}; {words}"))),
         }
@@ -82,110 +103,143 @@ impl Source {
 
     async fn fetch(&self) -> Result<Vec<u8>, String> {
         match self {
-            Source::File(path) => tokio::fs::read(path).await.map_err(|e| format!("{}: {e}", path.display())),
+            Source::File(path) => tokio::fs::read(path).await.map_err(|e| e.to_string()),
             Source::Http { url, client } => {
                 let mut request = Request::new(Empty::new());
                 request.uri_mut().clone_from(url);
-                let response = client.request(request).await.map_err(|e| format!("{url}: {e}"))?;
+                let response = client.request(request).await.map_err(|e| e.to_string())?;
                 if !response.status().is_success() {
-                    return Err(format!("{url}: {}", response.status()));
+                    return Err(format!("answered {}", response.status()));
                 }
                 let body = Limited::new(response.into_body(), MAX_SET).collect().await;
-                Ok(body.map_err(|e| format!("{url}: {e}"))?.to_bytes().to_vec())
+                Ok(body.map_err(|e| e.to_string())?.to_bytes().to_vec())
             }
         }
     }
 }
 
-impl Jwks {
-    /// Nothing is fetched yet.
-    pub(super) fn new(source: Source, ttl: Duration, patience: Duration) -> Arc<Jwks> {
-        Arc::new(Jwks { source, ttl, patience, keys: ArcSwap::default(), last: Mutex::default() })
-    }
-
-    /// The key of that name. Fetches the set where it is not there yet, too old, or without that key.
-    pub(super) async fn key(&self, kid: &str) -> Option<Arc<JwksKey>> {
-        let known = self.keys.load().get(kid).cloned();
-        // Whoever fetches already does it for all: a known key is good meanwhile.
-        let mut last = match &known {
-            Some(_) => match self.last.try_lock() {
-                Ok(last) => last,
-                Err(_) => return known,
-            },
-            None => self.last.lock().await,
-        };
-        let due = match (*last, &known) {
-            (None, _) => true,
-            (Some((at, true)), Some(_)) => at.elapsed() >= self.ttl,
-            (Some((at, true)), None) => at.elapsed() >= self.ttl.min(UNKNOWN_AGAIN),
-            (Some((at, false)), _) => at.elapsed() >= FAILED_AGAIN,
-        };
-        if due {
-            let fetched = self.refresh().await;
-            *last = Some((Instant::now(), fetched));
+impl Fetch {
+    /// When the last fetch ended; `None` while there is none.
+    fn ended(self) -> Option<Instant> {
+        match self {
+            Fetch::Running => None,
+            Fetch::Done { at } | Fetch::Failed { at, .. } => Some(at),
         }
-        self.keys.load().get(kid).cloned()
+    }
+}
+
+impl Jwks {
+    /// Nothing is fetched until [`Jwks::keep`] runs.
+    pub(super) fn new(config: &JwksConfig) -> Result<Arc<Jwks>, KeyError> {
+        let (source, name) = Source::parse(&config.endpoint)?;
+        Ok(Arc::new(Jwks {
+            source,
+            name,
+            ttl: config.cache_ttl.into(),
+            stale_ttl: config.stale_ttl.on(),
+            timeout: config.timeout.into(),
+            fetched: ArcSwapOption::empty(),
+            state: watch::Sender::new(Fetch::Running),
+            wanted: Notify::new(),
+        }))
     }
 
-    async fn refresh(&self) -> bool {
-        let fetched = match timeout(self.patience, self.source.fetch()).await {
-            Ok(fetched) => fetched.and_then(|text| parse(&text)),
-            Err(_) => Err(format!("no answer within {:?}", self.patience)),
+    /// Keeps the keys fresh until stopped: when they are old, when a fetch has failed, and when a request has
+    /// an unknown `kid`; never sooner than [`FLOOR`] after the fetch before.
+    pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        let floor = FLOOR.min(self.ttl);
+        let mut failed = 0;
+        loop {
+            self.state.send_replace(Fetch::Running);
+            let Some(good) = stop.run_until_cancelled(self.fetch()).await else { return };
+            let at = Instant::now();
+            failed = if good { 0 } else { failed + 1 };
+            let state = if good { Fetch::Done { at } } else { Fetch::Failed { at, times: failed } };
+            self.state.send_replace(state);
+            let rest = pause(state, floor, self.ttl).saturating_sub(floor);
+            let due = async {
+                sleep(floor).await;
+                tokio::select! {
+                    () = sleep(rest) => {}
+                    () = self.wanted.notified() => {}
+                }
+            };
+            if stop.run_until_cancelled(due).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The key of that name.
+    ///
+    /// # Errors
+    /// If there is no such key, or there are no keys at all.
+    pub(super) async fn key(&self, kid: &str) -> Result<Arc<JwksKey>, Denied> {
+        if let Some(key) = self.known()?.keys.get(kid) {
+            return Ok(key.clone());
+        }
+        self.fetched_again().await;
+        self.known()?.keys.get(kid).cloned().ok_or(Denied::Invalid)
+    }
+
+    #[cfg(test)]
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[cfg(test)]
+    pub(super) fn fetches(&self) -> watch::Receiver<Fetch> {
+        self.state.subscribe()
+    }
+
+    /// The keys, unless fetching has failed for too long.
+    fn known(&self) -> Result<Arc<Fetched>, Denied> {
+        let fetched = self.fetched.load_full().ok_or(Denied::KeysUnavailable)?;
+        let stale = fetched.at.elapsed().saturating_sub(self.ttl);
+        match self.stale_ttl {
+            Some(most) if stale > most => Err(Denied::KeysUnavailable),
+            _ => Ok(fetched),
+        }
+    }
+
+    /// Asks for a fetch and waits for its end, unless the last one is too recent: then it comes later.
+    async fn fetched_again(&self) {
+        let asked = Instant::now();
+        let mut state = self.state.subscribe();
+        self.wanted.notify_one();
+        let floor = FLOOR.min(self.ttl);
+        if state.borrow().ended().is_some_and(|at| asked.duration_since(at) < floor) {
+            return;
+        }
+        let newer = state.wait_for(|state| state.ended().is_some_and(|at| at >= asked));
+        // Whatever came of it, the caller looks again.
+        let _ = timeout(PATIENCE, newer).await;
+    }
+
+    async fn fetch(&self) -> bool {
+        let text = match timeout(self.timeout, self.source.fetch()).await {
+            Ok(text) => text,
+            Err(_) => Err(format!("no answer within {:?}", self.timeout)),
         };
-        match fetched {
+        match text.and_then(|text| parse(&text)) {
             Ok(keys) => {
-                info!(keys = keys.len(), "fetched the key set of auth.jwks");
-                self.keys.store(Arc::new(keys));
+                info!(source = self.name, keys = keys.len(), "fetched the key set of auth.jwks");
+                self.fetched.store(Some(Arc::new(Fetched { keys, at: Instant::now() })));
                 true
             }
             Err(error) => {
-                warn!(error, "failed to fetch the key set of auth.jwks; keys known before stay good");
+                let name = &self.name;
+                warn!(source = name, error, "failed to fetch the key set of auth.jwks; known keys stay good");
                 false
             }
         }
     }
 }
 
-/// The keys of a set that this library can use. Others are left out: they may be for somebody else.
-fn parse(text: &[u8]) -> Result<HashMap<String, Arc<JwksKey>>, String> {
-    #[derive(serde::Deserialize)]
-    struct Set {
-        keys: Vec<serde_json::Value>,
+/// How long after a fetch the next one is due.
+fn pause(state: Fetch, floor: Duration, ttl: Duration) -> Duration {
+    match state {
+        Fetch::Failed { times, .. } => floor.saturating_mul(1 << (times - 1).min(10)).min(MAX_PAUSE),
+        Fetch::Running | Fetch::Done { .. } => ttl,
     }
-    let set: Set = serde_json::from_slice(text).map_err(|e| format!("not a key set: {e}"))?;
-    let keys = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
-    Ok(keys.filter_map(|jwk| Some((jwk.common.key_id.clone()?, Arc::new(JwksKey::new(&jwk)?)))).collect())
-}
-
-impl JwksKey {
-    fn new(jwk: &Jwk) -> Option<JwksKey> {
-        use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
-        if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
-            return None;
-        }
-        let mut algorithms = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => vec![RS256, RS384, RS512, PS256, PS384, PS512],
-            AlgorithmParameters::EllipticCurve(params) => match params.curve {
-                EllipticCurve::P256 => vec![ES256],
-                EllipticCurve::P384 => vec![ES384],
-                _ => return None,
-            },
-            AlgorithmParameters::OctetKey(_) => vec![HS256, HS384, HS512],
-            AlgorithmParameters::OctetKeyPair(_) => vec![EdDSA],
-        };
-        if let Some(only) = jwk.common.key_algorithm {
-            algorithms.retain(|algorithm| same(only, *algorithm));
-        }
-        Some(JwksKey { key: DecodingKey::from_jwk(jwk).ok()?, algorithms })
-    }
-
-    /// Is the key good for tokens of that algorithm?
-    pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
-        self.algorithms.contains(&algorithm)
-    }
-}
-
-/// `alg` of a key and of a token are two types of one list of names (RFC 7518, section 3.1).
-fn same(key: KeyAlgorithm, token: Algorithm) -> bool {
-    key.to_string() == format!("{token:?}")
 }

@@ -1,24 +1,23 @@
-//! Who may pass: bearer tokens (JWT, RFC 7519), port by port.
+//! Who may pass, and as which tenant's: bearer tokens (JWT, RFC 7519), port by port.
 //!
-//! A port has a [`Guard`]: open, one [`Verifier`] for all, or one for each tenant. A token may name the
-//! endpoints it is good for: `{"piko": {"endpoints": ["a", "b"]}}`. None, or an empty list, is all of them.
+//! A port has a [`Guard`]: open, one [`Verifier`] for all, or one for each tenant. What a token is good for it
+//! says itself: `{"piko": {"endpoints": ["a", "b"], "tenant": "acme"}}`. What it does not say is not permitted,
+//! unless `allow_all_endpoints` is set for its key.
 
 mod claims;
 mod config;
+mod guard;
 mod jwks;
+mod key_set;
 mod verifier;
 
-use std::collections::HashMap;
-
-use http::{HeaderMap, header};
-use piko_tunnel::handshake::TENANT_ID;
-use piko_tunnel::headers;
+use http::StatusCode;
 
 pub use claims::Claims;
 pub use config::{AuthConfig, JwksConfig, KeyError};
+pub use guard::{Admitted, Guard};
+pub use jwks::Jwks;
 pub use verifier::Verifier;
-
-use crate::config::TenantConfig;
 
 /// Why a request may not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,9 +34,12 @@ pub enum Denied {
     /// A good token of the past.
     #[error("{}", self.words())]
     Expired,
-    /// A tenant this port does not know, or none where each has keys of its own.
+    /// A tenant this port does not know, one the token is not good for, or none where each has keys of its own.
     #[error("{}", self.words())]
     UnknownTenant,
+    /// The keys that tokens are checked with could not be fetched yet, or not for long.
+    #[error("{}", self.words())]
+    KeysUnavailable,
 }
 
 impl Denied {
@@ -49,6 +51,7 @@ impl Denied {
             Denied::Invalid => "invalid token",
             Denied::Expired => "expired token",
             Denied::UnknownTenant => "unknown tenant",
+            Denied::KeysUnavailable => "keys are not available",
         }
     }
 
@@ -60,68 +63,20 @@ impl Denied {
             Denied::Invalid => "invalid_token",
             Denied::Expired => "expired_token",
             Denied::UnknownTenant => "unknown_tenant",
+            Denied::KeysUnavailable => "keys_unavailable",
+        }
+    }
+
+    /// 401, but 503 where the fault is not the token's: the client should keep it and try again.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Denied::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::UNAUTHORIZED,
         }
     }
 }
 
-/// Whose requests a port takes.
-pub struct Guard {
-    everyone: Option<Verifier>,
-    tenants: HashMap<String, Verifier>,
-}
-
-impl Guard {
-    /// From a port's `auth`, and its `tenants` where it has some.
-    ///
-    /// # Errors
-    /// If a key is none. The configuration's check says so before.
-    pub fn new(auth: &AuthConfig, tenants: &[TenantConfig]) -> Result<Guard, KeyError> {
-        let mut guard = Guard { everyone: auth.verifier()?, tenants: HashMap::new() };
-        for tenant in tenants {
-            if let Some(verifier) = tenant.auth.verifier()? {
-                guard.tenants.insert(tenant.id.clone(), verifier);
-            }
-        }
-        Ok(guard)
-    }
-
-    /// Does the port take everyone?
-    pub fn is_open(&self) -> bool {
-        self.everyone.is_none() && self.tenants.is_empty()
-    }
-
-    /// What the request's token says; `None` on an open port.
-    ///
-    /// # Errors
-    /// Why it may not pass: a 401.
-    pub async fn check(&self, headers: &HeaderMap) -> Result<Option<Claims>, Denied> {
-        if self.is_open() {
-            return Ok(None);
-        }
-        let tenant = headers.get(TENANT_ID).map(|id| id.to_str().unwrap_or_default());
-        let verifier = match tenant {
-            Some(id) => self.tenants.get(id),
-            // Once there are tenants, an agent has to be one's.
-            None if self.tenants.is_empty() => self.everyone.as_ref(),
-            None => None,
-        };
-        let verifier = verifier.ok_or(Denied::UnknownTenant)?;
-        verifier.verify(bearer(headers)?).await.map(Some)
-    }
-}
-
-/// The bearer token of a request: `x-piko-authorization` first, so that `Authorization` stays the
-/// service's.
-fn bearer(headers: &HeaderMap) -> Result<&str, Denied> {
-    let ours = headers.get(headers::AUTHORIZATION);
-    let value = ours.or_else(|| headers.get(header::AUTHORIZATION)).ok_or(Denied::Missing)?;
-    let value = value.to_str().map_err(|_| Denied::Invalid)?;
-    // RFC 9110, section 11.1: the scheme's case does not matter.
-    match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-        _ => Err(Denied::Unsupported),
-    }
-}
-
+#[cfg(test)]
+mod jwks_tests;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,8 @@ pub struct Verifier {
     pub(super) audience: String,
     pub(super) issuer: String,
     pub(super) ends_with_token: bool,
+    pub(super) allow_all_endpoints: bool,
+    pub(super) forward_authorization: bool,
 }
 
 /// Where the keys come from.
@@ -29,7 +31,20 @@ pub(super) enum Keys {
 }
 
 impl Verifier {
-    /// Checks one token. Waits only where a key has to be fetched.
+    /// The set its keys are from, if they are published.
+    pub(super) fn key_set(&self) -> Option<Arc<Jwks>> {
+        match &self.keys {
+            Keys::Static { .. } => None,
+            Keys::Jwks(jwks) => Some(jwks.clone()),
+        }
+    }
+
+    /// Does the service get the token, too?
+    pub(super) fn forwards_token(&self) -> bool {
+        self.forward_authorization
+    }
+
+    /// Checks one token. Waits only where its key is not known, and not for long.
     pub async fn verify(&self, token: &str) -> Result<Claims, Denied> {
         if token.len() > MAX_TOKEN {
             return Err(Denied::Invalid);
@@ -48,8 +63,9 @@ impl Verifier {
             }
             Keys::Jwks(jwks) => {
                 let kid = header.kid.as_deref().ok_or(Denied::Invalid)?;
-                let key = jwks.key(kid).await.filter(|key| key.fits(header.alg));
-                self.decode(token, header.alg, &key.ok_or(Denied::Invalid)?.key)
+                let key = jwks.key(kid).await?;
+                let fits = key.fits(header.alg);
+                self.decode(token, header.alg, fits.then_some(&key.key).ok_or(Denied::Invalid)?)
             }
         }
     }
@@ -60,7 +76,7 @@ impl Verifier {
             ErrorKind::ExpiredSignature => Denied::Expired,
             _ => Denied::Invalid,
         })?;
-        let claims = Claims::from(payload.claims);
+        let claims = payload.claims.claims(self.allow_all_endpoints);
         Ok(if self.ends_with_token { claims } else { claims.without_end() })
     }
 

@@ -10,10 +10,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use piko_tunnel::EndpointId;
+use piko_tunnel::control::Protocol;
 use tokio::sync::{Notify, watch};
 
 use super::wire::{Identity, Message, Op};
+use crate::route::key::{EndpointKey, RouteKey};
 
 /// Changes an owner keeps for those who missed some.
 const LOG: usize = 65_536;
@@ -73,8 +74,8 @@ pub struct NodeView {
     pub status: Status,
     /// The version of its table.
     pub version: u64,
-    /// Its endpoints and their upstreams.
-    pub endpoints: BTreeMap<String, u32>,
+    /// Its endpoints, by protocol, and their upstreams.
+    pub endpoints: BTreeMap<RouteKey, u32>,
 }
 
 /// The shared view: routing and status read it, the registry and gossip write it.
@@ -89,14 +90,14 @@ struct State {
     identity: Identity,
     local: Local,
     nodes: BTreeMap<SocketAddr, Node>,
-    routes: HashMap<String, Arc<[RemoteRoute]>>,
+    routes: HashMap<RouteKey, Arc<[RemoteRoute]>>,
 }
 
 /// Our own table.
 #[derive(Default)]
 struct Local {
     version: u64,
-    endpoints: BTreeMap<String, u32>,
+    endpoints: BTreeMap<RouteKey, u32>,
     log: VecDeque<Op>,
     flushed: u64,
 }
@@ -108,7 +109,7 @@ struct Node {
     status: Status,
     said_bye: bool,
     version: u64,
-    endpoints: BTreeMap<String, u32>,
+    endpoints: BTreeMap<RouteKey, u32>,
     /// By base version.
     pending: BTreeMap<u64, Vec<Op>>,
 }
@@ -148,36 +149,49 @@ impl Table {
     }
 
     /// Sets how many upstreams this node has for an endpoint. The others hear of it within 20 ms.
-    pub fn set_local(&self, endpoint: &EndpointId, upstreams: u32) {
-        self.state.write().local.set(endpoint.as_str(), upstreams);
+    pub fn set_local(&self, route: &RouteKey, upstreams: u32) {
+        self.state.write().local.set(route, upstreams);
         self.dirty.notify_one();
     }
 
-    /// The active nodes with upstreams for an endpoint.
-    pub fn remote(&self, endpoint: &str) -> Option<Arc<[RemoteRoute]>> {
-        self.state.read().routes.get(endpoint).cloned()
+    /// The active nodes with upstreams for an endpoint, by protocol.
+    pub fn remote(&self, route: &RouteKey) -> Option<Arc<[RemoteRoute]>> {
+        self.state.read().routes.get(route).cloned()
     }
 
-    /// Endpoints with an upstream anywhere whose name starts with `prefix`, in order, at most `limit`.
-    pub fn endpoints(&self, prefix: &str, limit: usize) -> Vec<String> {
+    /// Endpoints with an upstream anywhere whose name starts with `prefix`, in order, at most `limit`. A prefix
+    /// is of one tenant: those of `acme` start with `acme/`, without a `/` it is the default tenant's.
+    pub fn endpoints(&self, prefix: &str, limit: usize) -> Vec<EndpointKey> {
+        let (tenant, name) = prefix.rsplit_once('/').map_or((None, prefix), |(t, name)| (Some(t), name));
+        // `-` is the first of all names.
+        let least = if name.is_empty() { "-" } else { name };
+        let least = tenant.map_or_else(|| least.to_owned(), |tenant| format!("{tenant}/{least}"));
+        let Ok(least) = least.parse::<RouteKey>() else { return Vec::new() };
+        let tenant = least.endpoint.tenant.clone();
+        let wanted = |key: &EndpointKey| key.tenant == tenant && key.endpoint.as_str().starts_with(name);
         let state = self.state.read();
         let active = state.nodes.values().filter(|node| node.status == Status::Active);
         let tables = active.map(|node| &node.endpoints).chain([&state.local.endpoints]);
         let mut found = BTreeSet::new();
         for table in tables {
-            let from = table.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-            let here = from.take_while(|(name, _)| name.starts_with(prefix)).filter(|(_, n)| **n > 0);
-            found.extend(here.take(limit).map(|(name, _)| name.as_str()));
+            let from = table.range((Bound::Included(&least), Bound::Unbounded));
+            let here = from.take_while(|(key, _)| wanted(&key.endpoint)).filter(|(_, n)| **n > 0);
+            // Each may be there twice: by HTTP and by TCP.
+            found.extend(here.take(2 * limit).map(|(key, _)| &key.endpoint));
         }
-        found.into_iter().take(limit).map(str::to_owned).collect()
+        found.into_iter().take(limit).cloned().collect()
     }
 
-    /// How many upstreams an endpoint has, on all active nodes together.
-    pub fn upstreams(&self, endpoint: &str) -> u32 {
+    /// How many upstreams an endpoint has, by any protocol, on all active nodes together.
+    pub fn upstreams(&self, endpoint: &EndpointKey) -> u32 {
         let state = self.state.read();
-        let local = state.local.endpoints.get(endpoint).copied().unwrap_or(0);
-        let remote = state.routes.get(endpoint).map_or(0, |routes| routes.iter().map(|r| r.upstreams).sum());
-        local.saturating_add(remote)
+        let by = |protocol| {
+            let route = endpoint.by(protocol);
+            let remote = state.routes.get(&route).into_iter().flat_map(|routes| routes.iter());
+            let remote = remote.map(|route| route.upstreams);
+            remote.chain(state.local.endpoints.get(&route).copied()).fold(0, u32::saturating_add)
+        };
+        by(Protocol::Http).saturating_add(by(Protocol::Tcp))
     }
 
     /// How many nodes are active, this one included, and how many upstreams they have together.
@@ -268,14 +282,14 @@ impl Table {
 }
 
 impl Local {
-    fn set(&mut self, endpoint: &str, upstreams: u32) {
+    fn set(&mut self, route: &RouteKey, upstreams: u32) {
         if upstreams == 0 {
-            self.endpoints.remove(endpoint);
+            self.endpoints.remove(route);
         } else {
-            self.endpoints.insert(endpoint.to_owned(), upstreams);
+            self.endpoints.insert(route.clone(), upstreams);
         }
         self.version += 1;
-        self.log.push_back((endpoint.to_owned(), upstreams));
+        self.log.push_back((route.clone(), upstreams));
         if self.log.len() > LOG {
             self.log.pop_front();
         }
@@ -448,7 +462,7 @@ impl State {
     }
 
     /// Rebuilds the routes of endpoints that changed.
-    fn reroute(&mut self, endpoints: impl IntoIterator<Item = String>) {
+    fn reroute(&mut self, endpoints: impl IntoIterator<Item = RouteKey>) {
         for endpoint in endpoints {
             let active = self.nodes.values().filter(|node| node.status == Status::Active);
             let routes: Arc<[RemoteRoute]> = active
@@ -468,7 +482,7 @@ impl State {
 
 impl Node {
     /// Applies operations from `base` on, skipping those already known.
-    fn take(&mut self, base: u64, ops: Vec<Op>) -> Vec<String> {
+    fn take(&mut self, base: u64, ops: Vec<Op>) -> Vec<RouteKey> {
         let mut changed = Vec::new();
         for (version, (endpoint, upstreams)) in (base + 1..).zip(ops) {
             if version <= self.version {

@@ -11,6 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::state::{Answer, Status, Table, Then};
 use super::wire::{self, Identity, Message};
+use crate::route::key::RouteKey;
 
 fn identity(id: &str, epoch: u64) -> Identity {
     let addr = |port: u16| format!("10.0.0.1:{port}");
@@ -22,7 +23,7 @@ fn addr(n: u16) -> SocketAddr {
 }
 
 fn set(table: &Table, endpoint: &str, upstreams: u32) {
-    table.set_local(&endpoint.parse().unwrap(), upstreams);
+    table.set_local(&route(endpoint), upstreams);
 }
 
 fn deltas(table: &Table) -> Vec<Message> {
@@ -49,12 +50,20 @@ fn pulled(owner: &Table, follower: &Table, at: SocketAddr) -> Vec<Message> {
     }
 }
 
+fn texts(endpoints: BTreeMap<RouteKey, u32>) -> BTreeMap<String, u32> {
+    endpoints.into_iter().map(|(route, n)| (route.to_string(), n)).collect()
+}
+
+fn route(text: &str) -> RouteKey {
+    text.parse().unwrap()
+}
+
 fn seen(follower: &Table, id: &str) -> BTreeMap<String, u32> {
     follower
         .nodes()
         .into_iter()
         .find(|node| node.identity.id == id)
-        .map(|node| node.endpoints)
+        .map(|node| texts(node.endpoints))
         .unwrap_or_default()
 }
 
@@ -97,7 +106,7 @@ fn tables_agree_in_the_end_whatever_the_network_does() {
                 follower.apply(message);
             }
         }
-        let own = owner.nodes().remove(0).endpoints;
+        let own = texts(owner.nodes().remove(0).endpoints);
         assert_eq!(seen(&follower, "owner"), own, "seed {seed}");
         for message in network {
             follower.apply(message);
@@ -109,26 +118,26 @@ fn tables_agree_in_the_end_whatever_the_network_does() {
 #[test]
 fn s10_only_active_nodes_are_routed_to() {
     let (owner, follower) = (Table::new(identity("owner", 1)), Table::new(identity("follower", 1)));
-    assert!(follower.remote("a").is_none());
+    assert!(follower.remote(&route("a")).is_none());
     assert!(follower.member_up(addr(1), owner.identity()));
     set(&owner, "a", 2);
     for delta in deltas(&owner) {
         follower.apply(delta);
     }
-    let routes = follower.remote("a").unwrap();
+    let routes = follower.remote(&route("a")).unwrap();
     assert_eq!((routes.len(), routes[0].upstreams, routes[0].node.id.as_str()), (1, 2, "owner"));
 
     follower.member_down(addr(1));
     assert_eq!(status(&follower, "owner"), Some(Status::Unreachable));
-    assert!(follower.remote("a").is_none());
+    assert!(follower.remote(&route("a")).is_none());
     // Back: its endpoints are routable at once, and asked for again.
     assert!(follower.member_up(addr(1), owner.identity()));
-    assert_eq!(follower.remote("a").unwrap().len(), 1);
+    assert_eq!(follower.remote(&route("a")).unwrap().len(), 1);
 
     follower.apply(Message::Bye { owner: "owner".into(), epoch: 1 });
     follower.member_down(addr(1));
     assert_eq!(status(&follower, "owner"), Some(Status::Left));
-    assert!(follower.remote("a").is_none());
+    assert!(follower.remote(&route("a")).is_none());
     // Late news of its life do not bring it back.
     assert!(!follower.member_up(addr(1), owner.identity()));
     assert_eq!(status(&follower, "owner"), Some(Status::Left));
@@ -142,13 +151,13 @@ fn a_restarted_node_replaces_what_it_was() {
     set(&old, "a", 1);
     let late = deltas(&old);
     late.iter().cloned().for_each(|delta| drop(follower.apply(delta)));
-    assert!(follower.remote("a").is_some());
+    assert!(follower.remote(&route("a")).is_some());
 
     let new = Table::new(identity("node-b", 2));
     assert!(follower.member_up(addr(1), new.identity()), "its table is asked for");
-    assert!(follower.remote("a").is_none(), "the new process has not said so");
+    assert!(follower.remote(&route("a")).is_none(), "the new process has not said so");
     late.into_iter().for_each(|delta| drop(follower.apply(delta)));
-    assert!(follower.remote("a").is_none());
+    assert!(follower.remote(&route("a")).is_none());
     assert!(!follower.member_up(addr(1), old.identity()), "late news of the process before");
     assert_eq!(status(&follower, "node-a"), None);
     assert_eq!(status(&follower, "node-b"), Some(Status::Active));
@@ -159,7 +168,7 @@ fn s5_nobody_speaks_for_this_node() {
     let follower = Table::new(identity("follower", 1));
     set(&follower, "mine", 1);
     assert!(!follower.member_up(addr(9), identity("follower", 7)));
-    let delta = Message::Delta { owner: "follower".into(), epoch: 1, base: 1, ops: vec![("mine".into(), 0)] };
+    let delta = Message::Delta { owner: "follower".into(), epoch: 1, base: 1, ops: vec![(route("mine"), 0)] };
     follower.apply(delta);
     assert_eq!(seen(&follower, "follower"), BTreeMap::from([("mine".to_owned(), 1)]));
 }
@@ -187,4 +196,45 @@ fn messages_of_strangers_are_ignored() {
     assert!(wire::decode(&other_version).is_some());
     other_version[0] = 9;
     assert!(wire::decode(&other_version).is_none());
+}
+
+#[test]
+fn the_same_name_in_two_tenants_or_by_two_protocols_is_two_routes() {
+    let (owner, follower) = (Table::new(identity("owner", 1)), Table::new(identity("follower", 1)));
+    follower.member_up(addr(1), owner.identity());
+    for (text, upstreams) in [("shop", 1), ("acme/shop", 2), ("tcp:acme/shop", 3), ("other/shop-2", 4)] {
+        set(&owner, text, upstreams);
+    }
+    for delta in deltas(&owner) {
+        // As it is written and read.
+        follower.apply(wire::decode(&wire::encode(&delta)).unwrap());
+    }
+    let upstreams = |text| follower.remote(&route(text)).map(|routes| routes[0].upstreams);
+    assert_eq!(upstreams("shop"), Some(1));
+    assert_eq!(upstreams("acme/shop"), Some(2));
+    assert_eq!(upstreams("tcp:acme/shop"), Some(3));
+    assert_eq!((upstreams("tcp:shop"), upstreams("other/shop")), (None, None));
+    for table in [&owner, &follower] {
+        let listed = |prefix, limit| -> Vec<String> {
+            table.endpoints(prefix, limit).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(listed("", 9), ["shop"], "a prefix is of one tenant");
+        assert_eq!(listed("acme/", 9), ["acme/shop"], "once, though it listens twice");
+        assert_eq!(listed("other/sh", 9), ["other/shop-2"]);
+        assert_eq!((listed("acme/shop", 0).len(), listed("a//", 9).len(), listed("x", 9).len()), (0, 0, 0));
+        assert_eq!(table.upstreams(&"acme/shop".parse().unwrap()), 5);
+    }
+}
+
+#[test]
+fn a_message_with_a_name_that_is_none_is_not_taken() {
+    let snapshot = |name: &str| {
+        let endpoints = vec![(name.to_owned(), 1_u32)];
+        // As another program would write it: `Snapshot` is the fourth message.
+        postcard::to_extend(&(3_u8, "owner", 1_u64, 1_u64, endpoints), vec![1]).unwrap()
+    };
+    assert!(matches!(wire::decode(&snapshot("acme/shop")), Some(Message::Snapshot { .. })));
+    for name in ["", "a b", "a/b/c", "udp:a"] {
+        assert!(wire::decode(&snapshot(name)).is_none(), "{name:?}");
+    }
 }

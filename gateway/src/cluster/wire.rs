@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::route::key::RouteKey;
+
 /// First byte of every message. Another one is another version's: ignored.
 const FORMAT: u8 = 1;
 /// Largest message taken, bytes: a table of some million endpoints.
@@ -28,8 +30,8 @@ pub struct Identity {
     pub peer_addr: String,
 }
 
-/// One change of one endpoint: its upstreams now; 0 is gone.
-pub(super) type Op = (String, u32);
+/// One change of one endpoint, by protocol: its upstreams now; 0 is gone. The name is checked as it is read.
+pub(super) type Op = (RouteKey, u32);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Message {
@@ -106,7 +108,7 @@ pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_pac
     while !rest.is_empty() {
         let mut size = owner.len() + 32;
         let fits = rest.iter().take(MAX_OPS).take_while(|(name, _)| {
-            size += name.len() + 7;
+            size += name.text_len() + 7;
             size <= max_delta
         });
         let n = fits.count().max(1);

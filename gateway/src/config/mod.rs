@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use advertise::advertised;
 pub use cluster::{ClusterConfig, GossipConfig};
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
-pub use proxy::{HttpConfig, ProxyConfig, UnderscoreHeaders};
+pub use proxy::{HttpConfig, ProxyConfig, ProxyTenantConfig, UnderscoreHeaders};
 
 /// A node's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

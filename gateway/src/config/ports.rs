@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bind;
 use crate::auth::AuthConfig;
+use crate::route::TenantId;
 
 /// The port agents open tunnels to.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -16,14 +17,15 @@ pub struct UpstreamConfig {
     pub bind_addr: BindAddr,
     /// The address others use, where it differs from the bound one.
     pub advertise_addr: String,
-    /// Whose tunnels are taken. A token may be good for some endpoints only.
+    /// Whose tunnels are taken. A token is good for the endpoints it names.
     pub auth: AuthConfig,
     /// TLS on this port.
     pub tls: ServerTlsConfig,
     /// Sending agents to other nodes, where this one has more than its share.
     pub rebalance: RebalanceConfig,
-    /// Agents of other owners, each with keys of their own: `{id, auth}`. Once there is one, every agent
-    /// has to name its tenant (`connect.tenant_id`). In the file only.
+    /// Owners of endpoints, each with keys of its own: `{id, auth}`. Once there is one, every agent has to name
+    /// its tenant (`connect.tenant_id`). The same endpoint name in two tenants is two endpoints; clients reach
+    /// them as `proxy.tenants` and their tokens say. In the file only.
     pub tenants: Vec<TenantConfig>,
 }
 
@@ -39,7 +41,7 @@ pub struct RebalanceConfig {
     pub min_conns: u32,
 }
 
-/// Agents of one owner.
+/// Agents of one tenant.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantConfig {
@@ -127,6 +129,11 @@ impl Default for PeerConfig {
 }
 
 impl UpstreamConfig {
+    /// The tenants by their checked ids.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = (TenantId, &AuthConfig)> {
+        self.tenants.iter().filter_map(|tenant| Some((tenant.id.parse().ok()?, &tenant.auth)))
+    }
+
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         self.auth.validate("upstream.auth")?;
         self.tls.validate("upstream.tls")?;
@@ -135,6 +142,9 @@ impl UpstreamConfig {
             let key = |name: &str| format!("upstream.tenants[{i}].{name}");
             if tenant.id.is_empty() {
                 return Err(Invalid::new(key("id"), "missing tenant id"));
+            }
+            if let Err(e) = tenant.id.parse::<TenantId>() {
+                return Err(Invalid::new(key("id"), format!("{:?}: {e}", tenant.id)));
             }
             if self.tenants[..i].iter().any(|other| other.id == tenant.id) {
                 return Err(Invalid::new(key("id"), format!("{:?} is there twice", tenant.id)));

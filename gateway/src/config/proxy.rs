@@ -1,5 +1,7 @@
 //! The keys of `proxy`.
 
+use std::collections::BTreeMap;
+
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::config::{BindAddr, ByteSize, HumanDuration, Invalid};
 use piko_bootstrap::tls::ServerTlsConfig;
@@ -9,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bind;
 use crate::auth::AuthConfig;
+use crate::proxy::endpoint::normal;
+use crate::route::TenantId;
 
 /// The proxy port.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -30,10 +34,24 @@ pub struct ProxyConfig {
     pub http: HttpConfig,
     /// One log line a request.
     pub access_log: AccessLogConfig,
-    /// Whose requests are taken. A token may be good for some endpoints only.
+    /// Whose requests are taken. A token is good for the endpoints it names.
     pub auth: AuthConfig,
+    /// Tenants whose endpoints clients reach by a domain, or with keys of their own:
+    /// `acme: {domains: [acme.example.com], auth: {…}}`. With `auth`, requests to that tenant need its tokens and no
+    /// others. In the file only.
+    pub tenants: BTreeMap<String, ProxyTenantConfig>,
     /// TLS on this port, with HTTP/2 by ALPN.
     pub tls: ServerTlsConfig,
+}
+
+/// A tenant's clients.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyTenantConfig {
+    /// Hosts that are these, or are below them, are the tenant's; directly below, the first label names the endpoint.
+    pub domains: Vec<String>,
+    /// Whose requests to the tenant are taken. Without a key, `proxy.auth` says.
+    pub auth: AuthConfig,
 }
 
 /// Connections of clients.
@@ -81,6 +99,7 @@ impl Default for ProxyConfig {
             http: HttpConfig::default(),
             access_log: AccessLogConfig::default(),
             auth: AuthConfig::default(),
+            tenants: BTreeMap::new(),
             tls: ServerTlsConfig::default(),
         }
     }
@@ -104,9 +123,40 @@ impl ProxyConfig {
         self.auth.validate("proxy.auth")?;
         self.tls.validate("proxy.tls")?;
         self.access_log.validate("proxy.access_log")?;
+        self.validate_tenants()?;
         if !(1 << 10..=limits::MAX_MESSAGE_HEADERS as u64).contains(&self.http.max_header_bytes.0) {
             let message = "must be from 1KiB to 128KiB: no more fits through a tunnel";
             return Err(Invalid::new("proxy.http.max_header_bytes", message));
+        }
+        Ok(())
+    }
+
+    /// The tenants by their checked ids.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = (TenantId, &ProxyTenantConfig)> {
+        self.tenants.iter().filter_map(|(id, tenant)| Some((id.parse().ok()?, tenant)))
+    }
+
+    fn validate_tenants(&self) -> Result<(), Invalid> {
+        let mut owners: BTreeMap<_, _> =
+            self.domains.iter().map(|domain| (normal(domain), "proxy.domains".to_owned())).collect();
+        for (id, tenant) in &self.tenants {
+            let key = format!("proxy.tenants.{id}");
+            if let Err(e) = id.parse::<TenantId>() {
+                return Err(Invalid::new(key, e.to_string()));
+            }
+            tenant.auth.validate(&format!("{key}.auth"))?;
+            for domain in &tenant.domains {
+                let key = format!("{key}.domains");
+                if normal(domain).is_empty() {
+                    return Err(Invalid::new(
+                        key,
+                        format!("{domain:?} is no domain; write it like acme.example.com"),
+                    ));
+                }
+                if let Some(other) = owners.insert(normal(domain), key.clone()) {
+                    return Err(Invalid::new(key, format!("{domain:?} is in {other}, too")));
+                }
+            }
         }
         Ok(())
     }

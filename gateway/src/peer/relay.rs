@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::body::{RecvBody, send_body};
-use piko_tunnel::headers;
+use piko_tunnel::control::Protocol;
 use tracing::debug;
 
-use crate::route::{Router, Target};
+use crate::route::key::RouteKey;
+use crate::route::{EndpointKey, Router, Target};
 
 /// Local upstreams tried before the stream is refused.
 const MAX_TRIES: usize = 3;
@@ -21,13 +22,14 @@ const MAX_TRIES: usize = 3;
 /// may send it elsewhere whatever its method.
 pub(super) async fn relay(incoming: Incoming, router: &Router) {
     let Incoming { request, mut respond } = incoming;
-    let endpoint = request.headers().get(headers::LISTENER).and_then(|value| value.to_str().ok());
-    let Some(endpoint) = endpoint.map(str::to_owned) else {
+    // As at the proxy port: bytes come by CONNECT and go to listeners of bytes alone.
+    let protocol = if request.method() == Method::CONNECT { Protocol::Tcp } else { Protocol::Http };
+    let Some(endpoint) = EndpointKey::of_stream(request.headers()) else {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         return;
     };
-    let Some((target, sender)) = open(router, &endpoint).await else {
-        debug!(endpoint, "refused a peer's request: no upstream here");
+    let Some((target, sender)) = open(router, &endpoint.by(protocol)).await else {
+        debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
     };
@@ -37,10 +39,10 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
     }
 }
 
-async fn open(router: &Router, endpoint: &str) -> Option<(Arc<Target>, h2::client::SendRequest<Bytes>)> {
+async fn open(router: &Router, route: &RouteKey) -> Option<(Arc<Target>, h2::client::SendRequest<Bytes>)> {
     let mut tried = Vec::new();
     while tried.len() < MAX_TRIES {
-        let target = router.select_local(endpoint, &tried)?;
+        let target = router.select_local(route, &tried)?;
         match target.opener().ready().await {
             Ok(sender) => return Some((target, sender)),
             Err(_) => tried.push(target.id()),

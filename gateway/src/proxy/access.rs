@@ -22,7 +22,7 @@ pub(super) fn log(
     let method = &request.method;
     let path = request.uri.path();
     let host = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let endpoint = ctx.endpoint.as_ref().map(|endpoint| endpoint.as_str());
+    let endpoint = ctx.endpoint.as_ref().map(ToString::to_string);
     let upstream = ctx.target.as_ref().map(|target| match target.kind() {
         Kind::Agent { agent_id, .. } => agent_id.as_str(),
         Kind::Node { id } => id.as_str(),

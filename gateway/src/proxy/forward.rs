@@ -96,9 +96,10 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
 /// An upstream that was not tried yet.
 async fn upstream(gateway: &Gateway, ctx: &mut Request) -> Result<Arc<Target>, Failure> {
     let endpoint = ctx.endpoint.as_ref().ok_or(Failure::Internal)?;
+    let route = endpoint.by(ctx.incoming.protocol());
     let first = ctx.tried.is_empty();
-    let Some(target) = gateway.router.select(endpoint.as_str(), &ctx.tried).await else {
-        return Err(if first { Failure::NoUpstream } else { Failure::Unreachable });
+    let Some(target) = gateway.router.select(&route, &ctx.tried).await else {
+        return Err(gateway.router.why_none(&route, &ctx.tried));
     };
     if !first {
         gateway.metrics.proxy.retries.inc();
@@ -242,8 +243,7 @@ impl Attempt<'_, '_> {
     /// Shows the head to the plugins that asked for it.
     pub(super) async fn response_hook(&self, head: &mut ResponseHeader) -> Result<(), Broken> {
         let Some(taken) = &self.ctx.taken else { return Ok(()) };
-        let endpoint = self.ctx.endpoint.as_ref().map(|endpoint| endpoint.as_str());
-        let shown = plugins::on_response(taken, head, endpoint).await;
+        let shown = plugins::on_response(taken, head, self.ctx.endpoint.as_ref()).await;
         shown.map_err(|_| Broken::last(Failure::Plugin))
     }
 

@@ -1,6 +1,7 @@
 //! A client's head, parsed once: later phases read this and never the raw head.
 
 use http::{HeaderMap, Method, Version, header, uri};
+use piko_tunnel::control::Protocol;
 use piko_tunnel::handshake::{TCP_PATH, TCP_UPGRADE_TOKEN};
 pub(super) use piko_tunnel::headers::Framing;
 use piko_tunnel::{EndpointId, headers};
@@ -54,6 +55,14 @@ impl Incoming {
         };
         let upgrade = upgrade(head)?;
         Ok(Incoming { body, upgrade, header_bytes: headers::list_size(&head.headers) })
+    }
+
+    /// What kind of listener it needs.
+    pub(super) fn protocol(&self) -> Protocol {
+        match self.upgrade {
+            Some(Upgrade::Tcp(..)) => Protocol::Tcp,
+            Some(Upgrade::WebSocket) | None => Protocol::Http,
+        }
     }
 
     /// Which endpoint is asked for: the TCP path's, else the header's, else the host's.

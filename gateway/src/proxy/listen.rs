@@ -50,8 +50,8 @@ pub struct ProxyOptions {
     pub tls: Option<ServerTls>,
     /// How long a client's idle connection is kept.
     pub keepalive: Option<Duration>,
-    /// Suffixes under which hosts name endpoints.
-    pub domains: Vec<String>,
+    /// Which hosts name endpoints, and whose.
+    pub domains: Domains,
     /// Whose requests are taken.
     pub auth: Guard,
     /// Asked about each request.
@@ -93,7 +93,7 @@ impl Proxy {
             metrics: metrics.clone(),
             auth: Arc::new(options.auth),
             plugins: options.plugins,
-            domains: Domains::new(&options.domains),
+            domains: options.domains,
             access_log: options.access_log,
             draining: draining.subscribe(),
             heads: heads.clone(),

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, Version, header};
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_plugin_host::Taken;
-use piko_tunnel::{EndpointId, headers};
+use piko_tunnel::headers;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, Result};
@@ -33,12 +33,12 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::auth::{Claims, Guard};
+use crate::auth::{Admitted, Guard};
 use crate::config::UnderscoreHeaders;
 use crate::error::Failure;
 use crate::metrics::{Counted, Metrics};
 use crate::plugins::Plugins;
-use crate::route::{Router, Target};
+use crate::route::{EndpointKey, Router, Target};
 use client::Client;
 use endpoint::Domains;
 use forward::{Timeouts, forward};
@@ -76,7 +76,7 @@ pub(crate) struct Request {
     may_keep: bool,
     /// Path and headers, bytes.
     request_size: usize,
-    endpoint: Option<EndpointId>,
+    endpoint: Option<EndpointKey>,
     /// The plugins that want its response.
     taken: Option<Taken>,
     target: Option<Arc<Target>>,
@@ -113,9 +113,8 @@ impl ProxyHttp for Gateway {
         self.heads.begin(client_addr(session), session.req_header().version == Version::HTTP_2);
         self.prepare_connection(session, ctx);
         self.parse(session, ctx).map_err(Failure::into_error)?;
-        let claims = self.auth.check(&session.req_header().headers).await;
-        let claims = claims.map_err(|denied| Failure::Denied(denied).into_error())?;
-        let answered = self.find_endpoint(session, ctx, claims.as_ref()).await?;
+        let admitted = self.admit(session).await.map_err(Failure::into_error)?;
+        let answered = self.find_endpoint(session, ctx, &admitted).await?;
         if !answered {
             forward(self, session, ctx).await?;
         }
@@ -130,7 +129,7 @@ impl ProxyHttp for Gateway {
     /// What the client reads when this node could not serve its request.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Request) -> FailToProxy {
         let failure = Failure::of(error);
-        debug!(error = %error, endpoint = ctx.endpoint.as_ref().map(|e| e.as_str()), "request failed");
+        debug!(error = %error, endpoint = ctx.endpoint.as_ref().map(tracing::field::display), "request failed");
         let broken = FailToProxy { error_code: 0, can_reuse_downstream: false };
         let Some(failure) = failure else { return broken };
         if answered(session).is_some() {
@@ -264,21 +263,35 @@ impl Gateway {
         Ok(())
     }
 
+    /// Who asks, and as whose. The token that was used up here is gone then: it would open this port to any
+    /// plugin or service that reads it.
+    async fn admit(&self, session: &mut Session) -> Result<Admitted, Failure> {
+        let head = session.req_header_mut();
+        let authority = incoming::authority(head).ok().flatten();
+        let domain = authority.and_then(|authority| self.domains.tenant(authority));
+        let admitted = self.auth.admit(&head.headers, domain).await.map_err(Failure::Denied)?;
+        if let Some(spent) = &admitted.spent {
+            head.remove_header(spent);
+        }
+        Ok(admitted)
+    }
+
     /// Which endpoint, by the client's word and the plugins'. True when a plugin has answered.
     async fn find_endpoint(
         &self,
         session: &mut Session,
         ctx: &mut Request,
-        claims: Option<&Claims>,
+        admitted: &Admitted,
     ) -> Result<bool> {
         let head = session.req_header();
         let authority = incoming::authority(head).map_err(Failure::into_error)?;
         let found = ctx.incoming.endpoint(head, &self.domains);
+        let found = found.map(|endpoint| EndpointKey { tenant: admitted.tenant.clone(), endpoint });
         let endpoint = match self.plugins.current() {
             None => found.map_err(Failure::into_error)?,
             Some(chain) => {
                 let authority = authority.map(str::to_owned);
-                let asked = Asked { found, authority: authority.as_deref(), claims };
+                let asked = Asked { found, authority: authority.as_deref(), admitted };
                 match plugins::on_request(&chain, session, asked).await? {
                     Decision::Go(endpoint, taken) => {
                         ctx.taken = Some(taken).filter(Taken::wants_response);
@@ -293,7 +306,7 @@ impl Gateway {
             }
         };
         // After the last plugin: what is permitted and what is routed are one value.
-        if claims.is_some_and(|claims| !claims.permits(endpoint.as_str())) {
+        if !admitted.permits(&endpoint) {
             return Err(Failure::NotPermitted.into_error());
         }
         ctx.endpoint = Some(endpoint);

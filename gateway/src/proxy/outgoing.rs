@@ -13,6 +13,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::incoming::{Carrier, Framing, Incoming, Upgrade};
 use crate::error::Failure;
+use crate::route::EndpointKey;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -31,7 +32,7 @@ pub(super) struct Came {
 pub(super) fn request(
     head: &RequestHeader,
     incoming: &Incoming,
-    endpoint: &EndpointId,
+    endpoint: &EndpointKey,
     came: Came,
 ) -> Result<Request<()>, Failure> {
     let mut fields = HeaderMap::with_capacity(head.headers.len() + 5);
@@ -54,8 +55,10 @@ pub(super) fn request(
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     forwarded(&mut fields, chain, head.headers.get(header::HOST), came);
-    let name = HeaderValue::from_str(endpoint.as_str()).map_err(|_| Failure::InvalidEndpoint)?;
-    fields.insert(headers::LISTENER, name);
+    for (name, value) in endpoint.headers() {
+        let value = HeaderValue::from_str(value).map_err(|_| Failure::InvalidEndpoint)?;
+        fields.insert(name, value);
+    }
     let websocket = || HeaderValue::from_static("websocket");
     let mut request = Request::new(());
     match &incoming.upgrade {
@@ -64,7 +67,7 @@ pub(super) fn request(
                 fields.insert(headers::UPGRADE, websocket());
             }
             *request.method_mut() = Method::CONNECT;
-            *request.uri_mut() = connect_target(endpoint)?;
+            *request.uri_mut() = connect_target(&endpoint.endpoint)?;
         }
         upgrade => {
             if upgrade.is_some() {

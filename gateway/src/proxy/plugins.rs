@@ -5,27 +5,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use piko_plugin_host::{Answer, Chain, Edit, Outcome, RequestHead, ResponseHead, Taken};
-use piko_tunnel::EndpointId;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use smol_str::SmolStr;
 
-use crate::auth::Claims;
+use crate::auth::{Admitted, Claims};
 use crate::error::Failure;
+use crate::route::EndpointKey;
 
 /// What is known about a request before the plugins are asked.
 pub(super) struct Asked<'a> {
-    pub(super) found: Result<EndpointId, Failure>,
+    pub(super) found: Result<EndpointKey, Failure>,
     pub(super) authority: Option<&'a str>,
-    pub(super) claims: Option<&'a Claims>,
+    pub(super) admitted: &'a Admitted,
 }
 
 /// What the plugins made of it.
 pub(super) enum Decision {
     /// It goes on, to this endpoint.
-    Go(EndpointId, Taken),
+    Go(EndpointKey, Taken),
     /// The client, which had asked for this endpoint, gets this answer.
-    Answer(Option<EndpointId>, ResponseHeader, Bytes),
+    Answer(Option<EndpointKey>, ResponseHeader, Bytes),
 }
 
 /// Asks the plugins, and does what they say. Without an endpoint they may still know one.
@@ -38,7 +38,7 @@ pub(super) async fn on_request(
         Err(Failure::MissingEndpoint) => None,
         found => Some(found.map_err(Failure::into_error)?),
     };
-    let head = request_head(session, found.as_ref(), asked.authority, asked.claims);
+    let head = request_head(session, found.as_ref(), asked.authority, asked.admitted.claims.as_ref());
     let (outcome, taken) = chain.on_request(head).await;
     match outcome {
         Outcome::Next { edits, endpoint } => {
@@ -47,7 +47,9 @@ pub(super) async fn on_request(
                 edit_request(request, edit)?;
             }
             let endpoint = endpoint.ok_or_else(|| Failure::MissingEndpoint.into_error())?;
-            let endpoint = endpoint.parse().map_err(|_| Failure::InvalidEndpoint.into_error())?;
+            // A plugin that names no tenant stays in the request's.
+            let endpoint = EndpointKey::within(asked.admitted.tenant.as_ref(), &endpoint);
+            let endpoint = endpoint.map_err(|_| Failure::InvalidEndpoint.into_error())?;
             Ok(Decision::Go(endpoint, taken))
         }
         Outcome::Answer(answer) => {
@@ -62,11 +64,11 @@ pub(super) async fn on_request(
 pub(super) async fn on_response(
     taken: &Taken,
     response: &mut ResponseHeader,
-    endpoint: Option<&str>,
+    endpoint: Option<&EndpointKey>,
 ) -> pingora_error::Result<()> {
     let head = ResponseHead {
         status: response.status,
-        endpoint: endpoint.unwrap_or_default().into(),
+        endpoint: endpoint.map(|endpoint| endpoint.to_string().into()).unwrap_or_default(),
         headers: Arc::new(response.headers.clone()),
     };
     let Some((status, edits)) = taken.on_response(head).await else {
@@ -87,7 +89,7 @@ pub(super) async fn on_response(
 
 fn request_head(
     session: &Session,
-    endpoint: Option<&EndpointId>,
+    endpoint: Option<&EndpointKey>,
     authority: Option<&str>,
     claims: Option<&Claims>,
 ) -> RequestHead {
@@ -107,7 +109,7 @@ fn request_head(
         scheme: scheme.to_owned(),
         client: super::client(session).map(|client| client.ip()),
         claims: claims.map(|claims| json(claims).into()),
-        endpoint: endpoint.map(|endpoint| SmolStr::new(endpoint.as_str())),
+        endpoint: endpoint.map(|endpoint| SmolStr::from(endpoint.to_string())),
         headers: Arc::new(request.headers.clone()),
     }
 }

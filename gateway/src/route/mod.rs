@@ -1,5 +1,6 @@
 //! Which upstream takes a request: local and remote together, least in flight of two.
 
+pub mod key;
 mod recent;
 pub mod registry;
 pub mod target;
@@ -7,12 +8,16 @@ pub mod target;
 use std::sync::Arc;
 use std::time::Duration;
 
+use piko_tunnel::control::Protocol;
 use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::Table;
+use crate::error::Failure;
 use crate::peer::Links;
+use key::RouteKey;
+pub use key::{EndpointKey, TenantId};
 use recent::Recent;
 pub use registry::{Registration, Registry, UpstreamView};
 pub use target::{Kind, Target};
@@ -38,14 +43,14 @@ impl Router {
         Router { registry, table, links, recent: Recent::default(), grace }
     }
 
-    /// An upstream for the endpoint that is not among `tried`. Waits up to the grace where the
+    /// An upstream of the endpoint that speaks the protocol and is not among `tried`. Waits up to the grace where the
     /// endpoint had one a moment ago: an agent that reconnects loses no request.
-    pub async fn select(&self, endpoint: &str, tried: &[u64]) -> Option<Arc<Target>> {
-        if let Some(target) = self.pick(endpoint, tried) {
-            self.recent.saw(endpoint);
+    pub async fn select(&self, route: &RouteKey, tried: &[u64]) -> Option<Arc<Target>> {
+        if let Some(target) = self.pick(route, tried) {
+            self.recent.saw(route);
             return Some(target);
         }
-        if self.grace.is_zero() || !self.recent.contains(endpoint) {
+        if self.grace.is_zero() || !self.recent.contains(route) {
             return None;
         }
         let deadline = Instant::now() + self.grace;
@@ -53,8 +58,8 @@ impl Router {
         let mut remote = self.table.subscribe_changes();
         let mut links = self.links.subscribe();
         loop {
-            if let Some(target) = self.pick(endpoint, tried) {
-                self.recent.saw(endpoint);
+            if let Some(target) = self.pick(route, tried) {
+                self.recent.saw(route);
                 return Some(target);
             }
             let changed = async {
@@ -68,16 +73,29 @@ impl Router {
         }
     }
 
+    /// Why [`Router::select`] found none. An endpoint that has listeners of the other protocol only is asked for
+    /// what it does not have: it would get bytes past all that is done to requests, or requests as bytes.
+    pub fn why_none(&self, route: &RouteKey, tried: &[u64]) -> Failure {
+        let other = route.otherwise();
+        let has_other = || self.registry.lookup(&other).is_some() || self.table.remote(&other).is_some();
+        match route.protocol {
+            _ if !tried.is_empty() => Failure::Unreachable,
+            _ if !has_other() => Failure::NoUpstream,
+            Protocol::Tcp => Failure::NotTcp,
+            Protocol::Http => Failure::NotHttp,
+        }
+    }
+
     /// An upstream of this node for the endpoint. For requests that already made their hop.
-    pub fn select_local(&self, endpoint: &str, tried: &[u64]) -> Option<Arc<Target>> {
-        let local = self.registry.lookup(endpoint)?;
+    pub fn select_local(&self, route: &RouteKey, tried: &[u64]) -> Option<Arc<Target>> {
+        let local = self.registry.lookup(route)?;
         let untried = local.iter().filter(|t| t.accepts() && !tried.contains(&t.id()));
         choose(untried.map(|target| Candidate { target: target.clone(), weight: 1 }).collect())
     }
 
-    fn pick(&self, endpoint: &str, tried: &[u64]) -> Option<Arc<Target>> {
-        let local = self.registry.lookup(endpoint);
-        let remote = self.table.remote(endpoint);
+    fn pick(&self, route: &RouteKey, tried: &[u64]) -> Option<Arc<Target>> {
+        let local = self.registry.lookup(route);
+        let remote = self.table.remote(route);
         if let (Some(local), None) = (&local, &remote)
             && let [only] = &local[..]
         {

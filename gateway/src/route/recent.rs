@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
+use super::key::RouteKey;
+
 /// How long an endpoint counts as recent after its last request was routed.
 const MEMORY: Duration = Duration::from_secs(30);
 /// Endpoints remembered at most; old ones go first when it is reached.
@@ -14,7 +16,7 @@ const CAPACITY: usize = 100_000;
 /// Endpoint to the time, in milliseconds since the start, when it last had an upstream.
 pub(super) struct Recent {
     start: Instant,
-    seen: RwLock<HashMap<Box<str>, AtomicU64>>,
+    seen: RwLock<HashMap<RouteKey, AtomicU64>>,
 }
 
 impl Default for Recent {
@@ -25,9 +27,9 @@ impl Default for Recent {
 
 impl Recent {
     /// Notes that the endpoint has an upstream now.
-    pub(super) fn saw(&self, endpoint: &str) {
+    pub(super) fn saw(&self, route: &RouteKey) {
         let now = self.now();
-        if let Some(seen) = self.seen.read().get(endpoint) {
+        if let Some(seen) = self.seen.read().get(route) {
             seen.store(now, Relaxed);
             return;
         }
@@ -36,15 +38,15 @@ impl Recent {
             seen.retain(|_, at| now - at.load(Relaxed).min(now) < MEMORY.as_millis() as u64);
         }
         if seen.len() < CAPACITY {
-            seen.insert(endpoint.into(), AtomicU64::new(now));
+            seen.insert(route.clone(), AtomicU64::new(now));
         }
     }
 
     /// Had the endpoint an upstream a moment ago?
-    pub(super) fn contains(&self, endpoint: &str) -> bool {
+    pub(super) fn contains(&self, route: &RouteKey) -> bool {
         let now = self.now();
         let seen = self.seen.read();
-        seen.get(endpoint).is_some_and(|at| now - at.load(Relaxed).min(now) < MEMORY.as_millis() as u64)
+        seen.get(route).is_some_and(|at| now - at.load(Relaxed).min(now) < MEMORY.as_millis() as u64)
     }
 
     fn now(&self) -> u64 {

@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use piko_tunnel::EndpointId;
 use tokio::sync::watch;
 
+use super::key::{EndpointKey, RouteKey};
 use super::target::{Kind, Target};
 use crate::cluster::Table;
 
-/// Endpoint to its tunnels. Entries are copied on change, so a look-up is one clone of an `Arc`.
+/// Endpoint, by protocol, to its tunnels. Entries are copied on change, so a look-up is one clone of an `Arc`.
 pub struct Registry {
-    endpoints: RwLock<HashMap<EndpointId, Arc<[Arc<Target>]>>>,
+    endpoints: RwLock<HashMap<RouteKey, Arc<[Arc<Target>]>>>,
     table: Arc<Table>,
     changes: watch::Sender<u64>,
 }
@@ -32,7 +32,7 @@ pub struct UpstreamView {
 /// A registered upstream. Dropping it takes the upstream out, on panic and cancel too, and once only.
 pub struct Registration {
     registry: Arc<Registry>,
-    endpoint: EndpointId,
+    route: RouteKey,
     target: Arc<Target>,
 }
 
@@ -42,15 +42,15 @@ impl Registry {
         Arc::new(Registry { endpoints: RwLock::default(), table, changes: watch::Sender::new(0) })
     }
 
-    /// Makes `target` an upstream of the endpoint until the registration drops.
-    pub fn register(self: &Arc<Self>, endpoint: EndpointId, target: Arc<Target>) -> Registration {
-        self.change(&endpoint, |targets| targets.push(target.clone()));
-        Registration { registry: self.clone(), endpoint, target }
+    /// Makes `target` an upstream of the endpoint, for that protocol, until the registration drops.
+    pub fn register(self: &Arc<Self>, route: RouteKey, target: Arc<Target>) -> Registration {
+        self.change(&route, |targets| targets.push(target.clone()));
+        Registration { registry: self.clone(), route, target }
     }
 
-    /// The upstreams of an endpoint on this node.
-    pub fn lookup(&self, endpoint: &str) -> Option<Arc<[Arc<Target>]>> {
-        self.endpoints.read().get(endpoint).cloned()
+    /// The upstreams of an endpoint on this node that speak the protocol.
+    pub fn lookup(&self, route: &RouteKey) -> Option<Arc<[Arc<Target>]>> {
+        self.endpoints.read().get(route).cloned()
     }
 
     /// Counts up at each change.
@@ -58,16 +58,19 @@ impl Registry {
         self.changes.subscribe()
     }
 
-    /// Every endpoint with its upstreams.
-    pub fn endpoints(&self) -> BTreeMap<String, Vec<UpstreamView>> {
+    /// Every endpoint with its upstreams, whatever they speak.
+    pub fn endpoints(&self) -> BTreeMap<EndpointKey, Vec<UpstreamView>> {
         let view = |target: &Arc<Target>| match target.kind() {
             Kind::Agent { addr, agent_id } => {
                 Some(UpstreamView { addr: *addr, agent_id: agent_id.clone(), inflight: target.inflight() })
             }
             Kind::Node { .. } => None,
         };
-        let endpoints = self.endpoints.read();
-        endpoints.iter().map(|(id, ts)| (id.to_string(), ts.iter().filter_map(view).collect())).collect()
+        let mut shown = BTreeMap::<_, Vec<_>>::new();
+        for (route, targets) in self.endpoints.read().iter() {
+            shown.entry(route.endpoint.clone()).or_default().extend(targets.iter().filter_map(view));
+        }
+        shown
     }
 
     /// How many endpoints, and how many upstreams in all.
@@ -76,16 +79,16 @@ impl Registry {
         (endpoints.len(), endpoints.values().map(|targets| targets.len()).sum())
     }
 
-    fn change(&self, endpoint: &EndpointId, edit: impl FnOnce(&mut Vec<Arc<Target>>)) {
+    fn change(&self, route: &RouteKey, edit: impl FnOnce(&mut Vec<Arc<Target>>)) {
         // Under the one lock: the table must hear of counts in the order they came about.
         let mut endpoints = self.endpoints.write();
-        let mut targets = endpoints.get(endpoint).map(|targets| targets.to_vec()).unwrap_or_default();
+        let mut targets = endpoints.get(route).map(|targets| targets.to_vec()).unwrap_or_default();
         edit(&mut targets);
-        self.table.set_local(endpoint, u32::try_from(targets.len()).unwrap_or(u32::MAX));
+        self.table.set_local(route, u32::try_from(targets.len()).unwrap_or(u32::MAX));
         if targets.is_empty() {
-            endpoints.remove(endpoint);
+            endpoints.remove(route);
         } else {
-            endpoints.insert(endpoint.clone(), targets.into());
+            endpoints.insert(route.clone(), targets.into());
         }
         drop(endpoints);
         self.changes.send_modify(|n| *n += 1);
@@ -95,7 +98,7 @@ impl Registry {
 impl Drop for Registration {
     fn drop(&mut self) {
         let id = self.target.id();
-        self.registry.change(&self.endpoint, |targets| {
+        self.registry.change(&self.route, |targets| {
             // One registration, one entry: a tunnel may listen on an endpoint twice.
             if let Some(at) = targets.iter().position(|t| t.id() == id) {
                 targets.remove(at);

@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use super::rebalance::{self, Tunnels};
 use super::tunnel;
-use crate::auth::{Claims, Guard};
+use crate::auth::{Admitted, Guard};
 use crate::cluster::Table;
 use crate::config::RebalanceConfig;
 use crate::metrics::Metrics;
@@ -201,14 +201,14 @@ async fn answer(
         shared.metrics.upstream.handshake_refused("draining");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "draining", "this node is shutting down");
     }
-    let claims = match shared.options.auth.check(request.headers()).await {
-        Ok(claims) => claims,
+    let admitted = match shared.options.auth.admit(request.headers(), None).await {
+        Ok(admitted) => admitted,
         Err(denied) => {
             shared.metrics.upstream.handshake_refused(denied.code());
-            return refuse(StatusCode::UNAUTHORIZED, denied.code(), denied.words());
+            return refuse(denied.status(), denied.code(), denied.words());
         }
     };
-    let agent = Agent { addr, id: agent_id(request.headers(), addr), claims };
+    let agent = Agent { addr, id: agent_id(request.headers(), addr), admitted };
     let upgrade = hyper::upgrade::on(&mut request);
     let headers = handshake::accepted(kind, request.headers(), &shared.options.node_id);
     let mut response = Response::new(Full::default());
@@ -227,8 +227,8 @@ async fn answer(
 pub(super) struct Agent {
     pub(super) addr: SocketAddr,
     pub(super) id: String,
-    /// Of its token; `None` where none is asked for.
-    pub(super) claims: Option<Claims>,
+    /// Whose endpoints it may listen on, and which.
+    pub(super) admitted: Admitted,
 }
 
 /// The byte stream below the upgrade: the connection itself where nothing was read past the request.

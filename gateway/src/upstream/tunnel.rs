@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_tunnel::control::{ControlReceiver, ControlSender, Message};
+use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::{EndpointId, SessionError, limits, node_session};
 use tracing::{debug, info};
 
 use super::rebalance::Entry;
 use super::serve::{Agent, Shared};
+use crate::route::EndpointKey;
 use crate::route::registry::Registration;
 use crate::route::target::{Kind, Target};
 
@@ -56,7 +57,7 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
 
 /// Waits until the agent's token expires, if that ends its tunnel.
 async fn expiry(agent: &Agent) {
-    match agent.claims.as_ref().and_then(|claims| claims.remaining()) {
+    match agent.admitted.claims.as_ref().and_then(|claims| claims.remaining()) {
         Some(remaining) => tokio::time::sleep(remaining).await,
         None => std::future::pending().await,
     }
@@ -109,7 +110,7 @@ impl Listeners<'_> {
 
     fn on(&mut self, message: Message) -> Option<Message> {
         match message {
-            Message::Listen { id, endpoint, .. } => Some(match self.listen(id, endpoint) {
+            Message::Listen { id, endpoint, protocol } => Some(match self.listen(id, endpoint, protocol) {
                 Ok(()) => Message::Listening { id },
                 Err((code, message)) => Message::Refused { id, code: code.into(), message },
             }),
@@ -122,18 +123,24 @@ impl Listeners<'_> {
         }
     }
 
-    fn listen(&mut self, id: u64, endpoint: EndpointId) -> Result<(), (&'static str, String)> {
+    fn listen(
+        &mut self,
+        id: u64,
+        endpoint: EndpointId,
+        protocol: Protocol,
+    ) -> Result<(), (&'static str, String)> {
         if self.open.contains_key(&id) {
             return Err(("duplicate_listener", format!("listener {id} is open already")));
         }
-        if self.agent.claims.as_ref().is_some_and(|claims| !claims.permits(endpoint.as_str())) {
+        let endpoint = EndpointKey { tenant: self.agent.admitted.tenant.clone(), endpoint };
+        if !self.agent.admitted.permits(&endpoint) {
             return Err(("endpoint_not_permitted", "endpoint not permitted".into()));
         }
         if self.open.len() >= limits::MAX_LISTENERS {
             return Err(("too_many_listeners", format!("a tunnel has at most {}", limits::MAX_LISTENERS)));
         }
-        info!(endpoint = %endpoint, agent.addr = %self.agent.addr, "registered endpoint");
-        self.open.insert(id, self.shared.registry.register(endpoint, self.target.clone()));
+        info!(%endpoint, ?protocol, agent.addr = %self.agent.addr, "registered endpoint");
+        self.open.insert(id, self.shared.registry.register(endpoint.by(protocol), self.target.clone()));
         self.entry.set_listeners(self.open.len());
         Ok(())
     }

@@ -146,10 +146,11 @@ async fn start_nodes(count: u16) -> anyhow::Result<Vec<Node>> {
 
 /// Waits until every node has heard of the endpoint: the first curl should work.
 async fn known(nodes: &[Node]) {
+    let Ok(endpoint) = ENDPOINT.parse() else { return };
     for node in nodes {
         let table = node.table();
         let mut changes = table.subscribe_changes();
-        while !table.nodes().iter().any(|node| node.endpoints.contains_key(ENDPOINT)) {
+        while table.upstreams(&endpoint) == 0 {
             if changes.changed().await.is_err() {
                 return;
             }

@@ -13,7 +13,7 @@ pub(super) enum Shape {
     Number,
     Text,
     List,
-    /// A list of mappings: in the file only.
+    /// A list or a map of mappings: in the file only.
     Structs,
 }
 
@@ -45,13 +45,15 @@ pub(super) fn inlined<T: ConfigSpec>() -> Json {
 }
 
 fn walk(path: &str, default: &Json, schema: &Json, keys: &mut Vec<Key>) {
-    let Some(fields) = default.as_object() else {
+    // A map that is empty by default has names of the user's for keys: in the file only.
+    let Some(fields) = default.as_object().filter(|fields| !fields.is_empty()) else {
         let help = schema["description"].as_str().unwrap_or_default().to_owned();
         let shape = match default {
             Json::Bool(_) => Shape::Bool,
             Json::Number(_) => Shape::Number,
             Json::Array(_) if schema["items"]["properties"].is_object() => Shape::Structs,
             Json::Array(_) => Shape::List,
+            Json::Object(_) => Shape::Structs,
             _ => Shape::Text,
         };
         keys.push(Key { path: path.to_owned(), help, default: default.clone(), shape });
