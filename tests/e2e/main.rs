@@ -18,6 +18,7 @@ mod pump;
 mod rebalance;
 mod rude;
 mod shutdown;
+mod stalls;
 mod streams;
 mod tcp;
 mod tenants;
