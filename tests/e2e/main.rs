@@ -7,6 +7,7 @@
 
 mod admin;
 mod auth;
+mod borders_cluster;
 mod cluster;
 mod config;
 mod grpc;
