@@ -1,4 +1,4 @@
-.PHONY: piko demo plugins test lint bench image
+.PHONY: piko demo plugins test fuzz lint bench image
 
 # The program, optimised: bin/piko
 piko:
@@ -23,8 +23,14 @@ test:
 	cargo test --workspace
 	cd plugins && cargo test --workspace --quiet
 
+# Feeds every parser with damaged input, FUZZ_SECONDS (60) each.
+fuzz:
+	tools/setup build
+	tools/fuzz
+
 lint:
 	tools/setup build
+	tools/deny
 	cargo fmt --check
 	cd plugins && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings

@@ -40,7 +40,9 @@ impl Ask {
         headers::strip_private(&mut fields);
         headers::join_cookies(&mut fields);
         let uri = uri.into_parts();
-        let path = uri.path_and_query.unwrap_or(PathAndQuery::from_static("/"));
+        // One that is nothing but a fragment is empty, reads as `/` and would be written as nothing.
+        let path = uri.path_and_query.filter(|path| path.as_str() != "/");
+        let path = path.unwrap_or(PathAndQuery::from_static("/"));
         Ok(Ask { method, path, authority: uri.authority, fields, framing, trailers, upgrade })
     }
 
@@ -58,12 +60,14 @@ impl Ask {
         *request.method_mut() = self.method;
         *request.uri_mut() = Uri::from(self.path);
         let mut fields = self.fields;
+        // A node names none beside the address. Of several, one is left: a service must not choose.
+        let theirs = fields.remove(header::HOST);
+        let value = |host: &Authority| HeaderValue::from_str(host.as_str()).ok();
         let host = match &self.authority {
-            Some(addressed) => Some(addressed),
-            None if fields.contains_key(header::HOST) => None,
-            None => Some(service),
+            Some(addressed) => value(addressed),
+            None => theirs.or_else(|| value(service)),
         };
-        if let Some(host) = host.and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+        if let Some(host) = host {
             fields.insert(header::HOST, host);
         }
         match self.framing {

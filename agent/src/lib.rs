@@ -22,6 +22,8 @@ pub mod config;
 mod error;
 mod failure;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod metrics;
 mod request;
 mod run;

@@ -7,7 +7,6 @@
 
 mod admin;
 mod auth;
-mod borders_cluster;
 mod cluster;
 mod config;
 mod grpc;
@@ -19,7 +18,6 @@ mod pump;
 mod rebalance;
 mod rude;
 mod shutdown;
-mod stalls;
 mod streams;
 mod tcp;
 mod tenants;

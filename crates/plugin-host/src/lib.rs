@@ -17,6 +17,8 @@ mod component;
 mod config;
 mod engine;
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod host;
 mod imports;
 mod kv;

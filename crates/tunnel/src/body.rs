@@ -6,16 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use crate::progress::Progress;
-use crate::receive::{ReceiveError, Receiver, Stalled};
 
-/// What arrives on a stream, as a body.
+/// What arrives on a stream, as a body. The window of a chunk is given back when it is handed on.
 pub struct RecvBody {
-    stream: Receiver,
+    stream: RecvStream,
     data_done: bool,
     length: Option<u64>,
     progress: Arc<Progress>,
@@ -23,7 +22,7 @@ pub struct RecvBody {
 
 impl RecvBody {
     /// The body of a message whose `content-length`, if any, is `length`.
-    pub fn new(stream: Receiver, length: Option<u64>) -> Self {
+    pub fn new(stream: RecvStream, length: Option<u64>) -> Self {
         RecvBody { stream, data_done: false, length, progress: Arc::default() }
     }
 
@@ -31,24 +30,20 @@ impl RecvBody {
     pub fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
     }
-
-    /// See [`Receiver::stalled`].
-    pub fn stalled(&self) -> Stalled {
-        self.stream.stalled()
-    }
 }
 
 impl Body for RecvBody {
     type Data = Bytes;
-    type Error = ReceiveError;
+    type Error = h2::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.data_done {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
+                    self.stream.flow_control().release_capacity(data.len())?;
                     self.progress.touch();
                     if let Some(left) = self.length.as_mut() {
                         *left = left.saturating_sub(data.len() as u64);

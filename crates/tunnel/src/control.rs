@@ -151,7 +151,7 @@ impl ControlReceiver {
 }
 
 /// Takes one line off the buffer, without its newline. Empty lines are skipped.
-fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, SessionError> {
+pub(crate) fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, SessionError> {
     while let Some(end) = buffer.iter().position(|&b| b == b'\n') {
         if end > MAX_CONTROL_LINE {
             break;

@@ -6,6 +6,8 @@
 
 mod claims;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod jwks;
 mod key_set;

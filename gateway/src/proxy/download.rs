@@ -2,14 +2,13 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use h2::Reason;
+use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use piko_tunnel::headers;
-use piko_tunnel::receive::{ReceiveError, Receiver, Stalled};
 
-/// A body that arrives on a stream. The window of a piece is given back when the next is asked for, so
-/// that a client that reads slowly slows the service, and nothing in between fills up.
-pub(super) struct Download(Receiver);
+/// A body that arrives on a stream. The window of a piece is given back as it is handed on, so that a
+/// client that reads slowly slows the service, and nothing in between fills up.
+pub(super) struct Download(RecvStream);
 
 /// A piece of an answer's body.
 pub(super) enum Next {
@@ -20,23 +19,13 @@ pub(super) enum Next {
 }
 
 impl Download {
-    pub(super) fn new(stream: Receiver) -> Download {
+    pub(super) fn new(stream: RecvStream) -> Download {
         Download(stream)
-    }
-
-    /// See [`Receiver::be_patient`].
-    pub(super) fn be_patient(&self) {
-        self.0.be_patient();
-    }
-
-    /// Tells when the tunnel cuts this body off, because the client takes nothing of it.
-    pub(super) fn stalled(&self) -> Stalled {
-        self.0.stalled()
     }
 
     /// Has it ended well, with nothing more to come? h2 calls a stream ended that was reset, too: only
     /// the next poll tells (hyperium/h2#806).
-    pub(super) fn is_ended(&mut self) -> Result<bool, ReceiveError> {
+    pub(super) fn is_ended(&mut self) -> Result<bool, h2::Error> {
         if !self.0.is_end_stream() {
             return Ok(false);
         }
@@ -47,7 +36,7 @@ impl Download {
     }
 
     /// The next piece. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Next, ReceiveError> {
+    pub(super) async fn next(&mut self) -> Result<Next, h2::Error> {
         match self.0.data().await {
             Some(data) => self.took(data?),
             None => self.trailers().await,
@@ -55,7 +44,7 @@ impl Download {
     }
 
     /// The next piece, if it has arrived.
-    pub(super) fn next_now(&mut self) -> Option<Result<Next, ReceiveError>> {
+    pub(super) fn next_now(&mut self) -> Option<Result<Next, h2::Error>> {
         match tokio::task::unconstrained(self.0.data()).now_or_never()? {
             Some(Ok(data)) => Some(self.took(data)),
             Some(Err(error)) => Some(Err(error)),
@@ -63,21 +52,20 @@ impl Download {
         }
     }
 
-    fn took(&mut self, data: Bytes) -> Result<Next, ReceiveError> {
+    fn took(&mut self, data: Bytes) -> Result<Next, h2::Error> {
+        self.0.flow_control().release_capacity(data.len())?;
         let end = self.is_ended()?;
         Ok(Next::Data(data, end))
     }
 
-    async fn trailers(&mut self) -> Result<Next, ReceiveError> {
+    async fn trailers(&mut self) -> Result<Next, h2::Error> {
         match self.0.trailers().await {
             Ok(trailers) => Ok(Next::End(trailers.map(|mut trailers| {
                 headers::strip_trailers(&mut trailers);
                 trailers
             }))),
             // The agent wants no more of the request (RFC 9113, section 8.1); its answer is whole.
-            Err(ReceiveError::Stream(error))
-                if error.is_remote() && error.reason() == Some(Reason::NO_ERROR) =>
-            {
+            Err(error) if error.is_remote() && error.reason() == Some(Reason::NO_ERROR) => {
                 Ok(Next::End(None))
             }
             Err(error) => Err(error),

@@ -5,6 +5,8 @@ mod client;
 mod download;
 pub mod endpoint;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod heads;
 mod http2;
 mod incoming;

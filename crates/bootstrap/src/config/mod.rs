@@ -7,6 +7,8 @@
 
 mod expand;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod keys;
 mod lines;
 mod print;

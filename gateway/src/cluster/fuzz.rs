@@ -1,0 +1,33 @@
+//! What has to hold for any message of the tables. Run by the test below and by `make fuzz` (tests/fuzz).
+
+use super::wire;
+
+/// What is decoded is no larger than what came, and the same after it was encoded again.
+pub fn gossip_message(input: &[u8]) {
+    if let Some(message) = wire::decode(input) {
+        // A name's length and a number take a byte each, at least.
+        assert!(
+            message.entries() * 2 <= input.len(),
+            "{} entries of {} bytes",
+            message.entries(),
+            input.len()
+        );
+        let written = wire::encode(&message);
+        let again = wire::decode(&written).expect("what we wrote can be read");
+        assert_eq!(wire::encode(&again), written);
+    }
+    if let Some(identity) = wire::decode_identity(input)
+        && let Ok(written) = wire::encode_identity(&identity)
+    {
+        assert!(written.len() <= 512, "it fits memberlist's metadata");
+        assert_eq!(wire::decode_identity(&written), Some(identity));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn any_message() {
+        piko_test_mutate::run("gossip_message", super::gossip_message);
+    }
+}
