@@ -46,7 +46,7 @@ pub struct JwksConfig {
     /// `https://…`, `http://…` or `file:///…`. Empty: none.
     pub endpoint: String,
     /// How old the keys may get before they are fetched again, beside the requests. A token with an unknown
-    /// `kid` has them fetched sooner, once in five seconds at most. A set without a key of use is a failure.
+    /// `kid` has them fetched sooner, once in two seconds at most. A set without a key of use is a failure.
     pub cache_ttl: HumanDuration,
     /// How long the old keys stay good beyond `cache_ttl` while fetching fails. 0: for ever.
     pub stale_ttl: HumanDuration,

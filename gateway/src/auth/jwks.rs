@@ -27,11 +27,14 @@ use super::config::{JwksConfig, KeyError};
 use super::key_set::{JwksKey, Keys, parse};
 
 /// No fetch begins sooner after the one before, whoever asks: anyone can make up a `kid`.
-pub(super) const FLOOR: Duration = Duration::from_secs(5);
+pub(super) const FLOOR: Duration = Duration::from_secs(2);
 /// Longest pause while fetching fails. Each failure doubles it, from [`FLOOR`] on.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// How long a request with an unknown `kid` waits for the fetch it has asked for.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a request with an unknown `kid` waits for the fetch it has asked for: the floor and a second, so
+/// that a good token with a new key is not refused, whatever others make up meanwhile.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// While fetching fails, a line is logged this often.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
 /// Largest key set read, bytes.
 const MAX_SET: usize = 1 << 20;
 
@@ -47,9 +50,9 @@ pub(super) enum Fetch {
     /// A fetch is under way, or the first is about to be.
     Running,
     /// The last one succeeded.
-    Done { at: Instant },
+    Done,
     /// That many have failed in a row.
-    Failed { at: Instant, times: u32 },
+    Failed { times: u32 },
 }
 
 /// Keys as they were fetched.
@@ -94,7 +97,9 @@ impl Source {
                 let uri: Uri =
                     url.as_str().parse().map_err(|_| wrong(format!("{endpoint:?} is no URL; {words}")))?;
                 let client = Box::new(Client::builder(TokioExecutor::new()).build(connector));
-                let name = format!("{scheme}://{}{}", url.host_str().unwrap_or_default(), url.path());
+                let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+                let host = url.host_str().unwrap_or_default();
+                let name = format!("{scheme}://{host}{port}{}", url.path());
                 Ok((Source::Http { url: uri, client }, name))
             }
             scheme => Err(wrong(format!("unsupported scheme: {scheme}; {words}"))),
@@ -119,12 +124,8 @@ impl Source {
 }
 
 impl Fetch {
-    /// When the last fetch ended; `None` while there is none.
-    fn ended(self) -> Option<Instant> {
-        match self {
-            Fetch::Running => None,
-            Fetch::Done { at } | Fetch::Failed { at, .. } => Some(at),
-        }
+    fn has_ended(self) -> bool {
+        self != Fetch::Running
     }
 }
 
@@ -149,12 +150,29 @@ impl Jwks {
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
         let floor = FLOOR.min(self.ttl);
         let mut failed = 0;
+        let mut warned: Option<Instant> = None;
         loop {
             self.state.send_replace(Fetch::Running);
-            let Some(good) = stop.run_until_cancelled(self.fetch()).await else { return };
+            let Some(fetched) = stop.run_until_cancelled(self.fetch()).await else { return };
             let at = Instant::now();
-            failed = if good { 0 } else { failed + 1 };
-            let state = if good { Fetch::Done { at } } else { Fetch::Failed { at, times: failed } };
+            let state = match fetched {
+                Ok(keys) => {
+                    let name = &self.name;
+                    info!(source = name, keys, "fetched the key set of auth.jwks");
+                    (failed, warned) = (0, None);
+                    Fetch::Done
+                }
+                Err(error) => {
+                    failed += 1;
+                    if warned.is_none_or(|last| last.elapsed() >= WARN_AGAIN) {
+                        let name = &self.name;
+                        let words = "failed to fetch the key set of auth.jwks; known keys stay good";
+                        warn!(source = name, error, failed, "{words}");
+                        warned = Some(at);
+                    }
+                    Fetch::Failed { times: failed }
+                }
+            };
             self.state.send_replace(state);
             let rest = pause(state, floor, self.ttl).saturating_sub(floor);
             let due = async {
@@ -175,7 +193,9 @@ impl Jwks {
     /// # Errors
     /// If there is no such key, or there are no keys at all.
     pub(super) async fn key(&self, kid: &str) -> Result<Arc<JwksKey>, Denied> {
-        if let Some(key) = self.known()?.keys.get(kid) {
+        // Whoever asks has the next fetch come as soon as it may, but only an unknown name waits for it.
+        let known = self.known().inspect_err(|_| self.wanted.notify_one())?;
+        if let Some(key) = known.keys.get(kid) {
             return Ok(key.clone());
         }
         self.fetched_again().await;
@@ -202,44 +222,33 @@ impl Jwks {
         }
     }
 
-    /// Asks for a fetch and waits for its end, unless the last one is too recent: then it comes later.
+    /// Asks for a fetch and waits for its end, but not for long.
     async fn fetched_again(&self) {
-        let asked = Instant::now();
         let mut state = self.state.subscribe();
         self.wanted.notify_one();
-        let floor = FLOOR.min(self.ttl);
-        if state.borrow().ended().is_some_and(|at| asked.duration_since(at) < floor) {
-            return;
-        }
-        let newer = state.wait_for(|state| state.ended().is_some_and(|at| at >= asked));
+        let ended =
+            async { while state.changed().await.is_ok() && !state.borrow_and_update().has_ended() {} };
         // Whatever came of it, the caller looks again.
-        let _ = timeout(PATIENCE, newer).await;
+        let _ = timeout(PATIENCE, ended).await;
     }
 
-    async fn fetch(&self) -> bool {
+    /// Fetches the set once, and says how many keys it has.
+    async fn fetch(&self) -> Result<usize, String> {
         let text = match timeout(self.timeout, self.source.fetch()).await {
             Ok(text) => text,
             Err(_) => Err(format!("no answer within {:?}", self.timeout)),
         };
-        match text.and_then(|text| parse(&text)) {
-            Ok(keys) => {
-                info!(source = self.name, keys = keys.len(), "fetched the key set of auth.jwks");
-                self.fetched.store(Some(Arc::new(Fetched { keys, at: Instant::now() })));
-                true
-            }
-            Err(error) => {
-                let name = &self.name;
-                warn!(source = name, error, "failed to fetch the key set of auth.jwks; known keys stay good");
-                false
-            }
-        }
+        let keys = parse(&text?)?;
+        let count = keys.len();
+        self.fetched.store(Some(Arc::new(Fetched { keys, at: Instant::now() })));
+        Ok(count)
     }
 }
 
 /// How long after a fetch the next one is due.
 fn pause(state: Fetch, floor: Duration, ttl: Duration) -> Duration {
     match state {
-        Fetch::Failed { times, .. } => floor.saturating_mul(1 << (times - 1).min(10)).min(MAX_PAUSE),
-        Fetch::Running | Fetch::Done { .. } => ttl,
+        Fetch::Failed { times } => floor.saturating_mul(1 << (times - 1).min(10)).min(MAX_PAUSE),
+        Fetch::Running | Fetch::Done => ttl,
     }
 }
