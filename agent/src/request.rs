@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use h2::SendStream;
 use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
@@ -15,6 +15,7 @@ use piko_bootstrap::access_line;
 use piko_tunnel::body::{RecvBody, send_body};
 use piko_tunnel::headers::Framing;
 use piko_tunnel::progress::Progress;
+use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
 use piko_tunnel::{headers, limits};
 use tokio::io::{AsyncWriteExt as _, copy, split};
@@ -43,7 +44,7 @@ struct Line {
 
 /// Serves one stream. A client that hangs up, or a tunnel that ends, ends the request to the service.
 pub(crate) async fn serve(
-    request: Request<RecvStream>,
+    request: Request<Receiver>,
     mut respond: SendResponse<Bytes>,
     service: &Service,
     target: &HttpTarget,
@@ -102,12 +103,13 @@ type Served = Result<Answered, Option<Failure>>;
 
 async fn plain(
     ask: Ask,
-    stream: RecvStream,
+    stream: Receiver,
     respond: &mut SendResponse<Bytes>,
     service: &Service,
     target: &HttpTarget,
 ) -> Served {
     let head = ask.method == Method::HEAD;
+    let stalled = stream.stalled();
     let (body, progress) = match ask.framing {
         _ if stream.is_end_stream() => (Either::Right(Empty::new()), None),
         framing => {
@@ -124,10 +126,14 @@ async fn plain(
         return Err(Some(Failure::UnaskedUpgrade));
     }
     let (answered, body, send) = pass_head(response, respond, service, head)?;
-    if let Some(send) = send
-        && let Err(e) = send_body(body, send).await
-    {
-        debug!(endpoint = %service.endpoint, error = %e, "response broke off");
+    if let Some(send) = send {
+        tokio::select! {
+            sent = send_body(body, send) => if let Err(e) = sent {
+                debug!(endpoint = %service.endpoint, error = %e, "response broke off");
+            },
+            // The service answers, but takes nothing of the upload.
+            () = stalled.wait() => debug!(endpoint = %service.endpoint, "upload stalled"),
+        }
     }
     Ok(answered)
 }
@@ -186,7 +192,7 @@ fn pass_head(
 /// A WebSocket: after the service's 101 the stream is bytes both ways. Any other answer passes as it is.
 async fn upgrade(
     ask: Ask,
-    stream: RecvStream,
+    stream: Receiver,
     respond: &mut SendResponse<Bytes>,
     service: &Service,
     target: &HttpTarget,

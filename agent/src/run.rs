@@ -218,6 +218,7 @@ fn settings(config: &TunnelConfig) -> Settings {
     Settings {
         stream_window: config.stream_window.0 as u32,
         connection_window: config.connection_window.0 as u32,
+        stall_timeout: config.stall_timeout.on(),
         ping_interval: config.ping_interval.into(),
         ping_timeout: config.ping_timeout.into(),
     }

@@ -1,10 +1,10 @@
 //! One TCP connection from the node, to the service.
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Request, Response, StatusCode};
 use piko_bootstrap::access_line;
+use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
 use piko_tunnel::{headers, websocket};
 use tokio::io::copy_bidirectional;
@@ -16,7 +16,7 @@ use crate::service::Service;
 
 /// Connects and copies both ways; each side's end is passed on as such.
 pub(crate) async fn serve(
-    request: Request<RecvStream>,
+    request: Request<Receiver>,
     mut respond: SendResponse<Bytes>,
     service: &Service,
     addr: &str,

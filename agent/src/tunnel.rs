@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
 use http::{Method, Request};
 use piko_tunnel::agent_session::{AgentSession, Incoming};
 use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
 use piko_tunnel::dial::{Dialed, Purpose};
 use piko_tunnel::io::BoxIo;
+use piko_tunnel::receive::Receiver;
 use piko_tunnel::{SessionError, Settings, headers};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -162,7 +163,7 @@ fn spawn(incoming: Incoming, services: &Services, streams: &TaskTracker) {
 
 /// Answers a stream that the listener's protocol does not serve.
 fn refuse(
-    request: &Request<RecvStream>,
+    request: &Request<Receiver>,
     mut respond: SendResponse<Bytes>,
     service: &Service,
     failure: Failure,

@@ -55,6 +55,8 @@ pub struct GossipMetrics {
     pub inbound: GossipDirection,
     /// To other nodes.
     pub outbound: GossipDirection,
+    /// `piko_gossip_dropped_total{reason}`: what came and was not taken.
+    pub dropped: IntCounterVec,
 }
 
 /// One direction of gossip.
@@ -155,6 +157,12 @@ impl Metrics {
         let gossip = GossipMetrics {
             inbound: GossipDirection::new(r, "inbound"),
             outbound: GossipDirection::new(r, "outbound"),
+            dropped: counters(
+                r,
+                "piko_gossip_dropped_total",
+                "Gossip that came and was not taken",
+                &["reason"],
+            ),
         };
         Metrics { registry, proxy, upstream, gossip, gauges: gauge_values }
     }

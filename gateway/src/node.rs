@@ -1,7 +1,6 @@
 //! One node, put together: the only file that knows every part.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,10 +16,11 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::auth::{Guard, KeyError};
-use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
+use crate::cluster::secret::SecretError;
+use crate::cluster::{self, Cluster, ClusterError, ClusterKey, Identity, Table};
 use crate::config::{Config, advertised};
 use crate::metrics::Metrics;
-use crate::peer::{Links, PeerPort, Secret};
+use crate::peer::{Door, Links, PeerPort, Purpose};
 use crate::plugins::{ClusterDirectory, Plugins};
 use crate::proxy::endpoint::Domains;
 use crate::proxy::{Proxy, ProxyOptions};
@@ -84,13 +84,13 @@ pub enum StartError {
     /// A port could not be set up.
     #[error("cannot serve: {0}")]
     Serve(#[from] std::io::Error),
-    /// The file of the cluster secret cannot be read.
-    #[error("cluster.secret_file: {}: {source}", path.display())]
+    /// The cluster secret, or its file, is none.
+    #[error("{key}: {source}")]
     Secret {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// The configuration key, and the file where there is one.
+        key: String,
+        /// What is wrong with it.
+        source: SecretError,
     },
     /// A key that verifies tokens is none. The configuration's check says so before.
     #[error("auth: {0}")]
@@ -131,7 +131,7 @@ impl Node {
     /// [`Node::join`]. Nothing is bound any more when this fails. Several nodes may share `workers`.
     pub async fn start(config: Config, workers: Arc<Workers>) -> Result<Node, StartError> {
         let settings = settings(&config.tunnel);
-        let key = secret(&config)?;
+        let key = cluster_key(&config).await?;
         let tls = NodeTls::load(&config)?;
         let metrics = Arc::new(Metrics::new());
         let directory = Arc::new(ClusterDirectory::default());
@@ -139,7 +139,7 @@ impl Node {
         let plugins = Arc::new(Plugins::new(directory.clone(), metrics.registry(), cache));
         plugins.load(&config.plugins).await?;
         let listeners = Listeners::bind(&config)?;
-        let bound = listeners.addrs(config.cluster.gossip.bind_addr.socket())?;
+        let bound = listeners.addrs(config.cluster.gossip_bind().socket())?;
         let cluster = Arc::new(
             Cluster::start(cluster_options(&config, &bound, key.clone()), metrics.gossip.clone()).await?,
         );
@@ -149,14 +149,10 @@ impl Node {
         directory.set(table.clone());
         let targets = Arc::new(Targets::default());
         let registry = Registry::new(table.clone());
-        let secret = Secret::new(key.as_deref());
-        let links = Links::new(
-            targets.clone(),
-            secret.clone(),
-            tls.to_peer.clone(),
-            settings.clone(),
-            workers.clone(),
-        );
+        let certified =
+            tls.peer.as_ref().map(ServerTls::config).transpose().map_err(std::io::Error::other)?;
+        let door = Door::new(Purpose::Peer, key.as_ref(), certified.zip(tls.to_peer.clone()))?;
+        let links = Links::new(targets.clone(), door.clone(), settings.clone(), workers.clone());
         let router = Arc::new(Router::new(
             registry.clone(),
             table.clone(),
@@ -164,7 +160,7 @@ impl Node {
             config.proxy.endpoint_grace.into(),
         ));
         let background = Background::default();
-        background.spawn(links.run(table.clone(), background.stop.clone()));
+        background.spawn(links.clone().run(table.clone(), background.stop.clone()));
         background.spawn(plugins.clone().watch(background.stop.clone()));
 
         for cert in tls.certificates() {
@@ -179,19 +175,15 @@ impl Node {
             plugins: plugins.clone(),
             ready: ready.subscribe(),
             auth: Guard::new(&config.admin.auth)?,
-            to_admin: tls.to_admin.clone(),
+            links,
+            heartbeats: vec![cluster.heartbeat()],
             gossip_addr: cluster.gossip_addr(),
         };
         background.keep_keys(&state.auth);
-        let admin = Admin::start(listeners.admin, Acceptor::new(tls.admin.as_ref())?, Arc::new(state));
-        let peer = PeerPort::start(
-            listeners.peer,
-            router.clone(),
-            Acceptor::new(tls.peer.as_ref())?,
-            secret,
-            settings.clone(),
-            workers.clone(),
-        )?;
+        let state = Arc::new(state);
+        let admin = Admin::start(listeners.admin, Acceptor::new(tls.admin.as_ref())?, state.clone());
+        let peer =
+            PeerPort::start(listeners.peer, router.clone(), state, door, settings.clone(), workers.clone())?;
         let options = UpstreamOptions {
             node_id: id.clone(),
             tunnel: settings,
@@ -278,8 +270,8 @@ impl Listeners {
         let proxy = bind("proxy.bind_addr", &config.proxy.bind_addr)?;
         let upstream = bind("upstream.bind_addr", &config.upstream.bind_addr)?;
         let admin = bind("admin.bind_addr", &config.admin.bind_addr)?;
-        let peer = bind("cluster.peer.bind_addr", &config.cluster.peer.bind_addr)?;
-        let gossip = &config.cluster.gossip.bind_addr;
+        let peer = bind("cluster.peer.bind_addr", &config.cluster.peer_bind())?;
+        let gossip = &config.cluster.gossip_bind();
         // memberlist binds its own, and says less when it cannot.
         bind("cluster.gossip.bind_addr", gossip)?;
         std::net::UdpSocket::bind(gossip.socket()).map_err(|source| StartError::Bind {
@@ -320,27 +312,29 @@ fn bind(key: &'static str, addr: &BindAddr) -> Result<StdListener, StartError> {
     listen().map_err(|source| StartError::Bind { key, addr: addr.to_string(), source })
 }
 
-/// The cluster secret, from the configuration or its file.
-fn secret(config: &Config) -> Result<Option<Vec<u8>>, StartError> {
+/// The key made of the cluster secret, which the configuration or its file has.
+async fn cluster_key(config: &Config) -> Result<Option<ClusterKey>, StartError> {
     let cluster = &config.cluster;
-    if let Some(path) = &cluster.secret_file {
-        let read = std::fs::read_to_string(path);
-        let text = read.map_err(|source| StartError::Secret { path: path.clone(), source })?;
-        return Ok(Some(text.trim().as_bytes().to_vec()));
-    }
-    if cluster.secret.is_empty() {
-        let gossip = cluster.gossip.bind_addr.socket().ip();
-        if !gossip.is_loopback() {
-            warn!(
-                "no cluster.secret: gossip is neither encrypted nor authenticated, and anyone who reaches it can join and take traffic"
-            );
+    let (key, text) = match (&cluster.secret_file, &cluster.secret) {
+        (Some(path), _) => (format!("cluster.secret_file: {}", path.display()), cluster::secret::read(path)),
+        (None, Some(secret)) => ("cluster.secret".to_owned(), Ok(secret.expose().to_owned())),
+        (None, None) => {
+            if cluster.insecure {
+                warn!(
+                    "cluster.insecure: whoever reaches the gossip or the peer port can join the cluster, take traffic \
+                     and send requests past proxy.auth"
+                );
+            }
+            return Ok(None);
         }
-        return Ok(None);
-    }
-    Ok(Some(cluster.secret.expose().as_bytes().to_vec()))
+    };
+    // It takes tenths of a second of one core.
+    let derive = tokio::task::spawn_blocking(move || ClusterKey::derive(&text?));
+    let derived = derive.await.map_err(std::io::Error::other)?;
+    Ok(Some(derived.map_err(|source| StartError::Secret { key, source })?))
 }
 
-fn cluster_options(config: &Config, bound: &LocalAddrs, secret: Option<Vec<u8>>) -> cluster::Options {
+fn cluster_options(config: &Config, bound: &LocalAddrs, key: Option<ClusterKey>) -> cluster::Options {
     let c = &config.cluster;
     let id = if c.node_id.is_empty() { cluster::node_id(&c.node_id_prefix) } else { c.node_id.clone() };
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
@@ -360,7 +354,9 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, secret: Option<Vec<u8>>)
         join: c.join.clone(),
         join_timeout: c.join_timeout.into(),
         abort_if_join_fails: c.abort_if_join_fails,
-        secret,
+        key,
+        max_nodes: c.max_nodes,
+        max_endpoints: c.max_endpoints_per_node,
         gossip_interval: c.gossip.interval.into(),
         max_packet_size: c.gossip.max_packet_size,
     }
@@ -417,6 +413,7 @@ fn settings(config: &TunnelConfig) -> Settings {
     Settings {
         stream_window: config.stream_window.0 as u32,
         connection_window: config.connection_window.0 as u32,
+        stall_timeout: config.stall_timeout.on(),
         ping_interval: config.ping_interval.into(),
         ping_timeout: config.ping_timeout.into(),
     }

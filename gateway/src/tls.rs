@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ConnectionCommon};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config::{Config, NodeTlsConfig};
@@ -34,8 +35,6 @@ pub(crate) struct NodeTls {
     pub(crate) upstream: Option<ServerTls>,
     pub(crate) admin: Option<ServerTls>,
     pub(crate) peer: Option<ServerTls>,
-    /// To other nodes' admin ports.
-    pub(crate) to_admin: Option<Connector>,
     /// To other nodes' peer ports.
     pub(crate) to_peer: Option<Connector>,
 }
@@ -56,11 +55,10 @@ impl NodeTls {
             own => own,
         };
         let peer = server("cluster.peer.tls", &peer)?;
-        let admin = server("admin.tls", &config.admin.tls.server())?;
+        let admin = server("admin.tls", &config.admin.tls)?;
         Ok(NodeTls {
             proxy: server("proxy.tls", &config.proxy.tls)?,
             upstream: server("upstream.tls", &config.upstream.tls)?,
-            to_admin: client("admin.tls.client", admin.is_some(), &config.admin.tls.client)?,
             to_peer: client("cluster.peer.tls.client", peer.is_some(), to_peer)?,
             admin,
             peer,
@@ -105,13 +103,33 @@ async fn shake(acceptor: &TlsAcceptor, mut stream: TcpStream) -> io::Result<BoxI
     Ok(Box::new(acceptor.accept(stream).await?))
 }
 
+/// What both ends of one TLS connection can compute, and nobody else.
+pub(crate) type Binding = [u8; 32];
+/// The exporter's label (RFC 8446, section 7.5).
+const BINDING: &[u8] = b"EXPORTER-piko-nodes";
+
+/// What binds a proof to this connection.
+pub(crate) fn binding<Data>(connection: &ConnectionCommon<Data>) -> io::Result<Binding> {
+    connection.export_keying_material(Binding::default(), BINDING, None).map_err(io::Error::other)
+}
+
 /// Connects to ports of other nodes.
 #[derive(Clone)]
 pub(crate) struct Connector(ClientTls);
 
 impl Connector {
-    /// TLS on a connection to `addr`, whose host the certificate has to be for, if nothing else is configured.
-    pub(crate) async fn connect(&self, addr: &str, stream: TcpStream) -> io::Result<BoxIo> {
+    /// To ports with a key of their process (`piko_bootstrap::tls::Ephemeral`).
+    pub(crate) fn ephemeral(config: Arc<ClientConfig>) -> Connector {
+        Connector(ClientTls { config, server_name: None })
+    }
+
+    /// TLS on a connection to `addr`, whose host the certificate has to be for, if nothing else is configured; and
+    /// what binds a proof to it.
+    pub(crate) async fn connect_bound(
+        &self,
+        addr: &str,
+        stream: TcpStream,
+    ) -> io::Result<(BoxIo, Option<Binding>)> {
         let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
         let name = match &self.0.server_name {
             Some(name) => name.clone(),
@@ -119,6 +137,8 @@ impl Connector {
         };
         let connect = TlsConnector::from(Arc::clone(&self.0.config)).connect(name, stream);
         let late = || io::Error::new(io::ErrorKind::TimedOut, "TLS handshake took too long");
-        Ok(Box::new(timeout(HANDSHAKE_TIMEOUT, connect).await.map_err(|_| late())??))
+        let stream = timeout(HANDSHAKE_TIMEOUT, connect).await.map_err(|_| late())??;
+        let binding = binding(stream.get_ref().1)?;
+        Ok((Box::new(stream), Some(binding)))
     }
 }

@@ -7,6 +7,7 @@
 
 mod admin;
 mod auth;
+mod borders_cluster;
 mod cluster;
 mod config;
 mod grpc;
@@ -18,6 +19,7 @@ mod pump;
 mod rebalance;
 mod rude;
 mod shutdown;
+mod stalls;
 mod streams;
 mod tcp;
 mod tenants;

@@ -13,7 +13,8 @@ use crate::piko;
 /// A node on each host, on the usual ports, all joining the first.
 fn nodes(lan: &Lan, hosts: usize) -> Vec<Program> {
     let join = format!("--cluster.join={}", lan.address(1));
-    let more = [join.as_str(), "--cluster.abort-if-join-fails=false", "--cluster.secret=of-this-test"];
+    let more =
+        [join.as_str(), "--cluster.abort-if-join-fails=false", "--cluster.secret=a-secret-of-this-test"];
     (1..=hosts).map(|host| lan.start(host, piko(), &[&["server"][..], &more].concat())).collect()
 }
 

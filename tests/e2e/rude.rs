@@ -16,7 +16,7 @@ use crate::piko;
 const DROPPED_WITHIN: std::time::Duration = std::time::Duration::from_secs(75);
 
 async fn path() -> (Node, Service, Program) {
-    let node = Node::start(piko(), &[], &["--cluster.secret=a-secret"]);
+    let node = Node::start(piko(), &[], &["--cluster.secret=a-secret-of-the-tests"]);
     let service = Service::start("one").await;
     node.ready().await;
     let agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);

@@ -83,7 +83,6 @@ async fn t8_every_port_speaks_tls_between_two_nodes() {
     // The peer port has the proxy port's certificate, as Piko's nodes do.
     let mut flags = files.on(&["proxy", "upstream", "admin"]);
     flags.push(files.flag("proxy.tls.client.root-cas", "ca"));
-    flags.push(files.flag("admin.tls.client.root-cas", "ca"));
     let first = start(&[], &flags);
     let second = start(&[first.gossip], &flags);
     let service = Service::start("one").await;

@@ -1,30 +1,34 @@
 //! The agent's end of a tunnel: the h2 server, on the connection it dialled.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{Method, Request, Response};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::control::ControlStream;
 use crate::handshake::CONTROL_PATH;
-use crate::io::Io;
+use crate::io::{Io, Metered};
 use crate::limits::HANDSHAKE_TIMEOUT;
-use crate::{SessionError, Settings, liveness};
+use crate::receive::Receiver;
+use crate::upkeep::Upkeep;
+use crate::{SessionError, Settings, Windows};
 
 /// One tunnel, as its h2 server. [`AgentSession::accept`] must be polled until it ends.
 pub struct AgentSession<I: Io> {
-    connection: Box<Connection<I, Bytes>>,
-    alive: Pin<Box<dyn Future<Output = SessionError> + Send>>,
+    connection: Box<Connection<Metered<I>, Bytes>>,
+    upkeep: Upkeep,
+    windows: Arc<Windows>,
 }
 
 /// A stream the node opened: a request, a WebSocket or (method CONNECT) a TCP connection.
 pub struct Incoming {
     /// The request, its body still arriving.
-    pub request: Request<RecvStream>,
+    pub request: Request<Receiver>,
     /// Where the answer goes.
     pub respond: SendResponse<Bytes>,
 }
@@ -35,8 +39,8 @@ impl<I: Io> AgentSession<I> {
     pub async fn handshake(io: I, settings: &Settings) -> Result<(Self, ControlStream), SessionError> {
         let whole = async {
             let mut session = Self::start(io, settings).await?;
-            let first = session.accept().await.ok_or(SessionError::Closed)??;
-            let control = accept_control(first)?;
+            let (request, respond) = session.next().await.ok_or(SessionError::Closed)??;
+            let control = accept_control(request, respond)?;
             Ok((session, control))
         };
         let late = |_| SessionError::HandshakeTimeout(HANDSHAKE_TIMEOUT);
@@ -44,28 +48,36 @@ impl<I: Io> AgentSession<I> {
     }
 
     async fn start(io: I, settings: &Settings) -> Result<Self, SessionError> {
+        let windows = Windows::new();
+        let io = Metered { io, windows: windows.clone() };
         let mut connection = Box::new(settings.server().handshake::<_, Bytes>(io).await?);
-        let settings = settings.clone();
-        let pings = connection.ping_pong();
-        let alive = Box::pin(async move {
-            match pings {
-                Some(pings) => liveness::watch(pings, &settings).await,
-                None => std::future::pending().await,
-            }
-        });
-        Ok(AgentSession { connection, alive })
+        let pings = connection.ping_pong().expect("nobody took them before");
+        let upkeep = Upkeep::new(windows.clone(), pings, settings);
+        Ok(AgentSession { connection, upkeep, windows })
     }
 
     /// The next stream; `None` once the tunnel has ended well. Also moves the tunnel's bytes, so it
     /// has to be polled all the time. Cancel safe.
     pub async fn accept(&mut self) -> Option<Result<Incoming, SessionError>> {
-        tokio::select! {
-            accepted = self.connection.accept() => {
-                let accepted = accepted?;
-                Some(accepted.map(|(request, respond)| Incoming { request, respond }).map_err(Into::into))
+        Some(self.next().await?.map(|(request, respond)| {
+            let request = request.map(|body| self.windows.receive(body));
+            Incoming { request, respond }
+        }))
+    }
+
+    async fn next(&mut self) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), SessionError>> {
+        poll_fn(|cx| {
+            let now = Instant::now();
+            if let Poll::Ready(dead) = self.upkeep.poll(cx, now, &mut *self.connection) {
+                return Poll::Ready(Some(Err(dead)));
             }
-            dead = &mut self.alive => Some(Err(dead)),
-        }
+            let accepted = self.connection.poll_accept(cx);
+            if accepted.is_pending() && self.upkeep.is_due(now) {
+                cx.waker().wake_by_ref();
+            }
+            accepted.map_err(SessionError::Http2)
+        })
+        .await
     }
 
     /// Tells the node to open no more streams (GOAWAY); those open finish, then `accept` ends.
@@ -74,8 +86,10 @@ impl<I: Io> AgentSession<I> {
     }
 }
 
-fn accept_control(first: Incoming) -> Result<ControlStream, SessionError> {
-    let Incoming { request, mut respond } = first;
+fn accept_control(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Result<ControlStream, SessionError> {
     if request.method() != Method::POST || request.uri().path() != CONTROL_PATH {
         return Err(SessionError::NotControl(format!("{} {}", request.method(), request.uri().path())));
     }

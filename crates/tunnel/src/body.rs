@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use crate::progress::Progress;
+use crate::receive::{ReceiveError, Receiver, Stalled};
 
-/// What arrives on a stream, as a body. The window of a chunk is given back when it is handed on.
+/// What arrives on a stream, as a body.
 pub struct RecvBody {
-    stream: RecvStream,
+    stream: Receiver,
     data_done: bool,
     length: Option<u64>,
     progress: Arc<Progress>,
@@ -22,7 +23,7 @@ pub struct RecvBody {
 
 impl RecvBody {
     /// The body of a message whose `content-length`, if any, is `length`.
-    pub fn new(stream: RecvStream, length: Option<u64>) -> Self {
+    pub fn new(stream: Receiver, length: Option<u64>) -> Self {
         RecvBody { stream, data_done: false, length, progress: Arc::default() }
     }
 
@@ -30,20 +31,24 @@ impl RecvBody {
     pub fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
     }
+
+    /// See [`Receiver::stalled`].
+    pub fn stalled(&self) -> Stalled {
+        self.stream.stalled()
+    }
 }
 
 impl Body for RecvBody {
     type Data = Bytes;
-    type Error = h2::Error;
+    type Error = ReceiveError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
         if !self.data_done {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    self.stream.flow_control().release_capacity(data.len())?;
                     self.progress.touch();
                     if let Some(left) = self.length.as_mut() {
                         *left = left.saturating_sub(data.len() as u64);

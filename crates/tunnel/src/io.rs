@@ -1,6 +1,13 @@
 //! The byte stream below a session: TCP, TLS, or WebSocket messages.
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::io::{IoSlice, Result};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::windows::Windows;
 
 /// Any byte stream a session can run on.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -9,3 +16,44 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 /// A byte stream whose kind does not matter any more.
 pub type BoxIo = Box<dyn Io>;
+
+/// A byte stream whose incoming bytes are counted.
+pub(crate) struct Metered<I> {
+    pub(crate) io: I,
+    pub(crate) windows: Arc<Windows>,
+}
+
+impl<I: Io> AsyncRead for Metered<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let before = out.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, out);
+        self.windows.count_received(out.filled().len() - before);
+        polled
+    }
+}
+
+impl<I: Io> AsyncWrite for Metered<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

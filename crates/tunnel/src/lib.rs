@@ -4,7 +4,8 @@
 //! ([`handshake`]). After the `101` both ends speak HTTP/2 with the roles turned: the node is the
 //! h2 client ([`node_session`]), the agent the h2 server ([`agent_session`]). The first stream the
 //! node opens is the control stream ([`control`]); each later one is a request, a WebSocket or a
-//! TCP connection. `docs/protocol.md` has the whole of it.
+//! TCP connection. What arrives on a stream is read by a [`receive::Receiver`], which keeps one
+//! stream from holding what others need. `docs/protocol.md` has the whole of it.
 //!
 //! This crate knows no routing, no configuration files and no metrics.
 
@@ -15,19 +16,24 @@ pub mod control;
 pub mod dial;
 pub mod endpoint;
 pub mod error;
+mod gather;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod handshake;
 pub mod headers;
 pub mod io;
 pub mod limits;
-mod liveness;
 pub mod node_session;
+mod probe;
 pub mod progress;
+pub mod receive;
 mod settings;
 pub mod stream;
+mod upkeep;
 pub mod websocket;
+mod windows;
 
 pub use endpoint::EndpointId;
 pub use error::SessionError;
 pub use settings::Settings;
+pub use windows::Windows;

@@ -13,8 +13,26 @@ pub const MAX_HEADER_LIST: u32 = 256 << 10;
 pub const MAX_MESSAGE_HEADERS: usize = 128 << 10;
 /// Largest HTTP/2 frame we accept, bytes. 64 KiB measured best; larger ones gain nothing.
 pub const MAX_FRAME: u32 = 64 << 10;
-/// Bytes one stream may queue in h2 before its sender waits.
-pub const MAX_SEND_BUFFER: usize = 1 << 20;
+/// Bytes one stream may queue in h2 before its sender waits: what a socket takes at once, and no more,
+/// since on a tunnel that stands still every upload holds as much.
+pub const MAX_SEND_BUFFER: usize = 256 << 10;
+/// Window of the connection, bytes: the most HTTP/2 knows (RFC 9113, section 6.9.1), so that it is
+/// never the limit. What streams hold is bounded by `tunnel.connection_window` (see `windows.rs`).
+pub const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// A stream's window before anything was measured, bytes: no limit in one data centre, and twenty of
+/// them still are little.
+pub const START_WINDOW: u32 = 256 << 10;
+/// A stream's window when others hold nearly all a tunnel may, bytes: one frame still fits.
+pub const STREAM_FLOOR: u32 = 16 << 10;
+/// A stream that holds bytes and whose reader took nothing for so long has stalled: it may be cut off
+/// when the tunnel needs room. Readers on the slowest links take a frame more often.
+pub const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// Readers of byte streams (TCP, WebSocket) may pause this many times `tunnel.stall_timeout`: someone
+/// may sit before a pager, and no protocol above repeats what is lost.
+pub const BYTES_PATIENCE: u64 = 10;
+/// Overhead of small DATA frames that wait for readers, bytes, as h2 counts it (256 less the frame's
+/// own): beyond it h2 ends the whole tunnel. Its default is half the connection's window, a GiB here.
+pub const MAX_SMALL_FRAMES: usize = 64 << 20;
 /// Streams open at once on one tunnel.
 pub const MAX_STREAMS: u32 = 10_000;
 /// Streams reset before they were accepted. A node resets one for each client that hangs up.

@@ -4,34 +4,35 @@
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use http::{Method, Request, StatusCode, Version};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::control::ControlStream;
 use crate::error::OpenError;
+use crate::gather::Gather;
 use crate::handshake::CONTROL_PATH;
-use crate::io::Io;
+use crate::io::{Io, Metered};
 use crate::limits::{HANDSHAKE_TIMEOUT, OPEN_TIMEOUT};
-use crate::{SessionError, Settings, liveness};
-
-/// Writes of a tunnel that would be closer to each other are joined: often enough that the other end does not wait
-/// for its work, seldom enough that most requests of a busy node share a write.
-const TOGETHER: Duration = Duration::from_micros(50);
+use crate::upkeep::Upkeep;
+use crate::{SessionError, Settings, Windows};
 
 /// Opens streams on a tunnel. Cheap to clone; the tunnel lives as long as its [`Driver`] runs.
 #[derive(Clone)]
-pub struct Opener(SendRequest<Bytes>);
+pub struct Opener {
+    sender: SendRequest<Bytes>,
+    windows: Arc<Windows>,
+}
 
 /// Moves the bytes of a tunnel. Nothing happens on it unless this runs.
 pub struct Driver<I: Io> {
     /// Boxed: futures that hold a driver would hold its kilobytes several times over.
-    connection: Box<Connection<I, Bytes>>,
-    settings: Settings,
+    connection: Box<Connection<Metered<I>, Bytes>>,
+    upkeep: Upkeep,
 }
 
 /// Starts HTTP/2 as its client and opens the control stream, within [`HANDSHAKE_TIMEOUT`].
@@ -40,13 +41,17 @@ pub async fn handshake<I: Io>(
     settings: &Settings,
 ) -> Result<(Opener, Driver<I>, ControlStream), SessionError> {
     let whole = async {
+        let windows = Windows::new();
+        let io = Metered { io, windows: windows.clone() };
         let (sender, connection) = settings.client().handshake::<_, Bytes>(io).await?;
         let mut connection = Box::new(connection);
         let control = tokio::select! {
             control = open_control(sender.clone()) => control?,
             ended = &mut connection => return Err(ended.map_or_else(Into::into, |()| SessionError::Closed)),
         };
-        Ok((Opener(sender), Driver { connection, settings: settings.clone() }, control))
+        let pings = connection.ping_pong().expect("nobody took them before");
+        let upkeep = Upkeep::new(windows.clone(), pings, settings);
+        Ok((Opener { sender, windows }, Driver { connection, upkeep }, control))
     };
     timeout(HANDSHAKE_TIMEOUT, whole).await.map_err(|_| SessionError::HandshakeTimeout(HANDSHAKE_TIMEOUT))?
 }
@@ -72,37 +77,33 @@ async fn open_control(sender: SendRequest<Bytes>) -> Result<ControlStream, Sessi
 impl Opener {
     /// Waits for a free stream slot, at most [`OPEN_TIMEOUT`]. Nothing has been sent when this fails.
     pub async fn ready(&self) -> Result<SendRequest<Bytes>, OpenError> {
-        match timeout(OPEN_TIMEOUT, self.0.clone().ready()).await {
+        match timeout(OPEN_TIMEOUT, self.sender.clone().ready()).await {
             Ok(ready) => Ok(ready?),
             Err(_) => Err(OpenError::Saturated(OPEN_TIMEOUT)),
         }
+    }
+
+    /// Where responses on this tunnel are received: [`Windows::receive`] takes the body of one.
+    pub fn windows(&self) -> &Arc<Windows> {
+        &self.windows
     }
 }
 
 impl<I: Io> Driver<I> {
     /// Runs the tunnel until it ends, and says why. Dropping it cuts the tunnel.
     pub async fn run(mut self) -> SessionError {
-        let pings = self.connection.ping_pong();
-        let alive = async {
-            match pings {
-                Some(pings) => liveness::watch(pings, &self.settings).await,
-                None => std::future::pending().await,
+        let mut gather = Gather::new(Instant::now());
+        poll_fn(|cx| {
+            let now = Instant::now();
+            if let Poll::Ready(dead) = self.upkeep.poll(cx, now, &mut *self.connection) {
+                return Poll::Ready(dead);
             }
-        };
-        // Woken again soon, it first lets the tasks run that are ready: what they all send goes out in one write.
-        let (mut moved, mut let_others) = (Instant::now(), false);
-        let moving = poll_fn(|cx| {
-            let_others = !let_others && moved.elapsed() < TOGETHER;
-            if let_others {
+            let polled = gather.poll(cx, now, |cx| Pin::new(&mut self.connection).poll(cx));
+            if polled.is_pending() && self.upkeep.is_due(now) {
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
             }
-            moved = Instant::now();
-            Pin::new(&mut self.connection).poll(cx)
-        });
-        tokio::select! {
-            ended = moving => ended.map_or_else(SessionError::Http2, |()| SessionError::Closed),
-            dead = alive => dead,
-        }
+            polled.map(|ended| ended.map_or_else(SessionError::Http2, |()| SessionError::Closed))
+        })
+        .await
     }
 }

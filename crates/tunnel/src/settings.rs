@@ -7,10 +7,13 @@ use crate::limits;
 /// Windows and liveness of one tunnel. Each end uses its own; they need not be equal.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// HTTP/2 window of one stream, bytes. Caps one stream at window / round-trip time.
+    /// Largest HTTP/2 window of one stream, bytes: it grows up to here as the measured round trip
+    /// needs. Caps one stream at window / round-trip time.
     pub stream_window: u32,
-    /// HTTP/2 window of the connection, bytes: the memory one tunnel may hold in flight.
+    /// What the streams of one tunnel may hold unread, bytes.
     pub connection_window: u32,
+    /// How long a stream may hold bytes of which its reader takes none. `None`: as long as there is room.
+    pub stall_timeout: Option<Duration>,
     /// How often a PING is sent on a tunnel.
     pub ping_interval: Duration,
     /// How long its answer may take before the tunnel is taken for dead.
@@ -18,6 +21,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The largest window of a stream: four of them fit into what the tunnel may hold.
+    pub(crate) fn max_window(&self) -> u32 {
+        self.stream_window.min(self.connection_window / 4).max(limits::STREAM_FLOOR)
+    }
+
     /// The h2 client a node (or a node's peer link) runs on a tunnel.
     pub(crate) fn client(&self) -> h2::client::Builder {
         let mut builder = h2::client::Builder::new();
@@ -25,11 +33,12 @@ impl Settings {
             .enable_push(false)
             .max_concurrent_streams(0)
             .initial_max_send_streams(limits::MAX_STREAMS as usize)
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
+            .initial_window_size(limits::START_WINDOW.min(self.max_window()))
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
             .max_frame_size(limits::MAX_FRAME)
             .max_header_list_size(limits::MAX_HEADER_LIST)
-            .max_send_buffer_size(limits::MAX_SEND_BUFFER);
+            .max_send_buffer_size(limits::MAX_SEND_BUFFER)
+            .data_frame_budget(limits::MAX_SMALL_FRAMES);
         builder
     }
 
@@ -44,11 +53,12 @@ impl Settings {
             .max_pending_accept_reset_streams(limits::MAX_PENDING_RESETS)
             .max_concurrent_reset_streams(limits::MAX_REMEMBERED_RESETS)
             .max_local_error_reset_streams(None)
-            .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
+            .initial_window_size(limits::START_WINDOW.min(self.max_window()))
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
             .max_frame_size(limits::MAX_FRAME)
             .max_header_list_size(limits::MAX_HEADER_LIST)
-            .max_send_buffer_size(limits::MAX_SEND_BUFFER);
+            .max_send_buffer_size(limits::MAX_SEND_BUFFER)
+            .data_frame_budget(limits::MAX_SMALL_FRAMES);
         builder
     }
 }

@@ -5,21 +5,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::receive::{ReceiveError, Receiver};
 
 /// An h2 stream read and written as bytes. Half-close is kept: shutting down the write side sends
 /// END_STREAM, and reading goes on. Dropping it unfinished resets the stream.
 pub struct TunnelStream {
     send: SendStream<Bytes>,
-    recv: RecvStream,
+    recv: Receiver,
     unread: Bytes,
     finished: bool,
 }
 
 impl TunnelStream {
     /// Both halves of one stream.
-    pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+    pub fn new(send: SendStream<Bytes>, recv: Receiver) -> Self {
+        recv.be_patient();
         TunnelStream { send, recv, unread: Bytes::new(), finished: false }
     }
 }
@@ -41,15 +44,17 @@ impl AsyncRead for TunnelStream {
         while self.unread.is_empty() {
             match ready!(self.recv.poll_data(cx)) {
                 Some(Ok(data)) => self.unread = data,
-                Some(Err(e)) => return Poll::Ready(Err(to_io(e))),
+                Some(Err(ReceiveError::Stream(e))) => return Poll::Ready(Err(to_io(e))),
+                Some(Err(e @ ReceiveError::Stalled)) => {
+                    self.send.send_reset(e.reset_reason());
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, e)));
+                }
                 None => return Poll::Ready(Ok(())),
             }
         }
         let n = self.unread.len().min(out.remaining());
         out.put_slice(&self.unread[..n]);
         self.unread.advance(n);
-        // The window goes back only for what the reader took: a slow reader slows the sender.
-        self.recv.flow_control().release_capacity(n).map_err(to_io)?;
         Poll::Ready(Ok(()))
     }
 }

@@ -1,77 +1,50 @@
-//! `?forward=<node id>`: the same question to another node's admin port.
-
-use std::time::Duration;
+//! `?forward=<node id>`: the same question to another node, over the link to it.
+//!
+//! Not to an address: a node says its own, and one that says another's would be sent there. No credential leaves
+//! this node, which has checked it.
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use piko_tunnel::headers;
-use piko_tunnel::io::BoxIo;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tracing::debug;
 
-use super::Answer;
-use super::routes::with_type;
-use crate::tls::Connector;
+use super::routes::{status, with_type};
+use super::{Answer, State};
+use crate::peer::ask::{self, AskError};
 
-/// The whole answer of the other node.
-const WITHIN: Duration = Duration::from_secs(15);
-/// Largest answer passed on, bytes: metrics and status of a busy node are far below.
-const MAX_ANSWER: usize = 64 << 20;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Asks the admin port at `addr`; 504 when it is slow, 502 when it cannot be reached.
-pub(super) async fn to(addr: &str, tls: Option<&Connector>, request: &Request<Incoming>) -> Answer {
-    match timeout(WITHIN, ask(addr, tls, request)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(e)) => {
-            debug!(admin.addr = addr, error = %e, "failed to forward a status request");
-            failed(StatusCode::BAD_GATEWAY, "upstream unreachable")
-        }
-        Err(_) => failed(StatusCode::GATEWAY_TIMEOUT, "upstream timeout"),
+/// Asks a node: 404 for one that is not known, 502 when it cannot be reached, 504 when it is slow.
+pub(super) async fn to(node: &str, state: &State, request: &Request<Incoming>) -> Answer {
+    if !state.table.knows(node) {
+        return status(StatusCode::NOT_FOUND);
     }
-}
-
-async fn ask(addr: &str, tls: Option<&Connector>, request: &Request<Incoming>) -> Result<Answer, BoxError> {
-    let stream = TcpStream::connect(addr).await?;
-    let io: BoxIo = match tls {
-        Some(tls) => tls.connect(addr, stream).await?,
-        None => Box::new(stream),
-    };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
-    let mut ask = Request::builder()
-        .method(request.method())
-        .uri(request.uri().path_and_query().map_or("/", |p| p.as_str()));
-    ask = ask.header(header::HOST, addr);
-    for name in [header::AUTHORIZATION, headers::AUTHORIZATION] {
-        if let Some(token) = request.headers().get(&name) {
-            ask = ask.header(name, token);
-        }
-    }
-    let exchange = async {
-        let (parts, body) = sender.send_request(ask.body(Full::<Bytes>::default())?).await?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
-        let mut answer = Response::new(Full::new(body));
-        *answer.status_mut() = parts.status;
-        for name in [header::CONTENT_TYPE, header::LOCATION] {
-            if let Some(value) = parts.headers.get(&name) {
-                answer.headers_mut().insert(name, value.clone());
+    match ask::ask(&state.links, node, request.method(), request.uri().path()).await {
+        Ok(told) => {
+            let mut answer = Response::new(Full::new(told.body));
+            *answer.status_mut() = told.status;
+            for name in [header::CONTENT_TYPE, header::LOCATION] {
+                if let Some(value) = told.headers.get(&name) {
+                    answer.headers_mut().insert(name, value.clone());
+                }
             }
+            answer
         }
-        Ok(answer)
-    };
-    tokio::pin!(connection);
-    tokio::pin!(exchange);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        ended = &mut connection => { ended?; exchange.await }
+        Err(e) => {
+            debug!(node.id = node, error = %e, "failed to forward a status request");
+            let (status, code) = match &e {
+                AskError::NoLink => (StatusCode::BAD_GATEWAY, "no_link"),
+                AskError::Broke(_) | AskError::TooLarge => (StatusCode::BAD_GATEWAY, "node_unreachable"),
+                AskError::Late => (StatusCode::GATEWAY_TIMEOUT, "node_timeout"),
+            };
+            failed(status, code, &e.to_string())
+        }
     }
 }
 
-fn failed(status: StatusCode, words: &str) -> Answer {
-    with_type(status, "application/json; charset=utf-8", Bytes::from(format!("{{\"error\":\"{words}\"}}")))
+fn failed(status: StatusCode, code: &'static str, words: &str) -> Answer {
+    let body = serde_json::json!({ "error": words, "code": code }).to_string();
+    let mut answer = with_type(status, "application/json; charset=utf-8", Bytes::from(body));
+    answer.headers_mut().insert(headers::ERROR, http::HeaderValue::from_static(code));
+    answer
 }

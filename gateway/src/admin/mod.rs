@@ -22,10 +22,12 @@ use tracing::warn;
 
 use crate::auth::Guard;
 use crate::cluster::Table;
+use crate::heartbeat::Heartbeat;
 use crate::metrics::Metrics;
+use crate::peer::Links;
 use crate::plugins::Plugins;
 use crate::route::Registry;
-use crate::tls::{Acceptor, Connector};
+use crate::tls::Acceptor;
 
 /// Request heads come at once or not at all.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +35,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 256;
 /// How long answers under way may take when the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(crate) use routes::answer_peer;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
@@ -50,8 +54,10 @@ pub struct State {
     pub ready: watch::Receiver<bool>,
     /// Whose questions are answered.
     pub auth: Guard,
-    /// To other nodes' admin ports, where they speak TLS.
-    pub(crate) to_admin: Option<Connector>,
+    /// The links to other nodes, for `?forward=`.
+    pub links: Arc<Links>,
+    /// The threads without which this node is not ready.
+    pub heartbeats: Vec<Arc<Heartbeat>>,
     /// This node's gossip address.
     pub gossip_addr: SocketAddr,
 }

@@ -1,5 +1,7 @@
 //! The routes of the admin port. `GET` and `HEAD` only; each takes `?forward=<node id>`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -10,22 +12,25 @@ use super::{Answer, State, forward, view};
 use crate::auth::Denied;
 use crate::cluster::Status;
 
+/// Threads that were not heard of for so long are stuck: nothing that they do takes a tenth of it.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
+
 /// Answers one request, here or on the node it is to be forwarded to.
 pub(super) async fn answer(request: &Request<Incoming>, state: &State) -> Answer {
     if let Err(denied) = state.auth.admit(request.headers(), None).await {
         return refuse(denied);
     }
     if let Some(node) = query(request, "forward").filter(|node| *node != state.table.local_id()) {
-        let nodes = state.table.nodes();
-        return match nodes.into_iter().find(|known| known.identity.id == node) {
-            Some(known) => forward::to(&known.identity.admin_addr, state.to_admin.as_ref(), request).await,
-            None => status(StatusCode::NOT_FOUND),
-        };
+        return forward::to(&node, state, request).await;
     }
-    if *request.method() != Method::GET && *request.method() != Method::HEAD {
+    answer_peer(request.method(), request.uri().path(), state)
+}
+
+/// Answers what another node asks, or this one's own clients: of this node alone, nothing is forwarded.
+pub(crate) fn answer_peer(method: &Method, path: &str, state: &State) -> Answer {
+    if *method != Method::GET && *method != Method::HEAD {
         return not_found();
     }
-    let path = request.uri().path();
     match local(path, state) {
         Some(answer) => answer,
         None => {
@@ -42,7 +47,7 @@ fn local(path: &str, state: &State) -> Option<Answer> {
     let named = |id: &str| if id == "local" { local_id.clone() } else { id.to_owned() };
     Some(match path {
         "/health" => status(StatusCode::OK),
-        "/ready" if *state.ready.borrow() => status(StatusCode::OK),
+        "/ready" if *state.ready.borrow() && comes_round(state) => status(StatusCode::OK),
         "/ready" => status(StatusCode::SERVICE_UNAVAILABLE),
         "/metrics" => metrics(state),
         "/status/cluster/nodes" => json(&view::nodes(&state.table.nodes())),
@@ -66,6 +71,15 @@ fn local(path: &str, state: &State) -> Option<Answer> {
             }
         }
     })
+}
+
+/// Do all threads that are watched come round? The log names one that does not.
+fn comes_round(state: &State) -> bool {
+    let late = state.heartbeats.iter().find(|heart| heart.late(HEARTBEAT_LIMIT));
+    if let Some(heart) = late {
+        tracing::error!(threads = heart.name(), limit = ?HEARTBEAT_LIMIT, "not ready: these threads do not come round");
+    }
+    late.is_none()
 }
 
 fn metrics(state: &State) -> Answer {

@@ -1,16 +1,24 @@
 //! The cluster: who is there (memberlist) and which endpoints each node has (our own tables).
 //!
-//! [`state`] is the pure part: events in, changes out. `gossip` is the only file that names
-//! memberlist. `sync` moves tables between nodes, `join` finds nodes to join.
+//! [`state`] is the pure part: events in, changes out. `gossip` drives memberlist; `port` (and `calls`,
+//! its TCP side) is what it and our own messages go through, `packet` and `stream` what they look like
+//! there, `transport` the port as memberlist wants it. `sync` moves tables between nodes, `join` finds
+//! nodes to join. [`secret`] makes every key.
 
+mod calls;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod gossip;
 mod join;
+mod packet;
+mod port;
+pub mod secret;
 pub mod state;
+mod stream;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod wire;
 
 use std::net::SocketAddr;
@@ -21,9 +29,11 @@ use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::heartbeat::Heartbeat;
 use crate::metrics::GossipMetrics;
 use gossip::Gossip;
-pub use state::{NodeView, RemoteNode, RemoteRoute, Status, Table};
+pub use secret::ClusterKey;
+pub use state::{Caps, NodeView, RemoteNode, RemoteRoute, Status, Table};
 pub use wire::Identity;
 
 /// How to take part in a cluster.
@@ -41,7 +51,11 @@ pub struct Options {
     /// Is it an error if no node could be joined?
     pub abort_if_join_fails: bool,
     /// Encrypts and authenticates gossip.
-    pub secret: Option<Vec<u8>>,
+    pub key: Option<ClusterKey>,
+    /// Other nodes at most.
+    pub max_nodes: usize,
+    /// Endpoints of each at most.
+    pub max_endpoints: usize,
     /// How often membership changes are passed on.
     pub gossip_interval: Duration,
     /// Largest UDP packet, bytes.
@@ -56,7 +70,7 @@ pub enum ClusterError {
     Start {
         /// The address as configured.
         addr: SocketAddr,
-        /// What memberlist said.
+        /// What went wrong.
         message: String,
     },
     /// No node could be joined.
@@ -79,6 +93,7 @@ pub struct Cluster {
     stop: CancellationToken,
     /// Gossip's own threads: whatever happens to them, requests go on.
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 /// Gossip is small work; two threads keep one stuck task from stopping it.
@@ -102,7 +117,10 @@ impl Cluster {
             .enable_all()
             .build()
             .map_err(|e| fail(e.to_string()))?;
-        let table = Arc::new(Table::new(options.identity.clone()));
+        let heartbeat = Heartbeat::new("gossip");
+        runtime.spawn(heartbeat.clone().beat());
+        let caps = Caps { nodes: options.max_nodes, endpoints: options.max_endpoints };
+        let table = Arc::new(Table::new(options.identity.clone(), caps));
         let started = Gossip::start(runtime.handle().clone(), &options, table.clone(), metrics).await;
         let (gossip, events) = match started {
             Ok(parts) => parts,
@@ -114,15 +132,9 @@ impl Cluster {
         let gossip = Arc::new(gossip);
         let stop = CancellationToken::new();
         // Both end with the runtime they run on, which `shutdown` and `Drop` stop.
-        runtime.spawn(sync::run(
-            gossip.clone(),
-            table.clone(),
-            options.max_packet_size,
-            events,
-            stop.clone(),
-        ));
+        runtime.spawn(sync::run(gossip.clone(), table.clone(), events, stop.clone()));
         let join = join::Joiner::new(&options, gossip.clone(), table.clone());
-        Ok(Cluster { table, gossip, join, stop, runtime: Mutex::new(Some(runtime)) })
+        Ok(Cluster { table, gossip, join, stop, runtime: Mutex::new(Some(runtime)), heartbeat })
     }
 
     /// The first join; then the rejoin loop goes on in the background. Returns how many nodes were
@@ -140,7 +152,12 @@ impl Cluster {
         self.table.clone()
     }
 
-    /// The address gossip is bound to.
+    /// Do gossip's threads come round?
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
+        self.heartbeat.clone()
+    }
+
+    /// The address others know gossip by.
     pub fn gossip_addr(&self) -> SocketAddr {
         self.gossip.addr()
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 use piko_tunnel::control::Protocol;
@@ -20,6 +21,12 @@ use crate::route::key::{EndpointKey, RouteKey};
 const LOG: usize = 65_536;
 /// Deltas kept aside while an earlier one is missing.
 const MAX_PENDING: usize = 256;
+/// Seconds without a heartbeat after which a member counts as unreachable. One comes each second; memberlist finds
+/// out sooner that a node is gone, but believes who answers its probes and says nothing else.
+const MAX_SILENT: u32 = 15;
+/// How far ahead of the last heartbeat a goodbye counts. A node that leaves sends none after it; one that goes on
+/// has soon sent more, whatever number was in a goodbye that was not its own.
+const BYE_AHEAD: u64 = 8;
 
 /// A node's status, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,16 +88,28 @@ pub struct NodeView {
 /// The shared view: routing and status read it, the registry and gossip write it.
 pub struct Table {
     state: RwLock<State>,
+    /// Counts this node's heartbeats and its goodbye.
+    seq: AtomicU64,
     /// Wakes the flusher.
     pub(super) dirty: Notify,
     changes: watch::Sender<u64>,
 }
 
 struct State {
+    caps: Caps,
     identity: Identity,
     local: Local,
     nodes: BTreeMap<SocketAddr, Node>,
     routes: HashMap<RouteKey, Arc<[RemoteRoute]>>,
+}
+
+/// What other nodes may make this one remember.
+#[derive(Debug, Clone, Copy)]
+pub struct Caps {
+    /// Other nodes.
+    pub nodes: usize,
+    /// Endpoints of each.
+    pub endpoints: usize,
 }
 
 /// Our own table.
@@ -107,7 +126,14 @@ struct Node {
     identity: Identity,
     remote: Arc<RemoteNode>,
     status: Status,
-    said_bye: bool,
+    /// Does memberlist have it among its own? Nothing is believed of one that it has not.
+    member: bool,
+    /// The last heartbeat.
+    seq: u64,
+    /// It said goodbye. A heartbeat above this number takes that back.
+    bye: Option<u64>,
+    /// Seconds since the last heartbeat.
+    silent: u32,
     version: u64,
     endpoints: BTreeMap<RouteKey, u32>,
     /// By base version.
@@ -118,10 +144,32 @@ struct Node {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Then {
     Nothing,
-    /// Ask that node for what is missing.
-    Pull(SocketAddr),
-    /// Answer a pull.
-    Send(SocketAddr, Answer),
+    /// Ask the sender for what is missing.
+    Pull,
+}
+
+/// Why a message changes nothing. As the label of `piko_gossip_dropped_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ignored {
+    /// No member lives at that address, or not the one it speaks of.
+    NoMember,
+    /// It came before, or something newer did.
+    Old,
+    /// Endpoints above the cap were left out.
+    Capped,
+    /// Not a message that comes by itself.
+    Unasked,
+}
+
+impl Ignored {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Ignored::NoMember => "no_member",
+            Ignored::Old => "old",
+            Ignored::Capped => "over_cap",
+            Ignored::Unasked => "malformed",
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -132,10 +180,11 @@ pub(super) enum Answer {
 
 impl Table {
     /// A node that knows only itself.
-    pub fn new(identity: Identity) -> Self {
-        let state =
-            State { identity, local: Local::default(), nodes: BTreeMap::new(), routes: HashMap::new() };
-        Table { state: RwLock::new(state), dirty: Notify::new(), changes: watch::Sender::new(0) }
+    pub fn new(identity: Identity, caps: Caps) -> Self {
+        let local = Local::default();
+        let state = State { caps, identity, local, nodes: BTreeMap::new(), routes: HashMap::new() };
+        let (dirty, changes) = (Notify::new(), watch::Sender::new(0));
+        Table { state: RwLock::new(state), seq: AtomicU64::new(0), dirty, changes }
     }
 
     /// This node's id.
@@ -242,7 +291,7 @@ impl Table {
 
     /// A member that was unreachable is old enough to be forgotten.
     pub(super) fn forget(&self, addr: SocketAddr) {
-        self.write(|state| state.nodes.remove(&addr));
+        self.write(|state| state.drop_routes(addr));
     }
 
     /// Addresses of members: active ones, or the others.
@@ -252,11 +301,63 @@ impl Table {
         wanted.map(|(addr, _)| *addr).collect()
     }
 
-    pub(super) fn apply(&self, message: Message) -> Then {
-        if let Message::Pull { reply_to, epoch, have } = message {
-            return Then::Send(reply_to, self.state.read().answer(epoch, have));
+    /// Addresses of memberlist's members.
+    pub(super) fn reachable(&self) -> Vec<SocketAddr> {
+        let state = self.state.read();
+        state.nodes.iter().filter(|(_, node)| node.member).map(|(addr, _)| *addr).collect()
+    }
+
+    /// Is a node of that id known?
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        let state = self.state.read();
+        state.identity.id == id || state.nodes.values().any(|node| node.identity.id == id)
+    }
+
+    /// Does a member of memberlist's live at that address?
+    pub(super) fn is_member(&self, addr: SocketAddr) -> bool {
+        self.state.read().nodes.get(&addr).is_some_and(|node| node.member)
+    }
+
+    /// May memberlist take a node at that address? So many at once, and no more.
+    pub(super) fn has_room(&self, addr: SocketAddr) -> bool {
+        let state = self.state.read();
+        let members = || state.nodes.iter().filter(|(at, node)| node.member && **at != addr).count();
+        state.nodes.len() < state.caps.nodes || members() < state.caps.nodes
+    }
+
+    /// The number of this node's next heartbeat or of its goodbye.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.seq.fetch_add(1, Relaxed) + 1
+    }
+
+    /// A second has gone by: members that were not heard of for too long are unreachable.
+    pub(super) fn tick(&self) {
+        let late = |node: &Node| node.status == Status::Active && node.silent >= MAX_SILENT;
+        let any = {
+            let mut state = self.state.write();
+            state.nodes.values_mut().for_each(|node| node.silent = node.silent.saturating_add(1));
+            state.nodes.values().any(late)
+        };
+        if any {
+            self.write(|state| {
+                let late: Vec<_> = state.nodes.iter().filter(|(_, n)| late(n)).map(|(at, _)| *at).collect();
+                late.into_iter().for_each(|addr| state.settle(addr));
+            });
         }
-        self.write(|state| state.apply(message))
+    }
+
+    /// Takes what somebody at that address says.
+    pub(super) fn apply(&self, from: SocketAddr, message: Message) -> Result<Then, Ignored> {
+        // Whatever strangers send, nobody is woken by it.
+        if !self.is_member(from) {
+            return Err(Ignored::NoMember);
+        }
+        self.write(|state| state.apply(from, message))
+    }
+
+    /// What a node that has `have` of this one's table in that epoch has missed.
+    pub(super) fn answer(&self, epoch: u64, have: u64) -> Answer {
+        self.state.read().answer(epoch, have)
     }
 
     /// What another node has to ask this member for.
@@ -321,14 +422,15 @@ impl State {
         if known.is_some_and(|node| node.identity.epoch > identity.epoch) {
             return false; // late news of the process before
         }
-        let same = known.is_some_and(|node| node.identity == identity);
+        let (new, same) = (known.is_none(), known.is_some_and(|node| node.identity == identity));
         if same && let Some(node) = self.nodes.get_mut(&addr) {
-            let back = node.status != Status::Active && !node.said_bye;
-            if back {
-                node.status = Status::Active;
-                self.reroute_all(addr);
-            }
-            return back;
+            let before = node.status;
+            (node.member, node.silent) = (true, 0);
+            self.settle(addr);
+            return before != Status::Active && self.is_active(addr);
+        }
+        if new && !self.make_room() {
+            return false;
         }
         self.drop_routes(addr);
         let remote = Arc::new(RemoteNode {
@@ -342,7 +444,10 @@ impl State {
                 identity,
                 remote,
                 status: Status::Active,
-                said_bye: false,
+                member: true,
+                seq: 0,
+                bye: None,
+                silent: 0,
                 version: 0,
                 endpoints: BTreeMap::new(),
                 pending: BTreeMap::new(),
@@ -351,45 +456,108 @@ impl State {
         true
     }
 
+    /// Is there a place for one more node? One that is gone gives its up.
+    fn make_room(&mut self) -> bool {
+        if self.nodes.len() < self.caps.nodes {
+            return true;
+        }
+        let gone = self.nodes.iter().find(|(_, node)| !node.member).map(|(addr, _)| *addr);
+        if let Some(gone) = gone {
+            self.drop_routes(gone);
+        }
+        gone.is_some()
+    }
+
     fn member_down(&mut self, addr: SocketAddr) {
+        if let Some(node) = self.nodes.get_mut(&addr) {
+            node.member = false;
+            self.settle(addr);
+        }
+    }
+
+    /// Makes a node's status what is known of it.
+    fn settle(&mut self, addr: SocketAddr) {
         let Some(node) = self.nodes.get_mut(&addr) else { return };
-        node.status = if node.said_bye { Status::Left } else { Status::Unreachable };
-        let left = node.said_bye;
+        let status = match node {
+            Node { bye: Some(_), .. } => Status::Left,
+            Node { member: false, .. } => Status::Unreachable,
+            Node { silent, .. } if *silent >= MAX_SILENT => Status::Unreachable,
+            _ => Status::Active,
+        };
+        if status == node.status {
+            return;
+        }
+        node.status = status;
         self.reroute_all(addr);
-        if left && let Some(node) = self.nodes.get_mut(&addr) {
+        if status == Status::Left
+            && let Some(node) = self.nodes.get_mut(&addr)
+        {
+            // Asked for whole, should it go on.
+            node.version = 0;
             node.endpoints.clear();
             node.pending.clear();
         }
     }
 
-    fn apply(&mut self, message: Message) -> Then {
+    fn is_active(&self, addr: SocketAddr) -> bool {
+        self.nodes.get(&addr).is_some_and(|node| node.status == Status::Active)
+    }
+
+    fn apply(&mut self, from: SocketAddr, message: Message) -> Result<Then, Ignored> {
         match message {
             Message::Delta { owner, epoch, base, ops } | Message::Missed { owner, epoch, base, ops } => {
-                self.delta(&owner, epoch, base, ops)
+                self.delta(from, &owner, epoch, base, ops)
             }
-            Message::Heartbeat { addr, identity, version } => {
-                let new = self.member_up(addr, identity.clone());
-                let behind = self
-                    .nodes
-                    .get(&addr)
-                    .is_some_and(|node| node.identity.epoch == identity.epoch && node.version < version);
-                if new || behind { Then::Pull(addr) } else { Then::Nothing }
-            }
+            Message::Heartbeat { identity, version, seq } => self.heartbeat(from, identity, version, seq),
             Message::Snapshot { owner, epoch, version, endpoints } => {
-                self.snapshot(&owner, epoch, version, endpoints);
-                Then::Nothing
+                self.snapshot(from, &owner, epoch, version, endpoints)
             }
-            Message::Bye { owner, epoch } => {
-                if let Some(addr) = self.find(&owner, epoch) {
-                    if let Some(node) = self.nodes.get_mut(&addr) {
-                        node.said_bye = true;
-                    }
-                    self.member_down(addr);
+            Message::Bye { owner, epoch, seq } => {
+                let node = self.speaker(from, &owner, epoch)?;
+                if seq <= node.seq {
+                    return Err(Ignored::Old);
                 }
-                Then::Nothing
+                node.bye = Some(seq.min(node.seq.saturating_add(BYE_AHEAD)));
+                self.settle(from);
+                Ok(Then::Nothing)
             }
-            Message::Pull { .. } => Then::Nothing,
+            Message::Pull { .. } => Err(Ignored::Unasked),
         }
+    }
+
+    /// The member at that address, if it is the one spoken of: nobody speaks for another.
+    fn speaker(&mut self, from: SocketAddr, owner: &str, epoch: u64) -> Result<&mut Node, Ignored> {
+        let node = self.nodes.get_mut(&from).filter(|node| node.member);
+        node.filter(|node| node.identity.id == owner && node.identity.epoch == epoch).ok_or(Ignored::NoMember)
+    }
+
+    fn heartbeat(
+        &mut self,
+        from: SocketAddr,
+        identity: Identity,
+        version: u64,
+        seq: u64,
+    ) -> Result<Then, Ignored> {
+        let known = self.nodes.get(&from).filter(|node| node.member).ok_or(Ignored::NoMember)?;
+        let restarted = identity.epoch > known.identity.epoch;
+        if restarted {
+            // memberlist has not noticed: the process before went without a word.
+            self.member_up(from, identity.clone());
+        }
+        let node = self.speaker(from, &identity.id, identity.epoch)?;
+        if node.identity != identity {
+            return Err(Ignored::NoMember);
+        }
+        if seq <= node.seq {
+            return Err(Ignored::Old);
+        }
+        (node.seq, node.silent) = (seq, 0);
+        if node.bye.is_some_and(|bye| seq > bye) {
+            node.bye = None;
+        }
+        let behind = node.version < version;
+        self.settle(from);
+        Ok(if self.is_active(from) && (restarted || behind) { Then::Pull } else { Then::Nothing })
     }
 
     fn answer(&self, epoch: u64, have: u64) -> Answer {
@@ -406,47 +574,57 @@ impl State {
         }
     }
 
-    fn find(&self, owner: &str, epoch: u64) -> Option<SocketAddr> {
-        let mut nodes = self.nodes.iter();
-        nodes
-            .find(|(_, node)| node.identity.id == owner && node.identity.epoch == epoch)
-            .map(|(addr, _)| *addr)
-    }
-
-    fn delta(&mut self, owner: &str, epoch: u64, base: u64, ops: Vec<Op>) -> Then {
-        let Some(addr) = self.find(owner, epoch) else { return Then::Nothing };
-        let Some(node) = self.nodes.get_mut(&addr) else { return Then::Nothing };
-        if base + ops.len() as u64 <= node.version {
-            return Then::Nothing; // old
+    fn delta(
+        &mut self,
+        from: SocketAddr,
+        owner: &str,
+        epoch: u64,
+        base: u64,
+        ops: Vec<Op>,
+    ) -> Result<Then, Ignored> {
+        let cap = self.caps.endpoints;
+        let node = self.speaker(from, owner, epoch)?;
+        if base.saturating_add(ops.len() as u64) <= node.version {
+            return Ok(Then::Nothing); // old, and no wonder: packets and answers overlap
         }
         if base > node.version {
             if node.pending.len() < MAX_PENDING {
                 node.pending.insert(base, ops);
             }
-            return Then::Pull(addr); // something between is missing, or late
+            return Ok(Then::Pull); // something between is missing, or late
         }
-        let mut changed = node.take(base, ops);
+        let mut changed = Vec::new();
+        let mut left_out = node.take(base, ops, cap, &mut changed);
         while let Some((base, ops)) = node.next_pending() {
-            changed.extend(node.take(base, ops));
+            left_out += node.take(base, ops, cap, &mut changed);
         }
         self.reroute(changed);
-        Then::Nothing
+        if left_out > 0 { Err(Ignored::Capped) } else { Ok(Then::Nothing) }
     }
 
-    fn snapshot(&mut self, owner: &str, epoch: u64, version: u64, endpoints: Vec<Op>) {
-        let Some(addr) = self.find(owner, epoch) else { return };
-        let Some(node) = self.nodes.get_mut(&addr) else { return };
+    fn snapshot(
+        &mut self,
+        from: SocketAddr,
+        owner: &str,
+        epoch: u64,
+        version: u64,
+        endpoints: Vec<Op>,
+    ) -> Result<Then, Ignored> {
+        let cap = self.caps.endpoints;
+        let node = self.speaker(from, owner, epoch)?;
         if version <= node.version {
-            return;
+            return Err(Ignored::Old);
         }
-        let before =
-            std::mem::replace(&mut node.endpoints, endpoints.into_iter().filter(|(_, n)| *n > 0).collect());
+        let mut left_out = endpoints.len().saturating_sub(cap);
+        let taken = endpoints.into_iter().filter(|(_, n)| *n > 0).take(cap);
+        let before = std::mem::replace(&mut node.endpoints, taken.collect());
         node.version = version;
         let mut changed: Vec<_> = before.into_keys().chain(node.endpoints.keys().cloned()).collect();
         while let Some((base, ops)) = node.next_pending() {
-            changed.extend(node.take(base, ops));
+            left_out += node.take(base, ops, cap, &mut changed);
         }
         self.reroute(changed);
+        if left_out > 0 { Err(Ignored::Capped) } else { Ok(Then::Nothing) }
     }
 
     fn drop_routes(&mut self, addr: SocketAddr) {
@@ -481,22 +659,25 @@ impl State {
 }
 
 impl Node {
-    /// Applies operations from `base` on, skipping those already known.
-    fn take(&mut self, base: u64, ops: Vec<Op>) -> Vec<RouteKey> {
-        let mut changed = Vec::new();
-        for (version, (endpoint, upstreams)) in (base + 1..).zip(ops) {
+    /// Applies operations from `base` on, skipping those already known. Says how many were above the cap.
+    fn take(&mut self, base: u64, ops: Vec<Op>, cap: usize, changed: &mut Vec<RouteKey>) -> usize {
+        let mut left_out = 0;
+        for (version, (endpoint, upstreams)) in (base.saturating_add(1)..).zip(ops) {
             if version <= self.version {
                 continue;
             }
             self.version = version;
             if upstreams == 0 {
                 self.endpoints.remove(&endpoint);
-            } else {
+            } else if self.endpoints.len() < cap || self.endpoints.contains_key(&endpoint) {
                 self.endpoints.insert(endpoint.clone(), upstreams);
+            } else {
+                left_out += 1;
+                continue;
             }
             changed.push(endpoint);
         }
-        changed
+        left_out
     }
 
     /// The first pending delta, if it fits on now. Old ones are dropped on the way.
@@ -507,7 +688,7 @@ impl Node {
                 return None;
             }
             let (base, ops) = first.remove_entry();
-            if base + ops.len() as u64 > self.version {
+            if base.saturating_add(ops.len() as u64) > self.version {
                 return Some((base, ops));
             }
         }

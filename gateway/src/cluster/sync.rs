@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::gossip::{Event, EventStream, Gossip};
-use super::state::{Answer, Table, Then};
+use super::state::Table;
 use super::wire::{self, Message};
 
 /// Changes within this time travel together.
@@ -26,11 +26,10 @@ const FORGET: Duration = Duration::from_secs(3600);
 pub(super) async fn run(
     gossip: Arc<Gossip>,
     table: Arc<Table>,
-    max_packet: u16,
     mut events: EventStream,
     stop: CancellationToken,
 ) {
-    let mut sync = Sync { gossip, table, max_packet, pulled: HashMap::new(), down: HashMap::new() };
+    let mut sync = Sync { gossip, table, pulled: HashMap::new(), down: HashMap::new() };
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -44,6 +43,7 @@ pub(super) async fn run(
                 sync.flush().await;
             }
             _ = heartbeat.tick() => {
+                sync.table.tick();
                 sync.heartbeat().await;
                 sync.forget();
             }
@@ -52,17 +52,9 @@ pub(super) async fn run(
     }
 }
 
-fn missed(delta: Message) -> Message {
-    match delta {
-        Message::Delta { owner, epoch, base, ops } => Message::Missed { owner, epoch, base, ops },
-        other => other,
-    }
-}
-
 struct Sync {
     gossip: Arc<Gossip>,
     table: Arc<Table>,
-    max_packet: u16,
     pulled: HashMap<SocketAddr, Instant>,
     down: HashMap<SocketAddr, Instant>,
 }
@@ -79,7 +71,7 @@ impl Sync {
                 if self.table.member_up(addr, identity) {
                     info!(node.id = %id, gossip.addr = %addr, "node is active");
                     self.pulled.remove(&addr);
-                    self.pull(addr).await;
+                    self.pull(addr);
                 }
             }
             Event::Down(addr) => {
@@ -87,66 +79,43 @@ impl Sync {
                 self.down.insert(addr, Instant::now());
                 info!(gossip.addr = %addr, "node is gone");
             }
-            Event::Then(Then::Pull(addr)) => self.pull(addr).await,
-            Event::Then(Then::Send(addr, answer)) => self.answer(addr, answer).await,
-            Event::Then(Then::Nothing) => {}
+            Event::Behind(addr) => self.pull(addr),
         }
     }
 
-    async fn pull(&mut self, addr: SocketAddr) {
+    /// Over TCP, to a node that may be a black hole: not in this loop. The port has its limits.
+    fn pull(&mut self, addr: SocketAddr) {
         let now = Instant::now();
-        if self.pulled.get(&addr).is_some_and(|at| now.duration_since(*at) < PULL_AGAIN) {
+        self.pulled.retain(|_, at| now.duration_since(*at) < PULL_AGAIN);
+        if self.pulled.contains_key(&addr) {
             return;
         }
         self.pulled.insert(addr, now);
         let (epoch, have) = self.table.have(addr);
-        let pull = Message::Pull { reply_to: self.gossip.addr(), epoch, have };
-        self.spawn_reliable(addr, vec![pull]);
-    }
-
-    async fn answer(&self, addr: SocketAddr, answer: Answer) {
-        let identity = self.table.identity();
-        let messages = match answer {
-            Answer::Ops { base, ops } => {
-                let deltas = wire::deltas(&identity.id, identity.epoch, base, &ops, self.max_packet);
-                deltas.into_iter().map(missed).collect()
-            }
-            Answer::All { version, endpoints } => {
-                vec![Message::Snapshot { owner: identity.id, epoch: identity.epoch, version, endpoints }]
-            }
-        };
-        self.spawn_reliable(addr, messages);
-    }
-
-    /// TCP to a node that may be a black hole: not in this loop. Bounded by memberlist's own timeout.
-    fn spawn_reliable(&self, addr: SocketAddr, messages: Vec<Message>) {
         let gossip = self.gossip.clone();
-        tokio::spawn(async move {
-            for message in messages {
-                gossip.send_reliable(addr, &message).await;
-            }
-        });
+        tokio::spawn(async move { gossip.pull(addr, epoch, have).await });
     }
 
     async fn flush(&self) {
         let Some((base, ops)) = self.table.flush() else { return };
         let identity = self.table.identity();
-        let deltas = wire::deltas(&identity.id, identity.epoch, base, &ops, self.max_packet);
+        let deltas = wire::deltas(&identity.id, identity.epoch, base, &ops, self.gossip.max_packet());
         for addr in self.table.members(true) {
             for delta in &deltas {
-                self.gossip.send(addr, delta).await;
+                self.gossip.tell(addr, delta).await;
             }
         }
     }
 
     async fn heartbeat(&self) {
         let heartbeat = Message::Heartbeat {
-            addr: self.gossip.addr(),
             identity: self.table.identity(),
             version: self.table.version(),
+            seq: self.table.next_seq(),
         };
-        for addr in self.table.members(true) {
-            self.gossip.send(addr, &heartbeat).await;
+        // To those that are silent, too: they may only not have been heard.
+        for addr in self.table.reachable() {
+            self.gossip.tell(addr, &heartbeat).await;
         }
     }
 

@@ -1,19 +1,19 @@
 //! What nodes tell each other, and how it is written: one version byte, then postcard.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::route::key::RouteKey;
 
 /// First byte of every message. Another one is another version's: ignored.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// Largest message taken, bytes: a table of some million endpoints.
-const MAX_MESSAGE: usize = 64 << 20;
+pub(super) const MAX_MESSAGE: usize = 64 << 20;
 /// Operations in one delta at most.
 const MAX_OPS: usize = 4096;
-/// What memberlist and its encryption put around a delta in one packet, bytes.
-const AROUND_DELTA: usize = 200;
+/// Longest node id: a prefix of 64 and 7 random characters, and some.
+const MAX_ID: usize = 96;
+/// Longest address: a host name of 253 and a port.
+const MAX_ADDR: usize = 260;
 
 /// Who a node is. Travels in memberlist's metadata and in heartbeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,22 +37,22 @@ pub(super) type Op = (RouteKey, u32);
 pub(super) enum Message {
     /// Operation `i` makes version `base + 1 + i` of the owner's table.
     Delta { owner: String, epoch: u64, base: u64, ops: Vec<Op> },
-    /// The owner lives at this gossip address, and its table has this version.
-    Heartbeat { addr: SocketAddr, identity: Identity, version: u64 },
+    /// Who lives at the sender's address, and which version its table has. `seq` grows with each of a process.
+    Heartbeat { identity: Identity, version: u64, seq: u64 },
     /// Send me what is newer than `have`, if you are still of that epoch; else everything.
-    Pull { reply_to: SocketAddr, epoch: u64, have: u64 },
+    Pull { epoch: u64, have: u64 },
     /// The owner's whole table.
     Snapshot { owner: String, epoch: u64, version: u64, endpoints: Vec<Op> },
-    /// The owner leaves.
-    Bye { owner: String, epoch: u64 },
-    /// A delta that answers a pull: it comes on a connection of its own, not in a packet.
+    /// The owner leaves. `seq` counts on from its heartbeats.
+    Bye { owner: String, epoch: u64, seq: u64 },
+    /// A delta that answers a pull: it comes on the connection that asked, not in a packet.
     Missed { owner: String, epoch: u64, base: u64, ops: Vec<Op> },
 }
 
 impl Message {
-    /// Does it travel in a packet? Others have a connection each.
+    /// Does it travel in a packet? Others go over a connection.
     pub(super) fn in_packet(&self) -> bool {
-        matches!(self, Message::Delta { .. } | Message::Heartbeat { .. })
+        matches!(self, Message::Delta { .. } | Message::Heartbeat { .. } | Message::Bye { .. })
     }
 
     /// Operations it carries.
@@ -77,9 +77,34 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
         return None;
     }
     let message = postcard::from_bytes(body).ok()?;
-    match &message {
-        Message::Delta { ops, .. } | Message::Missed { ops, .. } if ops.len() > MAX_OPS => None,
-        _ => Some(message),
+    let sound = match &message {
+        Message::Delta { owner, ops, .. } | Message::Missed { owner, ops, .. } => {
+            ops.len() <= MAX_OPS && is_id(owner)
+        }
+        Message::Snapshot { owner, .. } | Message::Bye { owner, .. } => is_id(owner),
+        Message::Heartbeat { identity, .. } => identity.is_sound(),
+        Message::Pull { .. } => true,
+    };
+    sound.then_some(message)
+}
+
+/// As the configuration takes it. It is shown, logged and compared: nothing else may come in.
+fn is_id(id: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=MAX_ID).contains(&id.len()) && id.chars().all(allowed)
+}
+
+/// `host:port`.
+fn is_addr(addr: &str) -> bool {
+    let Some((host, port)) = addr.rsplit_once(':') else { return false };
+    let fits = addr.len() <= MAX_ADDR && !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic());
+    fits && port.parse::<u16>().is_ok()
+}
+
+impl Identity {
+    fn is_sound(&self) -> bool {
+        is_id(&self.id)
+            && [&self.proxy_addr, &self.admin_addr, &self.peer_addr].into_iter().all(|a| is_addr(a))
     }
 }
 
@@ -97,12 +122,11 @@ pub(super) fn encode_identity(identity: &Identity) -> Result<Vec<u8>, String> {
 
 pub(super) fn decode_identity(bytes: &[u8]) -> Option<Identity> {
     let (&FORMAT, body) = bytes.split_first()? else { return None };
-    postcard::from_bytes(body).ok()
+    postcard::from_bytes::<Identity>(body).ok().filter(Identity::is_sound)
 }
 
-/// Splits operations into deltas that each fit a packet of `max_packet` bytes.
-pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_packet: u16) -> Vec<Message> {
-    let max_delta = usize::from(max_packet) - AROUND_DELTA;
+/// Splits operations into deltas of at most `max_delta` bytes.
+pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_delta: usize) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut rest = ops;
     while !rest.is_empty() {
@@ -116,6 +140,16 @@ pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_pac
         messages.push(Message::Delta { owner: owner.to_owned(), epoch, base, ops: now.to_vec() });
         base += n as u64;
         rest = later;
+    }
+    messages
+}
+
+/// The same for a connection, where only their number is limited.
+pub(super) fn missed(owner: &str, epoch: u64, mut base: u64, ops: &[Op]) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for ops in ops.chunks(MAX_OPS) {
+        messages.push(Message::Missed { owner: owner.to_owned(), epoch, base, ops: ops.to_vec() });
+        base += ops.len() as u64;
     }
     messages
 }

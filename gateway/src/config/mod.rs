@@ -7,7 +7,6 @@ pub mod fuzz;
 mod ports;
 mod proxy;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid, TunnelConfig};
@@ -104,40 +103,10 @@ impl ConfigSpec for Config {
         self.proxy.validate()?;
         self.upstream.validate()?;
         self.admin.validate()?;
-        self.cluster.peer.tls.validate("cluster.peer.tls")?;
         self.log.validate()?;
         PluginConfig::validate(&self.plugins)?;
         self.tunnel.validate()?;
-        let cluster = &self.cluster;
-        if !cluster.node_id.is_empty() && !cluster.node_id_prefix.is_empty() {
-            return Err(Invalid::new(
-                "cluster.node_id_prefix",
-                "cannot be set together with cluster.node_id",
-            ));
-        }
-        if !cluster.secret.is_empty() && cluster.secret_file.is_some() {
-            return Err(Invalid::new("cluster.secret_file", "cannot be set together with cluster.secret"));
-        }
-        let gossip = &cluster.gossip.advertise_addr;
-        // It is memberlist's id of this node: an address, not a name, with or without a port.
-        let host = gossip.rsplit_once(':').map_or(gossip.as_str(), |(host, _)| host);
-        let is_ip =
-            gossip.parse::<IpAddr>().is_ok() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-        if !gossip.is_empty() && !is_ip {
-            let message = format!(
-                "{gossip:?} is no IP address; write it like 10.0.0.1, 10.0.0.1:8003 or [fd00::1]:8003"
-            );
-            return Err(Invalid::new("cluster.gossip.advertise_addr", message));
-        }
-        let id = format!("{}{}", cluster.node_id, cluster.node_id_prefix);
-        if id.len() > 64 || !id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
-            let key = if cluster.node_id.is_empty() { "cluster.node_id_prefix" } else { "cluster.node_id" };
-            return Err(Invalid::new(key, "has at most 64 letters, digits and - _ ."));
-        }
-        if !(512..=1472).contains(&cluster.gossip.max_packet_size) {
-            return Err(Invalid::new("cluster.gossip.max_packet_size", "must be from 512 to 1472"));
-        }
-        Ok(())
+        self.cluster.validate()
     }
 }
 

@@ -62,19 +62,20 @@ pub struct AdminConfig {
     pub advertise_addr: String,
     /// Whose questions are answered.
     pub auth: AuthConfig,
-    /// TLS on this port, and to the admin ports of other nodes (`?forward=`).
-    pub tls: NodeTlsConfig,
+    /// TLS on this port.
+    pub tls: ServerTlsConfig,
 }
 
 /// The port other nodes send requests to.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PeerConfig {
-    /// Where to listen.
-    pub bind_addr: BindAddr,
+    /// Where to listen. Default: `:8004` with a secret, else `127.0.0.1:8004`.
+    pub bind_addr: Option<BindAddr>,
     /// The address others use, where it differs from the bound one.
     pub advertise_addr: String,
-    /// TLS between nodes: all of the cluster or none. Without a certificate here, `proxy.tls` serves both.
+    /// TLS between nodes with certificates of yours: all of the cluster or none. Without one here, `proxy.tls`
+    /// serves both; without that, nodes that have a secret encrypt with keys of their own.
     pub tls: NodeTlsConfig,
 }
 
@@ -117,14 +118,8 @@ impl Default for AdminConfig {
             bind_addr: bind(":8002"),
             advertise_addr: String::new(),
             auth: AuthConfig::default(),
-            tls: NodeTlsConfig::default(),
+            tls: ServerTlsConfig::default(),
         }
-    }
-}
-
-impl Default for PeerConfig {
-    fn default() -> Self {
-        PeerConfig { bind_addr: bind(":8004"), advertise_addr: String::new(), tls: NodeTlsConfig::default() }
     }
 }
 

@@ -1,12 +1,14 @@
-//! Do both ends of a peer link know the cluster secret? A challenge each way, no secret on the wire.
+//! Do both ends of a connection between nodes know the cluster secret? A challenge each way, no secret on the wire.
 //!
 //! ```text
 //! dialler  → magic (16) nonce (32)
 //! acceptor → magic (16) nonce (32)
-//! dialler  → HMAC-SHA-256(key, "dial" | dialler's nonce | acceptor's nonce)
-//! acceptor → HMAC-SHA-256(key, "accept" | dialler's nonce | acceptor's nonce)
+//! dialler  → HMAC-SHA-256(key, "dial" | dialler's nonce | acceptor's nonce | binding)
+//! acceptor → HMAC-SHA-256(key, "accept" | dialler's nonce | acceptor's nonce | binding)
 //! ```
-//! Without a secret the key is a constant: then it only keeps strangers' protocols out.
+//! The binding is what both ends of one TLS connection can compute and nobody else (its exporter): somebody in the
+//! middle has two connections, whose bindings differ, so neither end takes the proof meant for the other. In clear it
+//! is zeros. Without a secret the key is a constant: then all this only keeps strangers' protocols out.
 
 use std::time::Duration;
 
@@ -15,26 +17,60 @@ use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-/// Names the protocol and its version.
-const MAGIC: &[u8; 16] = b"PIKO-PEER-LINK/1";
+use crate::cluster::ClusterKey;
+use crate::tls::Binding;
+
+const MAGIC: usize = 16;
 const NONCE: usize = 32;
 const PROOF: usize = 32;
 /// The whole exchange is four small messages.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// The cluster secret, as a key for peer links. Cannot be printed.
-#[derive(Clone)]
-pub struct Secret(Hmac<Sha256>);
+/// What the connection is for. A proof for one is none for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Requests from node to node.
+    Peer,
+    /// Membership and tables.
+    Gossip,
+}
 
-/// Why a peer link was not set up.
+impl Purpose {
+    /// Names the protocol and its version.
+    fn magic(self) -> &'static [u8; MAGIC] {
+        match self {
+            Purpose::Peer => b"PIKO-PEER-LINK/2",
+            Purpose::Gossip => b"PIKO-GOSSIP-TCP2",
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Purpose::Peer => "prove on peer links",
+            Purpose::Gossip => "prove on gossip streams",
+        }
+    }
+}
+
+/// What proves that a node is of the cluster. Cannot be printed.
+#[derive(Clone)]
+pub(crate) struct Secret {
+    purpose: Purpose,
+    mac: Hmac<Sha256>,
+}
+
+/// Why a connection between nodes was not set up.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The bytes are no peer link's.
-    #[error("the other end does not speak the peer protocol")]
+    /// The bytes are another protocol's, or another version's.
+    #[error("the other end does not speak this protocol of piko's nodes")]
     NotPeer,
     /// The secrets differ.
     #[error("the other end does not know the cluster secret")]
     WrongSecret,
+    /// Too many others are at the door.
+    #[error("too many connections wait to be let in")]
+    Crowded,
     /// Too slow.
     #[error("no answer within {WITHIN:?}")]
     Late,
@@ -44,64 +80,82 @@ pub enum HandshakeError {
 }
 
 impl Secret {
-    /// `None`: peers are not authenticated.
-    pub fn new(secret: Option<&[u8]>) -> Self {
-        let key = secret.unwrap_or(b"no cluster secret");
-        Secret(Hmac::new_from_slice(key).expect("HMAC takes keys of any length"))
+    /// `None`: the other end is not authenticated.
+    pub(crate) fn new(purpose: Purpose, key: Option<&ClusterKey>) -> Self {
+        let key = key.map_or([0; 32], |key| key.key(purpose.key(), &[]));
+        Secret { purpose, mac: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length") }
     }
 
-    fn proof(&self, role: &[u8], dialler: &[u8; NONCE], acceptor: &[u8; NONCE]) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
+    fn proof(
+        &self,
+        role: &[u8],
+        dialler: &[u8; NONCE],
+        acceptor: &[u8; NONCE],
+        binding: Option<Binding>,
+    ) -> Hmac<Sha256> {
+        let mut mac = self.mac.clone();
         mac.update(role);
         mac.update(dialler);
         mac.update(acceptor);
+        mac.update(&binding.unwrap_or_default());
         mac
     }
 }
 
 /// The end that dialled.
-pub(super) async fn dial<S>(io: &mut S, secret: &Secret) -> Result<(), HandshakeError>
+pub(super) async fn dial<S>(
+    io: &mut S,
+    secret: &Secret,
+    binding: Option<Binding>,
+) -> Result<(), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let exchange = async {
-        let ours = hello(io).await?;
-        let theirs = read_hello(io).await?;
-        let proof = secret.proof(b"dial", &ours, &theirs).finalize().into_bytes();
+        let ours = hello(io, secret.purpose).await?;
+        let theirs = read_hello(io, secret.purpose).await?;
+        let proof = secret.proof(b"dial", &ours, &theirs, binding).finalize().into_bytes();
         io.write_all(&proof).await?;
         io.flush().await?;
-        check(io, secret.proof(b"accept", &ours, &theirs)).await
+        check(io, secret.proof(b"accept", &ours, &theirs, binding)).await
     };
     timeout(WITHIN, exchange).await.map_err(|_| HandshakeError::Late)?
 }
 
 /// The end that was dialled.
-pub(super) async fn accept<S>(io: &mut S, secret: &Secret) -> Result<(), HandshakeError>
+pub(super) async fn accept<S>(
+    io: &mut S,
+    secret: &Secret,
+    binding: Option<Binding>,
+) -> Result<(), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let exchange = async {
-        let theirs = read_hello(io).await?;
-        let ours = hello(io).await?;
-        check(io, secret.proof(b"dial", &theirs, &ours)).await?;
-        let proof = secret.proof(b"accept", &theirs, &ours).finalize().into_bytes();
+        let theirs = read_hello(io, secret.purpose).await?;
+        let ours = hello(io, secret.purpose).await?;
+        check(io, secret.proof(b"dial", &theirs, &ours, binding)).await?;
+        let proof = secret.proof(b"accept", &theirs, &ours, binding).finalize().into_bytes();
         io.write_all(&proof).await?;
         Ok(io.flush().await?)
     };
     timeout(WITHIN, exchange).await.map_err(|_| HandshakeError::Late)?
 }
 
-async fn hello<S: AsyncWrite + Unpin>(io: &mut S) -> Result<[u8; NONCE], HandshakeError> {
+async fn hello<S: AsyncWrite + Unpin>(io: &mut S, purpose: Purpose) -> Result<[u8; NONCE], HandshakeError> {
     let nonce = rand::random::<[u8; NONCE]>();
-    io.write_all(&[&MAGIC[..], &nonce].concat()).await?;
+    io.write_all(&[&purpose.magic()[..], &nonce].concat()).await?;
     io.flush().await?;
     Ok(nonce)
 }
 
-async fn read_hello<S: AsyncRead + Unpin>(io: &mut S) -> Result<[u8; NONCE], HandshakeError> {
-    let mut magic = [0; MAGIC.len()];
+async fn read_hello<S: AsyncRead + Unpin>(
+    io: &mut S,
+    purpose: Purpose,
+) -> Result<[u8; NONCE], HandshakeError> {
+    let mut magic = [0; MAGIC];
     io.read_exact(&mut magic).await?;
-    if magic != *MAGIC {
+    if magic != *purpose.magic() {
         return Err(HandshakeError::NotPeer);
     }
     let mut nonce = [0; NONCE];
@@ -124,30 +178,52 @@ async fn check<S: AsyncRead + Unpin>(io: &mut S, expected: Hmac<Sha256>) -> Resu
 mod tests {
     use super::*;
 
-    async fn meet(a: &Secret, b: &Secret) -> (Result<(), HandshakeError>, Result<(), HandshakeError>) {
+    type Ends = (Result<(), HandshakeError>, Result<(), HandshakeError>);
+
+    async fn meet(a: &Secret, b: &Secret, bindings: [Option<Binding>; 2]) -> Ends {
         let (mut near, mut far) = tokio::io::duplex(256);
-        tokio::join!(async move { dial(&mut near, a).await }, async move { accept(&mut far, b).await })
+        let [near_binding, far_binding] = bindings;
+        tokio::join!(async move { dial(&mut near, a, near_binding).await }, async move {
+            accept(&mut far, b, far_binding).await
+        })
+    }
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(Purpose::Peer, Some(&ClusterKey::derive(text).unwrap()))
     }
 
     #[tokio::test]
     async fn equal_secrets_meet_and_others_do_not() {
-        let secret = Secret::new(Some(b"one"));
-        let (dialler, acceptor) = meet(&secret, &secret).await;
-        assert!(dialler.is_ok() && acceptor.is_ok());
-        for other in [Secret::new(Some(b"two")), Secret::new(None)] {
-            let (dialler, acceptor) = meet(&secret, &other).await;
+        let same = secret("a secret of the tests");
+        for binding in [None, Some([7; 32])] {
+            let (dialler, acceptor) = meet(&same, &same, [binding; 2]).await;
+            assert!(dialler.is_ok() && acceptor.is_ok());
+        }
+        for other in [secret("b secret of the tests"), Secret::new(Purpose::Peer, None)] {
+            let (dialler, acceptor) = meet(&same, &other, [None; 2]).await;
             assert!(matches!(dialler, Err(HandshakeError::WrongSecret)), "{dialler:?}");
             assert!(matches!(acceptor, Err(HandshakeError::WrongSecret)), "{acceptor:?}");
         }
     }
 
+    #[tokio::test]
+    async fn r4_a_proof_is_good_for_its_own_connection_and_purpose_alone() {
+        let same = secret("a secret of the tests");
+        let (dialler, acceptor) = meet(&same, &same, [Some([1; 32]), Some([2; 32])]).await;
+        assert!(matches!(dialler, Err(HandshakeError::WrongSecret)), "{dialler:?}");
+        assert!(matches!(acceptor, Err(HandshakeError::WrongSecret)), "{acceptor:?}");
+        let key = ClusterKey::derive("a secret of the tests").unwrap();
+        let (_, acceptor) = meet(&Secret::new(Purpose::Gossip, Some(&key)), &same, [None; 2]).await;
+        assert!(matches!(acceptor, Err(HandshakeError::NotPeer)), "{acceptor:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn strangers_are_told_apart_and_silence_has_a_limit() {
-        let secret = Secret::new(None);
+        let secret = Secret::new(Purpose::Peer, None);
         let mut stranger = &b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..];
         let mut io = tokio::io::join(&mut stranger, tokio::io::sink());
-        assert!(matches!(accept(&mut io, &secret).await, Err(HandshakeError::NotPeer)));
+        assert!(matches!(accept(&mut io, &secret, None).await, Err(HandshakeError::NotPeer)));
         let (mut silent, _other) = tokio::io::duplex(64);
-        assert!(matches!(accept(&mut silent, &secret).await, Err(HandshakeError::Late)));
+        assert!(matches!(accept(&mut silent, &secret, None).await, Err(HandshakeError::Late)));
     }
 }

@@ -17,10 +17,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::handshake::{self, HandshakeError, Secret};
+use super::door::Door;
+use super::handshake::HandshakeError;
 use crate::cluster::{RemoteNode, Table};
 use crate::route::target::{Kind, Target, Targets};
-use crate::tls::Connector;
 use crate::workers::Workers;
 
 /// Connecting to a node in the same network takes milliseconds.
@@ -32,8 +32,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 pub struct Links {
     live: RwLock<HashMap<String, Arc<Target>>>,
     targets: Arc<Targets>,
-    secret: Secret,
-    tls: Option<Connector>,
+    door: Door,
     settings: Settings,
     workers: Arc<Workers>,
     changes: watch::Sender<u64>,
@@ -55,13 +54,12 @@ impl Links {
     /// No links yet: [`Links::run`] makes them.
     pub(crate) fn new(
         targets: Arc<Targets>,
-        secret: Secret,
-        tls: Option<Connector>,
+        door: Door,
         settings: Settings,
         workers: Arc<Workers>,
     ) -> Arc<Self> {
         let changes = watch::Sender::new(0);
-        Arc::new(Links { live: RwLock::default(), targets, secret, tls, settings, workers, changes })
+        Arc::new(Links { live: RwLock::default(), targets, door, settings, workers, changes })
     }
 
     /// The live link to a node.
@@ -143,12 +141,7 @@ impl Links {
     async fn connect(&self, node: &RemoteNode) -> Result<(Opener, Driver<BoxIo>, ControlStream), LinkError> {
         let connect = TcpStream::connect(&*node.peer_addr);
         let stream = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| LinkError::ConnectTimeout)??;
-        stream.set_nodelay(true)?;
-        let mut io: BoxIo = match &self.tls {
-            Some(tls) => tls.connect(&node.peer_addr, stream).await?,
-            None => Box::new(stream),
-        };
-        handshake::dial(&mut io, &self.secret).await?;
+        let io = self.door.dial(&node.peer_addr, stream).await?;
         Ok(node_session::handshake(io, &self.settings).await?)
     }
 

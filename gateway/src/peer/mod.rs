@@ -1,13 +1,17 @@
 //! The peer port and peer links: to a node, another node is one more agent.
 //!
 //! A node keeps one link to every active node: the same h2 session as a tunnel, dialled to the
-//! peer port and authenticated by the cluster secret. A request that crosses it may not hop again.
+//! peer port, encrypted and authenticated by the cluster secret. A request that crosses it may not hop again.
 
+pub(crate) mod ask;
+mod door;
 mod handshake;
 mod links;
 mod relay;
 mod serve;
 
-pub use handshake::{HandshakeError, Secret};
+pub(crate) use door::Door;
+pub use handshake::HandshakeError;
+pub(crate) use handshake::Purpose;
 pub use links::Links;
 pub use serve::PeerPort;

@@ -1,15 +1,29 @@
 //! One stream of another node to an agent of this one, stream to stream, with no HTTP/1 in between.
+//!
+//! ```text
+//!            link                              tunnel
+//!  request ──Receiver──► up:   send_body ────► SendStream ──►  agent
+//!          ◄─SendStream─ down: send_body ◄──── Receiver   ◄──  its answer, 1xx and trailers with it
+//! ```
+//! The directions know nothing of each other, except that the answer's end ends the upload: HTTP has
+//! no use for the rest of a request that was answered. A reset of either side reaches the other.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, Response};
+use piko_tunnel::Windows;
 use piko_tunnel::agent_session::Incoming;
-use piko_tunnel::body::{RecvBody, send_body};
+use piko_tunnel::body::{RecvBody, SendBodyError, send_body};
 use piko_tunnel::control::Protocol;
+use piko_tunnel::headers;
+use piko_tunnel::receive::{ReceiveError, Receiver, Stalled};
 use tracing::debug;
 
 use crate::route::key::RouteKey;
@@ -17,6 +31,9 @@ use crate::route::{EndpointKey, Router, Target};
 
 /// Local upstreams tried before the stream is refused.
 const MAX_TRIES: usize = 3;
+/// Informational heads passed before the final one. Heads have no flow control: a service that sends
+/// them without end would fill this node's memory. One or two are usual (103 and 100).
+const MAX_INFORMATIONAL: usize = 16;
 
 /// Relays one stream. A stream that no agent here started on is refused, so that the other node
 /// may send it elsewhere whatever its method.
@@ -33,13 +50,14 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
     };
+    let windows = target.opener().windows().clone();
     let _inflight = target.enter();
-    if let Err(reason) = pump(request, &mut respond, sender).await {
+    if let Err(reason) = pump(request, &mut respond, sender, &windows).await {
         respond.send_reset(reason);
     }
 }
 
-async fn open(router: &Router, route: &RouteKey) -> Option<(Arc<Target>, h2::client::SendRequest<Bytes>)> {
+async fn open(router: &Router, route: &RouteKey) -> Option<(Arc<Target>, SendRequest<Bytes>)> {
     let mut tried = Vec::new();
     while tried.len() < MAX_TRIES {
         let target = router.select_local(route, &tried)?;
@@ -51,41 +69,124 @@ async fn open(router: &Router, route: &RouteKey) -> Option<(Arc<Target>, h2::cli
     None
 }
 
-/// Moves the request one way and the response the other, until both are done or one breaks.
+/// Moves the request one way and the response the other, until the response is complete or one breaks.
+/// What is dropped unfinished is reset: the agent sees CANCEL where the client went away.
 async fn pump(
-    request: Request<RecvStream>,
+    request: Request<Receiver>,
     respond: &mut SendResponse<Bytes>,
-    mut sender: h2::client::SendRequest<Bytes>,
+    mut sender: SendRequest<Bytes>,
+    windows: &Arc<Windows>,
 ) -> Result<(), Reason> {
     let (parts, body) = request.into_parts();
     let end = body.is_end_stream();
+    let connect = parts.method == Method::CONNECT;
+    if connect || parts.headers.contains_key(headers::UPGRADE) {
+        body.be_patient();
+    }
+    let stalled = body.stalled();
     let sent = sender.send_request(Request::from_parts(parts, ()), end);
     let (response, upload) = sent.map_err(|_| Reason::REFUSED_STREAM)?;
     let up = async {
-        if !end {
-            // Its failure shows on the response, or ends with it.
-            let _ = send_body(RecvBody::new(body, None), upload).await;
+        match end {
+            true => Ok(()),
+            false => send_up(body, upload, &stalled).await,
         }
     };
-    let down = async {
-        let response = tokio::select! {
-            response = response => response.map_err(|e| reason(&e))?,
+    let down = send_down(response, respond, windows, connect);
+    tokio::pin!(up, down);
+    tokio::select! {
+        done = &mut down => match done? {
+            After::Nothing => Ok(()),
+            After::RestOfUpload => up.await,
+        },
+        done = &mut up => {
+            done?;
+            down.await.map(drop)
+        }
+    }
+}
+
+/// The upload. Ends well when it is complete, or when the agent wants no more of it: its answer tells.
+async fn send_up(body: Receiver, upload: SendStream<Bytes>, stalled: &Stalled) -> Result<(), Reason> {
+    tokio::select! {
+        sent = send_body(RecvBody::new(body, None), upload) => match sent {
+            // The client broke off. `send_body` has told the agent.
+            Err(SendBodyError::Source(e)) => Err(e.reset_reason()),
+            Ok(()) | Err(SendBodyError::Stream(_) | SendBodyError::Closed) => Ok(()),
+        },
+        () = stalled.wait() => Err(ReceiveError::Stalled.reset_reason()),
+    }
+}
+
+/// The answer: informational heads as they come, then the final one, the body and its trailers.
+async fn send_down(
+    mut response: ResponseFuture,
+    respond: &mut SendResponse<Bytes>,
+    windows: &Arc<Windows>,
+    connect: bool,
+) -> Result<After, Reason> {
+    let mut informational = 0;
+    let response = loop {
+        let head = tokio::select! {
+            head = next_head(&mut response) => head.map_err(|e| reason(&e))?,
             // The client hung up before there was an answer.
             _ = poll_fn(|cx| respond.poll_reset(cx)) => return Err(Reason::CANCEL),
         };
-        let (parts, body) = response.into_parts();
-        let end = body.is_end_stream();
-        let download = respond.send_response(Response::from_parts(parts, ()), end).map_err(|e| reason(&e))?;
-        if !end {
-            send_body(RecvBody::new(body, None), download).await.map_err(|_| Reason::CANCEL)?;
+        match head {
+            Head::Informational(_) if informational == MAX_INFORMATIONAL => {}
+            Head::Informational(head) => {
+                informational += 1;
+                respond.send_informational(head).map_err(|e| reason(&e))?;
+            }
+            Head::Final(response) => break response,
         }
-        Ok(())
     };
-    tokio::pin!(up, down);
-    tokio::select! {
-        done = &mut down => done,
-        () = &mut up => down.await,
+    let (parts, body) = response.into_parts();
+    let body = windows.receive(body);
+    let end = body.is_end_stream();
+    let byte_stream = match connect {
+        true => parts.status.is_success(),
+        false => parts.headers.contains_key(headers::UPGRADED),
+    };
+    let after = if byte_stream { After::RestOfUpload } else { After::Nothing };
+    if byte_stream {
+        body.be_patient();
     }
+    let stalled = body.stalled();
+    let download = respond.send_response(Response::from_parts(parts, ()), end).map_err(|e| reason(&e))?;
+    if end {
+        return Ok(after);
+    }
+    tokio::select! {
+        sent = send_body(RecvBody::new(body, None), download) => match sent {
+            Ok(()) => Ok(after),
+            Err(SendBodyError::Source(ReceiveError::Stream(e))) => Err(reason(&e)),
+            Err(SendBodyError::Source(e)) => Err(e.reset_reason()),
+            Err(SendBodyError::Stream(_) | SendBodyError::Closed) => Err(Reason::CANCEL),
+        },
+        () = stalled.wait() => Err(ReceiveError::Stalled.reset_reason()),
+    }
+}
+
+/// What is left of a stream whose answer is complete.
+enum After {
+    Nothing,
+    /// It is a byte stream: each side may still speak when the other has ended.
+    RestOfUpload,
+}
+
+enum Head {
+    Informational(Response<()>),
+    Final(Response<RecvStream>),
+}
+
+async fn next_head(response: &mut ResponseFuture) -> Result<Head, h2::Error> {
+    poll_fn(|cx| match response.poll_informational(cx) {
+        Poll::Ready(Some(head)) => Poll::Ready(head.map(Head::Informational)),
+        // There is none, or there will be none any more.
+        Poll::Ready(None) | Poll::Pending => Pin::new(&mut *response).poll(cx).map_ok(Head::Final),
+    })
+    .await
 }
 
 /// The reason to pass on: the other node decides by it whether to retry.

@@ -7,15 +7,20 @@ use std::time::Duration;
 use piko_tunnel::Settings;
 use piko_tunnel::agent_session::AgentSession;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::handshake::{self, Secret};
+use super::ask;
+use super::door::Door;
 use super::relay::relay;
+use crate::admin;
 use crate::route::Router;
-use crate::tls::Acceptor;
 use crate::workers::Workers;
+
+/// Questions answered at once, of all peers together: each may hold an answer of some MiB.
+const MAX_QUESTIONS: usize = 16;
 
 /// A running peer port.
 pub struct PeerPort {
@@ -30,8 +35,10 @@ pub struct PeerPort {
 #[derive(Clone)]
 struct Shared {
     router: Arc<Router>,
-    tls: Acceptor,
-    secret: Secret,
+    status: Arc<admin::State>,
+    /// Questions about this node that are answered now.
+    questions: Arc<Semaphore>,
+    door: Door,
     settings: Settings,
     workers: Arc<Workers>,
     leaving: CancellationToken,
@@ -43,8 +50,8 @@ impl PeerPort {
     pub(crate) fn start(
         listener: TcpListener,
         router: Arc<Router>,
-        tls: Acceptor,
-        secret: Secret,
+        status: Arc<admin::State>,
+        door: Door,
         settings: Settings,
         workers: Arc<Workers>,
     ) -> std::io::Result<PeerPort> {
@@ -57,8 +64,9 @@ impl PeerPort {
         };
         let shared = Shared {
             router,
-            tls,
-            secret,
+            status,
+            questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            door,
             settings,
             workers,
             leaving: port.leaving.clone(),
@@ -112,14 +120,13 @@ async fn accept(listener: TcpListener, shared: Shared, stop: CancellationToken, 
 
 /// One link of another node.
 async fn link(stream: TcpStream, addr: SocketAddr, shared: Shared, cut: CancellationToken) {
-    let mut io = match shared.tls.accept(stream).await {
+    let io = match shared.door.accept(stream).await {
         Ok(io) => io,
-        Err(e) => return warn!(peer.addr = %addr, error = %e, "refused a peer link"),
+        Err(e) if shared.door.may_tell() => {
+            return warn!(peer.addr = %addr, error = %e, "refused a peer link");
+        }
+        Err(e) => return debug!(peer.addr = %addr, error = %e, "refused a peer link"),
     };
-    if let Err(e) = handshake::accept(&mut io, &shared.secret).await {
-        warn!(peer.addr = %addr, error = %e, "refused a peer link");
-        return;
-    }
     let (mut session, control) = match AgentSession::handshake(io, &shared.settings).await {
         Ok(parts) => parts,
         Err(e) => return debug!(peer.addr = %addr, error = %e, "peer link failed"),
@@ -137,6 +144,18 @@ async fn link(stream: TcpStream, addr: SocketAddr, shared: Shared, cut: Cancella
             }
         };
         match incoming {
+            Some(Ok(incoming)) if ask::question(&incoming.request).is_some() => {
+                let (state, cut) = (shared.status.clone(), cut.clone());
+                // One more than may be is reset, as the incoming stream is dropped.
+                let Ok(place) = shared.questions.clone().try_acquire_owned() else { continue };
+                shared.tasks.spawn(async move {
+                    tokio::select! {
+                        () = ask::answer(incoming, &state) => {}
+                        () = cut.cancelled() => {}
+                    }
+                    drop(place);
+                });
+            }
             Some(Ok(incoming)) => {
                 let (router, cut) = (shared.router.clone(), cut.clone());
                 shared.tasks.spawn(async move {

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use h2::{Reason, RecvStream};
+use h2::Reason;
 use http::HeaderMap;
 use piko_tunnel::headers;
+use piko_tunnel::receive::{ReceiveError, Receiver, Stalled};
 
-/// A body that arrives on a stream. The window of a piece is given back as it is handed on, so that a
-/// client that reads slowly slows the service, and nothing in between fills up.
-pub(super) struct Download(RecvStream);
+/// A body that arrives on a stream. The window of a piece is given back when the next is asked for, so
+/// that a client that reads slowly slows the service, and nothing in between fills up.
+pub(super) struct Download(Receiver);
 
 /// A piece of an answer's body.
 pub(super) enum Next {
@@ -19,13 +20,23 @@ pub(super) enum Next {
 }
 
 impl Download {
-    pub(super) fn new(stream: RecvStream) -> Download {
+    pub(super) fn new(stream: Receiver) -> Download {
         Download(stream)
+    }
+
+    /// See [`Receiver::be_patient`].
+    pub(super) fn be_patient(&self) {
+        self.0.be_patient();
+    }
+
+    /// Tells when the tunnel cuts this body off, because the client takes nothing of it.
+    pub(super) fn stalled(&self) -> Stalled {
+        self.0.stalled()
     }
 
     /// Has it ended well, with nothing more to come? h2 calls a stream ended that was reset, too: only
     /// the next poll tells (hyperium/h2#806).
-    pub(super) fn is_ended(&mut self) -> Result<bool, h2::Error> {
+    pub(super) fn is_ended(&mut self) -> Result<bool, ReceiveError> {
         if !self.0.is_end_stream() {
             return Ok(false);
         }
@@ -36,7 +47,7 @@ impl Download {
     }
 
     /// The next piece. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Next, h2::Error> {
+    pub(super) async fn next(&mut self) -> Result<Next, ReceiveError> {
         match self.0.data().await {
             Some(data) => self.took(data?),
             None => self.trailers().await,
@@ -44,7 +55,7 @@ impl Download {
     }
 
     /// The next piece, if it has arrived.
-    pub(super) fn next_now(&mut self) -> Option<Result<Next, h2::Error>> {
+    pub(super) fn next_now(&mut self) -> Option<Result<Next, ReceiveError>> {
         match tokio::task::unconstrained(self.0.data()).now_or_never()? {
             Some(Ok(data)) => Some(self.took(data)),
             Some(Err(error)) => Some(Err(error)),
@@ -52,20 +63,21 @@ impl Download {
         }
     }
 
-    fn took(&mut self, data: Bytes) -> Result<Next, h2::Error> {
-        self.0.flow_control().release_capacity(data.len())?;
+    fn took(&mut self, data: Bytes) -> Result<Next, ReceiveError> {
         let end = self.is_ended()?;
         Ok(Next::Data(data, end))
     }
 
-    async fn trailers(&mut self) -> Result<Next, h2::Error> {
+    async fn trailers(&mut self) -> Result<Next, ReceiveError> {
         match self.0.trailers().await {
             Ok(trailers) => Ok(Next::End(trailers.map(|mut trailers| {
                 headers::strip_trailers(&mut trailers);
                 trailers
             }))),
             // The agent wants no more of the request (RFC 9113, section 8.1); its answer is whole.
-            Err(error) if error.is_remote() && error.reason() == Some(Reason::NO_ERROR) => {
+            Err(ReceiveError::Stream(error))
+                if error.is_remote() && error.reason() == Some(Reason::NO_ERROR) =>
+            {
                 Ok(Next::End(None))
             }
             Err(error) => Err(error),

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use http::{Method, Response, StatusCode, Version};
+use piko_tunnel::Windows;
 use piko_tunnel::progress::Progress;
-use pingora_error::{Error, Result};
+use piko_tunnel::receive::{ReceiveError, Receiver};
+use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -61,6 +63,20 @@ impl Broken {
         Broken::Upstream(happened, Failure::Unreachable)
     }
 
+    /// What a failure to read an answer's body means.
+    pub(super) fn body(error: ReceiveError) -> Broken {
+        match error {
+            ReceiveError::Stream(error) => Broken::stream(&error, true),
+            ReceiveError::Stalled => Broken::stalled(),
+        }
+    }
+
+    /// The client takes nothing of an answer, and the tunnel needed what waited for it.
+    fn stalled() -> Broken {
+        let why = "the client takes nothing of the answer, and its tunnel needs the room";
+        Broken::Client(Error::explain(ErrorType::WriteTimedout, why).into_down())
+    }
+
     /// A failure that another upstream would not mend.
     pub(super) fn last(failure: Failure) -> Broken {
         Broken::Upstream(Happened::AnswerBegan, failure)
@@ -78,7 +94,8 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
         if std::mem::take(&mut ctx.expects) {
             client.go_on(gateway.keepalive().filter(|_| ctx.may_keep), gateway.timeouts.write).await?;
         }
-        let attempt = Attempt { gateway, client: &client, ctx, came };
+        let windows = target.opener().windows().clone();
+        let attempt = Attempt { gateway, client: &client, ctx, came, windows };
         let (happened, failure) = match attempt.run(target, &mut upload).await {
             Ok(()) => break,
             Err(Broken::Client(error)) => return Err(error),
@@ -119,6 +136,8 @@ pub(super) struct Attempt<'a, 's> {
     pub(super) client: &'a Client<'s>,
     pub(super) ctx: &'a Request,
     came: Came,
+    /// Of the tunnel that was tried.
+    windows: Arc<Windows>,
 }
 
 impl Attempt<'_, '_> {
@@ -168,9 +187,10 @@ impl Attempt<'_, '_> {
     }
 
     /// Passes an answer on whose head is here.
-    pub(super) async fn pass(&self, parts: http::response::Parts, body: RecvStream) -> Result<(), Broken> {
+    pub(super) async fn pass(&self, parts: http::response::Parts, body: Receiver) -> Result<(), Broken> {
         let mut body = Download::new(body);
-        let mut ended = body.is_ended().map_err(|e| Broken::stream(&e, true))?;
+        let mut ended = body.is_ended().map_err(Broken::body)?;
+        let stalled = body.stalled();
         let (version, method) = self.client.head(|head| (head.version, head.method.clone()));
         let mut head = outgoing::answer(parts, version, &method, ended).map_err(Broken::last)?;
         self.response_hook(&mut head).await?;
@@ -182,7 +202,7 @@ impl Attempt<'_, '_> {
         // What has come with the head goes out with it.
         let mut next = if ended { None } else { body.next_now() };
         loop {
-            ended |= match next.transpose().map_err(|e| Broken::stream(&e, true))? {
+            ended |= match next.transpose().map_err(Broken::body)? {
                 None => false,
                 Some(Next::Data(data, end)) => {
                     self.client.queue(data, end);
@@ -193,7 +213,11 @@ impl Attempt<'_, '_> {
                     true
                 }
             };
-            self.client.flush(self.gateway.timeouts.write).await.map_err(Broken::Client)?;
+            tokio::select! {
+                biased;
+                flushed = self.client.flush(self.gateway.timeouts.write) => flushed.map_err(Broken::Client)?,
+                () = stalled.wait() => return Err(Broken::stalled()),
+            }
             if ended {
                 return Ok(());
             }
@@ -206,7 +230,7 @@ impl Attempt<'_, '_> {
         &self,
         mut response: ResponseFuture,
         progress: &Progress,
-    ) -> Result<Response<RecvStream>, Broken> {
+    ) -> Result<Response<Receiver>, Broken> {
         loop {
             let next = poll_fn(|cx| {
                 if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
@@ -217,7 +241,7 @@ impl Attempt<'_, '_> {
             // While an upload goes on, the answer is not late.
             let next = progress.within(self.gateway.timeouts.response, next).await;
             match next.ok_or(Broken::last(Failure::Timeout))? {
-                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Ok(answer)) => return Ok(answer.map(|body| self.windows.receive(body))),
                 Ok(Err(interim)) => self.interim(interim).await?,
                 Err(error) => return Err(Broken::stream(&error, false)),
             }

@@ -301,7 +301,7 @@ impl Gateway {
                     }
                     Decision::Answer(endpoint, head, body) => {
                         ctx.endpoint = endpoint;
-                        self.reply(session, ctx, *head, body).await?;
+                        self.reply(session, ctx, head, body).await?;
                         return Ok(true);
                     }
                 }

@@ -81,6 +81,7 @@ async fn splice(
     mut stream: SendStream<Bytes>,
     mut body: Download,
 ) -> Result<(), Broken> {
+    body.be_patient();
     let client = attempt.client;
     let write = attempt.gateway.timeouts.write;
     let moved = Progress::default();
@@ -101,7 +102,7 @@ async fn splice(
         }
     };
     let down = async {
-        while let Next::Data(data, end) = body.next().await.map_err(|e| Broken::stream(&e, true))? {
+        while let Next::Data(data, end) = body.next().await.map_err(Broken::body)? {
             moved.touch();
             client.queue_upgraded(data);
             client.flush(write).await.map_err(Broken::Client)?;

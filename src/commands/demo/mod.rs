@@ -119,19 +119,19 @@ fn bind(ports: [SocketAddr; 3]) -> anyhow::Result<[std::net::TcpListener; 3]> {
 /// That many nodes on free ports, one cluster.
 async fn start_nodes(count: u16) -> anyhow::Result<Vec<Node>> {
     let workers = Workers::start(super::threads()?).context("failed to start threads")?;
+    // Nobody else on this machine joins.
+    let secret = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect::<String>();
     let mut nodes: Vec<Node> = Vec::new();
     for n in 1..=count {
         let mut config = Config { grace_period: GRACE, ..Config::default() };
         let any: BindAddr = "127.0.0.1:0".parse().map_err(anyhow::Error::msg)?;
-        for bind in [
-            &mut config.proxy.bind_addr,
-            &mut config.upstream.bind_addr,
-            &mut config.admin.bind_addr,
-            &mut config.cluster.gossip.bind_addr,
-            &mut config.cluster.peer.bind_addr,
-        ] {
+        for bind in [&mut config.proxy.bind_addr, &mut config.upstream.bind_addr, &mut config.admin.bind_addr]
+        {
             *bind = any.clone();
         }
+        config.cluster.gossip.bind_addr = Some(any.clone());
+        config.cluster.peer.bind_addr = Some(any);
+        config.cluster.secret = Some(secret.clone().into());
         config.cluster.node_id_prefix = format!("piko-{n}-");
         config.cluster.join =
             nodes.first().map(|first| first.local().gossip.to_string()).into_iter().collect();

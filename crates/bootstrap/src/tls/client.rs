@@ -122,9 +122,10 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Takes every certificate, for `insecure_skip_verify`. The handshake's signatures are still checked.
+/// Takes every certificate, for `insecure_skip_verify` and for [`super::Ephemeral`]. The handshake's signatures are
+/// still checked.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(

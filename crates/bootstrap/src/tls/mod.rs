@@ -1,6 +1,7 @@
 //! TLS from files, by rustls with ring: to servers ([`ClientTls`]) and on ports of our own ([`ServerTls`]).
 
 mod client;
+mod ephemeral;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use client::{ClientTls, ClientTlsConfig, Connector};
+pub use ephemeral::Ephemeral;
 pub use server::{ServerTls, ServerTlsConfig};
 
 /// Why TLS cannot be set up.

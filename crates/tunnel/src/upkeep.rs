@@ -1,0 +1,172 @@
+//! What a session does beside moving bytes: is the other end still there, how large may windows be,
+//! and does any stream hold more than its share? One timer and one PING at a time for all of it.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{Ping, PingPong};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::io::{Io, Metered};
+use crate::limits::START_WINDOW;
+use crate::probe::Probe;
+use crate::windows::Windows;
+use crate::{SessionError, Settings};
+
+/// How often streams are looked at while some hold bytes.
+const LOOK: Duration = Duration::from_secs(5);
+/// The same while windows are small because of them, so that they grow again soon.
+const LOOK_PRESSED: Duration = Duration::from_secs(1);
+
+/// An h2 connection of either role, as far as windows go.
+pub(crate) trait Connection {
+    /// Changes the window of all streams. `false`: the last change is not acknowledged yet.
+    fn resize(&mut self, window: u32) -> bool;
+}
+
+impl<I: Io> Connection for h2::client::Connection<Metered<I>, Bytes> {
+    fn resize(&mut self, window: u32) -> bool {
+        self.set_initial_window_size(window).is_ok()
+    }
+}
+
+impl<I: Io> Connection for h2::server::Connection<Metered<I>, Bytes> {
+    fn resize(&mut self, window: u32) -> bool {
+        self.set_initial_window_size(window).is_ok()
+    }
+}
+
+/// The upkeep of one session. Poll it with the connection, before it.
+pub(crate) struct Upkeep {
+    windows: Arc<Windows>,
+    pings: PingPong,
+    ping_interval: Duration,
+    ping_timeout: Duration,
+    budget: u64,
+    stall: Option<Duration>,
+    sent: Option<Sent>,
+    next_ping: Instant,
+    next_look: Option<Instant>,
+    /// A look is due when this much may be held.
+    look_at: u64,
+    probe: Probe,
+    /// The largest window that what is held leaves room for.
+    allowed: u32,
+    /// The window the other end was told, or is being told.
+    window: u32,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// A PING without its answer.
+struct Sent {
+    at: Instant,
+    received: u64,
+}
+
+impl Upkeep {
+    pub(crate) fn new(windows: Arc<Windows>, pings: PingPong, settings: &Settings) -> Self {
+        let now = Instant::now();
+        let probe = Probe::new(START_WINDOW, settings.max_window(), now);
+        let next_ping = now + settings.ping_interval;
+        let budget = u64::from(settings.connection_window);
+        Upkeep {
+            windows,
+            pings,
+            ping_interval: settings.ping_interval,
+            ping_timeout: settings.ping_timeout,
+            budget,
+            stall: settings.stall_timeout,
+            sent: None,
+            next_ping,
+            next_look: None,
+            look_at: budget / 8,
+            window: probe.window(),
+            probe,
+            allowed: u32::MAX,
+            timer: Box::pin(sleep_until(next_ping)),
+        }
+    }
+
+    /// Does what is due. Ready when the other end is gone.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        connection: &mut impl Connection,
+    ) -> Poll<SessionError> {
+        if let Some(sent) = &self.sent {
+            match self.pings.poll_pong(cx) {
+                Poll::Ready(Ok(_)) => {
+                    let received = self.windows.received();
+                    self.probe.measured(received - sent.received, received, now);
+                    self.sent = None;
+                    self.next_ping = now + self.ping_interval;
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(SessionError::Http2(e)),
+                Poll::Pending if now >= sent.at + self.ping_timeout => {
+                    return Poll::Ready(SessionError::Dead(self.ping_timeout));
+                }
+                Poll::Pending => {}
+            }
+        }
+        let mut look = self.next_look.is_some_and(|look| now >= look) || self.may_hold_more();
+        let ping_due = now >= self.next_ping;
+        if self.sent.is_none() && (ping_due || self.probe.is_due(self.windows.received(), now)) {
+            if let Err(e) = self.pings.send_ping(Ping::opaque()) {
+                return Poll::Ready(SessionError::Http2(e));
+            }
+            self.sent = Some(Sent { at: now, received: self.windows.received() });
+            self.next_ping = now + self.ping_interval;
+            look |= ping_due;
+            // Registers for the answer.
+            let _ = self.pings.poll_pong(cx);
+        }
+        if look {
+            self.look(now);
+        }
+        let wanted = self.probe.window().min(self.allowed);
+        // Small changes are not worth a frame.
+        if wanted.abs_diff(self.window) > self.window / 8 && connection.resize(wanted) {
+            self.window = wanted;
+        }
+        self.arm(cx);
+        Poll::Pending
+    }
+
+    /// After the connection was polled: has what it brought made something due?
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.may_hold_more() || self.sent.is_none() && self.probe.is_due(self.windows.received(), now)
+    }
+
+    /// An eighth of the budget more than at the last look?
+    fn may_hold_more(&self) -> bool {
+        self.windows.surplus() >= self.look_at
+    }
+
+    fn look(&mut self, now: Instant) {
+        let held = self.windows.look(self.budget, self.stall);
+        self.allowed = held.allowed(self.budget);
+        let pressed = self.allowed < self.probe.window();
+        self.next_look = (held.streams > 0).then(|| now + if pressed { LOOK_PRESSED } else { LOOK });
+        self.look_at = self.windows.surplus() + self.budget / 8;
+    }
+
+    fn arm(&mut self, cx: &mut Context<'_>) {
+        let ping = match &self.sent {
+            Some(sent) => sent.at + self.ping_timeout,
+            None => self.next_ping,
+        };
+        let next = self.next_look.map_or(ping, |look| look.min(ping));
+        if self.timer.deadline() != next {
+            self.timer.as_mut().reset(next);
+        }
+        if self.timer.as_mut().poll(cx).is_ready() {
+            // It passed while this ran.
+            cx.waker().wake_by_ref();
+        }
+    }
+}
