@@ -24,6 +24,7 @@ mod failure;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod lanes;
 mod metrics;
 mod request;
 mod run;

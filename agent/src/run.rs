@@ -11,15 +11,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::cluster::Cluster;
 use crate::config::{AgentConfig, Listener, ServerConfig};
 use crate::error::AgentError;
+use crate::lanes::Lanes;
 use crate::metrics::{self, Metrics};
 use crate::service;
-use crate::tunnel::{Services, Tunnel};
+use crate::tunnel::{Services, Streams, Tunnel};
 
 /// Tries to get a tunnel to another node than the one that drains, before any will do and the old
 /// tunnel is left without a new one: about three seconds.
@@ -44,12 +45,12 @@ pub enum Event {
 pub struct Agent {
     listeners: Vec<Listener>,
     services: Services,
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     settings: Settings,
     first_connect: Duration,
     grace: Duration,
     /// Streams being served, over all tunnels.
-    streams: TaskTracker,
+    streams: Streams,
     metrics: Arc<Metrics>,
     server: ServerConfig,
 }
@@ -67,11 +68,11 @@ impl Agent {
         Ok(Agent {
             listeners,
             services: Arc::new(services),
-            cluster: Cluster::new(&config.connect)?,
+            cluster: Arc::new(Cluster::new(&config.connect)?),
             settings: settings(&config.tunnel),
             first_connect: config.connect.timeout.into(),
             grace: config.grace_period.into(),
-            streams: TaskTracker::new(),
+            streams: Streams::new(),
             metrics,
             server: config.server,
         })
@@ -103,7 +104,17 @@ impl Agent {
             let leave = CancellationToken::new();
             leaves.push(leave.clone());
             let (drain, mut draining) = watch::channel(false);
-            let serving = tunnel.serve(self.services.clone(), self.streams.clone(), drain, leave);
+            if let Some(bundle) = tunnel.bundle.clone() {
+                let lanes = Lanes {
+                    cluster: self.cluster.clone(),
+                    settings: self.settings.clone(),
+                    services: self.services.clone(),
+                    streams: self.streams.clone(),
+                    leave: leave.clone(),
+                };
+                tunnels.spawn(lanes.keep(bundle));
+            }
+            let serving = tunnel.serve(self.services.clone(), self.streams.clone(), drain, leave.clone());
             let current = tunnels.spawn(serving);
             let avoid = loop {
                 tokio::select! {
@@ -113,6 +124,8 @@ impl Agent {
                             Err(e) => (e.id(), e.to_string()),
                         };
                         if id == current.id() {
+                            // Its lanes are of no use without it.
+                            leave.cancel();
                             warn!(node.id = %node_id, reason, "disconnected");
                             self.metrics.connected.set(0);
                             tell(Event::Disconnected { reason });
@@ -202,10 +215,10 @@ impl Agent {
     async fn leave(&self, mut tunnels: JoinSet<SessionError>, leaves: Vec<CancellationToken>) {
         info!("leaving: finishing requests");
         leaves.iter().for_each(CancellationToken::cancel);
-        self.streams.close();
+        self.streams.tasks.close();
         let done = async {
             while tunnels.join_next().await.is_some() {}
-            self.streams.wait().await;
+            self.streams.tasks.wait().await;
         };
         if timeout(self.grace, done).await.is_err() {
             warn!("requests did not finish within the grace period");

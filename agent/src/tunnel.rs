@@ -10,11 +10,11 @@ use h2::server::SendResponse;
 use http::{Method, Request};
 use piko_tunnel::agent_session::{AgentSession, Incoming};
 use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
-use piko_tunnel::dial::{Dialed, Purpose};
+use piko_tunnel::dial::{Bundle, Dialed, Purpose};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::{SessionError, Settings, headers};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -23,7 +23,7 @@ use crate::cluster::Cluster;
 use crate::error::AgentError;
 use crate::failure::{Failure, reply};
 use crate::service::{Service, Target};
-use crate::{request, tcp};
+use crate::{lanes, request, tcp};
 
 /// The node answers each listen at once; one that does not is stuck.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,9 +31,33 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a tunnel serves, by endpoint.
 pub(crate) type Services = Arc<HashMap<String, Arc<Service>>>;
 
-/// A tunnel with all listeners registered.
+/// The streams of an agent, over all its tunnels.
+#[derive(Clone)]
+pub(crate) struct Streams {
+    /// Those being served.
+    pub(crate) tasks: TaskTracker,
+    /// Told when there are so many that more lanes are worth their cost.
+    pub(crate) busy: Arc<Notify>,
+}
+
+impl Streams {
+    pub(crate) fn new() -> Streams {
+        Streams { tasks: TaskTracker::new(), busy: Arc::default() }
+    }
+
+    fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(serving);
+        if self.tasks.len() > lanes::BUSY {
+            self.busy.notify_one();
+        }
+    }
+}
+
+/// A tunnel with all listeners registered, or one more lane of one.
 pub(crate) struct Tunnel {
     pub(crate) node_id: String,
+    /// What its lanes are asked for with, if the node knows lanes.
+    pub(crate) bundle: Option<Bundle>,
     session: AgentSession<BoxIo>,
     sender: ControlSender,
     receiver: ControlReceiver,
@@ -46,12 +70,12 @@ impl Tunnel {
         cluster: &Cluster,
         settings: &Settings,
         services: &Services,
-        streams: &TaskTracker,
+        streams: &Streams,
     ) -> Result<Tunnel, AgentError> {
-        let Dialed { io, node_id, .. } = cluster.dial(&Purpose::Tunnel).await?;
+        let Dialed { io, node_id, bundle, .. } = cluster.dial(&Purpose::Tunnel).await?;
         let (session, control) = AgentSession::handshake(io, settings).await?;
         let (sender, receiver) = control.split();
-        let mut tunnel = Tunnel { node_id, session, sender, receiver, listeners: 0 };
+        let mut tunnel = Tunnel { node_id, bundle, session, sender, receiver, listeners: 0 };
         let register = tunnel.register(services, streams);
         match tokio::time::timeout(LISTEN_TIMEOUT, register).await {
             Ok(done) => done.map(|()| tunnel),
@@ -59,7 +83,19 @@ impl Tunnel {
         }
     }
 
-    async fn register(&mut self, services: &Services, streams: &TaskTracker) -> Result<(), AgentError> {
+    /// Dials one more lane of a bundle. It has no listeners of its own.
+    pub(crate) async fn lane(
+        cluster: &Cluster,
+        settings: &Settings,
+        bundle: Bundle,
+    ) -> Result<Tunnel, AgentError> {
+        let Dialed { io, node_id, .. } = cluster.dial(&Purpose::Lane(bundle)).await?;
+        let (session, control) = AgentSession::handshake(io, settings).await?;
+        let (sender, receiver) = control.split();
+        Ok(Tunnel { node_id, bundle: None, session, sender, receiver, listeners: 0 })
+    }
+
+    async fn register(&mut self, services: &Services, streams: &Streams) -> Result<(), AgentError> {
         let Tunnel { session, sender, receiver, listeners, .. } = self;
         let control = async {
             for (id, service) in (0..).zip(services.values()) {
@@ -100,7 +136,7 @@ impl Tunnel {
     pub(crate) async fn serve(
         self,
         services: Services,
-        streams: TaskTracker,
+        streams: Streams,
         drain: watch::Sender<bool>,
         leave: CancellationToken,
     ) -> SessionError {
@@ -139,7 +175,7 @@ impl Tunnel {
 }
 
 /// Serves one stream in a task that `streams` counts.
-fn spawn(incoming: Incoming, services: &Services, streams: &TaskTracker) {
+fn spawn(incoming: Incoming, services: &Services, streams: &Streams) {
     let Incoming { request, mut respond } = incoming;
     let endpoint = request.headers().get(headers::LISTENER).and_then(|value| value.to_str().ok());
     let Some(service) = endpoint.and_then(|endpoint| services.get(endpoint)).cloned() else {

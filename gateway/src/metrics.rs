@@ -44,6 +44,7 @@ pub struct ProxyMetrics {
 /// The upstream port.
 pub struct UpstreamMetrics {
     tunnels: IntGauge,
+    lanes: IntGauge,
     handshakes: IntCounterVec,
 }
 
@@ -130,6 +131,7 @@ impl Metrics {
         };
         let upstream = UpstreamMetrics {
             tunnels: gauge(r, "piko_upstream_tunnels", "Agents connected to this node"),
+            lanes: gauge(r, "piko_upstream_lanes", "Lanes of busy agents, beyond their first tunnels"),
             handshakes: counters(
                 r,
                 "piko_upstream_handshakes_total",
@@ -218,6 +220,11 @@ impl UpstreamMetrics {
     /// None was; `code` says why.
     pub fn handshake_refused(&self, code: &'static str) {
         self.handshakes.with_label_values(&[code]).inc();
+    }
+
+    /// Counts one more lane of a tunnel until the guard drops.
+    pub fn lane_opened(&self) -> Counted {
+        Counted::new(&self.lanes)
     }
 
     /// Counts an open tunnel until the guard drops.

@@ -4,6 +4,7 @@
 //! may move a connection's state, tens of KiB with Pingora, into another core's cache: on two cores that took a
 //! seventh of a node's time.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -13,6 +14,15 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
+
+thread_local! {
+    static INDEX: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Which worker the calling thread is, counted from 0; `None` for any other thread.
+pub(crate) fn current() -> Option<usize> {
+    INDEX.get()
+}
 
 /// The threads. Dropping them cuts what runs there.
 pub struct Workers {
@@ -26,9 +36,14 @@ impl Workers {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(count: NonZero<usize>) -> std::io::Result<Arc<Workers>> {
-        let runtime = |_| {
+        let runtime = |index| {
             // Of this kind with one thread, since the other kind makes a system call for each waking from outside.
-            Builder::new_multi_thread().worker_threads(1).thread_name("worker").enable_all().build()
+            Builder::new_multi_thread()
+                .worker_threads(1)
+                .thread_name("worker")
+                .on_thread_start(move || INDEX.set(Some(index)))
+                .enable_all()
+                .build()
         };
         let runtimes = (0..count.get()).map(runtime).collect::<Result<_, _>>()?;
         Ok(Arc::new(Workers { runtimes, next: AtomicUsize::new(0) }))
@@ -37,6 +52,11 @@ impl Workers {
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Handle> {
         self.runtimes.iter().map(Runtime::handle)
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        self.runtimes.len()
     }
 
     /// The next in turn.

@@ -11,6 +11,7 @@ mod borders_cluster;
 mod cluster;
 mod config;
 mod grpc;
+mod lanes;
 mod partition;
 mod plugin_faults;
 mod plugins;

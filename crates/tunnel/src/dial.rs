@@ -19,11 +19,12 @@ use url::Url;
 
 use crate::EndpointId;
 use crate::handshake::{
-    AGENT_ID, AGENT_VERSION, NODE_ID, TCP_PATH, TCP_UPGRADE_TOKEN, TENANT_ID, TUNNEL_PATH, UPGRADE_TOKEN,
-    WS_PROTOCOL, websocket_key,
+    AGENT_ID, AGENT_VERSION, BUNDLE, LANES, NODE_ID, TCP_PATH, TCP_UPGRADE_TOKEN, TENANT_ID, TUNNEL_PATH,
+    UPGRADE_TOKEN, WS_PROTOCOL, websocket_key,
 };
 use crate::headers;
 use crate::io::BoxIo;
+use crate::limits::MAX_LANES;
 use crate::websocket;
 
 /// Connecting to one address, TLS included.
@@ -71,6 +72,8 @@ pub struct DialOptions {
 pub enum Purpose {
     /// An agent's tunnel, on the upstream port.
     Tunnel,
+    /// One more lane of a tunnel's bundle, on the same port.
+    Lane(Bundle),
     /// One TCP connection to an endpoint, on the proxy port.
     Tcp(EndpointId),
 }
@@ -78,14 +81,14 @@ pub enum Purpose {
 impl Purpose {
     fn path(&self) -> String {
         match self {
-            Purpose::Tunnel => TUNNEL_PATH.to_owned(),
+            Purpose::Tunnel | Purpose::Lane(_) => TUNNEL_PATH.to_owned(),
             Purpose::Tcp(endpoint) => format!("{TCP_PATH}{endpoint}"),
         }
     }
 
     fn upgrade(&self) -> &'static str {
         match self {
-            Purpose::Tunnel => UPGRADE_TOKEN,
+            Purpose::Tunnel | Purpose::Lane(_) => UPGRADE_TOKEN,
             Purpose::Tcp(_) => TCP_UPGRADE_TOKEN,
         }
     }
@@ -93,15 +96,42 @@ impl Purpose {
     /// Of the WebSocket that stands in for the upgrade.
     fn subprotocol(&self) -> Option<&'static str> {
         match self {
-            Purpose::Tunnel => Some(WS_PROTOCOL),
+            Purpose::Tunnel | Purpose::Lane(_) => Some(WS_PROTOCOL),
             // Piko's clients name none.
             Purpose::Tcp(_) => None,
         }
     }
 }
 
+/// The tunnels between one agent and one node: up to one lane for each of the node's threads.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// What both ends know it by, and nobody else.
+    id: HeaderValue,
+    /// How many lanes it may have, at most [`MAX_LANES`].
+    pub lanes: usize,
+}
+
+impl std::fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bundle").field("lanes", &self.lanes).finish_non_exhaustive()
+    }
+}
+
+impl Bundle {
+    /// Of a 101. `None` from a node that knows no lanes.
+    fn of(headers: &HeaderMap) -> Option<Bundle> {
+        let lanes: usize = headers.get(LANES)?.to_str().ok()?.parse().ok()?;
+        let mut id = headers.get(BUNDLE)?.clone();
+        id.set_sensitive(true);
+        Some(Bundle { id, lanes: lanes.min(MAX_LANES) })
+    }
+}
+
 /// A connection's bytes after the 101.
 pub struct Dialed {
+    /// What more lanes are asked for with.
+    pub bundle: Option<Bundle>,
     /// The bytes.
     pub io: BoxIo,
     /// The node that answered.
@@ -207,14 +237,16 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
         }
         let node_id =
             response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        let bundle = Bundle::of(response.headers());
         let upgraded = tokio::select! {
             upgraded = hyper::upgrade::on(response) => upgraded,
             e = &mut failure => return Err(failed(e)),
         };
-        Ok((upgraded.map_err(failed)?, node_id))
+        Ok((upgraded.map_err(failed)?, node_id, bundle))
     };
     let late = |_| DialError::Late(shown(options.url.as_str()), ANSWER_TIMEOUT);
-    let (upgraded, node_id) = tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.map_err(late)??;
+    let (upgraded, node_id, bundle) =
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.map_err(late)??;
     let io: BoxIo = match upgraded.downcast::<TokioIo<BoxIo>>() {
         Ok(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
         Ok(parts) => {
@@ -224,7 +256,7 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
         Err(upgraded) => Box::new(TokioIo::new(upgraded)),
     };
     let io: BoxIo = if websocket { Box::new(websocket::client(io).await) } else { io };
-    Ok(Dialed { io, node_id, addr })
+    Ok(Dialed { io, node_id, addr, bundle })
 }
 
 /// TCP, and TLS where the URL says so. Also what to send as `Host`.
@@ -341,6 +373,9 @@ fn request(
         }
     } else {
         set(header::UPGRADE, purpose.upgrade(), false);
+    }
+    if let Purpose::Lane(Bundle { id, .. }) = purpose {
+        set(BUNDLE, id.to_str().unwrap_or_default(), true);
     }
     if let Some(token) = &options.token {
         set(header::AUTHORIZATION, &format!("Bearer {token}"), true);

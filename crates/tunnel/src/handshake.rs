@@ -26,6 +26,12 @@ pub const AGENT_VERSION: HeaderName = HeaderName::from_static("x-piko-agent-vers
 /// In the request: the tenant whose keys verify the token.
 pub const TENANT_ID: HeaderName = HeaderName::from_static("x-piko-tenant-id");
 
+/// In the 101: the name of the tunnel's bundle, which only its two ends know. In a request: the bundle that one
+/// more lane is for.
+pub const BUNDLE: HeaderName = HeaderName::from_static("x-piko-bundle");
+/// In the 101: how many lanes the bundle may have, one for each thread of the node that carries traffic.
+pub const LANES: HeaderName = HeaderName::from_static("x-piko-lanes");
+
 /// How an agent asked for its tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upgrade {

@@ -16,9 +16,9 @@ pub mod control;
 pub mod dial;
 pub mod endpoint;
 pub mod error;
-mod gather;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod gather;
 pub mod handshake;
 pub mod headers;
 pub mod io;

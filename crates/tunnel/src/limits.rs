@@ -49,3 +49,8 @@ pub const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_ENDPOINT_LEN: usize = 128;
 /// How long opening a stream may wait for a free slot on the tunnel.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Lanes of one bundle: each costs a node some 25 KiB, and the largest machines have no use for more.
+pub const MAX_LANES: usize = 16;
+/// Informational heads passed before the final one. Heads have no flow control, and each begins the wait for the
+/// next anew: a service that sends them without end would hold its request for ever. One or two are usual.
+pub const MAX_INFORMATIONAL: usize = 16;

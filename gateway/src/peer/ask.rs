@@ -60,7 +60,7 @@ pub(crate) async fn ask(links: &Links, node: &str, method: &Method, path: &str) 
         Err(_) => return Err(AskError::NoLink),
     };
     let whole = async {
-        let mut sender = target.opener().ready().await.map_err(broke)?;
+        let mut sender = target.opener().opener.ready().await.map_err(broke)?;
         let uri = format!("http://piko{PREFIX}{path}");
         let request = Request::builder().method(method).uri(uri).body(()).map_err(broke)?;
         let (response, _) = sender.send_request(request, true).map_err(broke)?;

@@ -23,6 +23,8 @@ use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::body::{RecvBody, SendBodyError, send_body};
 use piko_tunnel::control::Protocol;
 use piko_tunnel::headers;
+use piko_tunnel::limits::MAX_INFORMATIONAL;
+use piko_tunnel::node_session::Opener;
 use piko_tunnel::receive::{ReceiveError, Receiver, Stalled};
 use tracing::debug;
 
@@ -31,9 +33,6 @@ use crate::route::{EndpointKey, Router, Target};
 
 /// Local upstreams tried before the stream is refused.
 const MAX_TRIES: usize = 3;
-/// Informational heads passed before the final one. Heads have no flow control: a service that sends
-/// them without end would fill this node's memory. One or two are usual (103 and 100).
-const MAX_INFORMATIONAL: usize = 16;
 
 /// Relays one stream. A stream that no agent here started on is refused, so that the other node
 /// may send it elsewhere whatever its method.
@@ -45,24 +44,24 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         return;
     };
-    let Some((target, sender)) = open(router, &endpoint.by(protocol)).await else {
+    let Some((target, opener, sender)) = open(router, &endpoint.by(protocol)).await else {
         debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
     };
-    let windows = target.opener().windows().clone();
     let _inflight = target.enter();
-    if let Err(reason) = pump(request, &mut respond, sender, &windows).await {
+    if let Err(reason) = pump(request, &mut respond, sender, opener.windows()).await {
         respond.send_reset(reason);
     }
 }
 
-async fn open(router: &Router, route: &RouteKey) -> Option<(Arc<Target>, SendRequest<Bytes>)> {
+async fn open(router: &Router, route: &RouteKey) -> Option<(Arc<Target>, Opener, SendRequest<Bytes>)> {
     let mut tried = Vec::new();
     while tried.len() < MAX_TRIES {
         let target = router.select_local(route, &tried)?;
-        match target.opener().ready().await {
-            Ok(sender) => return Some((target, sender)),
+        let opener = target.opener().opener;
+        match opener.ready().await {
+            Ok(sender) => return Some((target, opener, sender)),
             Err(_) => tried.push(target.id()),
         }
     }

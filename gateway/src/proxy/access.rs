@@ -29,7 +29,7 @@ pub(super) fn log(
     });
     let client = client(session).map(|client| client.to_string());
     let failure = ctx.failure.map(|failure| failure.reply().code);
-    let tries = ctx.tried.len();
+    let tries = ctx.tries;
     let duration_ms = elapsed.as_secs_f64() * 1e3;
     let response = session.as_ref().response_written();
     let request_headers = config.request_headers.show(&request.headers);

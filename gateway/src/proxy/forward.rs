@@ -10,7 +10,8 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
 use http::{Method, Response, StatusCode, Version};
-use piko_tunnel::Windows;
+use piko_tunnel::limits::MAX_INFORMATIONAL;
+use piko_tunnel::node_session::Opener;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::{ReceiveError, Receiver};
 use pingora_error::{Error, ErrorType, Result};
@@ -25,6 +26,7 @@ use super::retry::{Attempted, Happened, may_retry};
 use super::upload::Upload;
 use super::{Gateway, Request, plugins, upgraded};
 use crate::error::Failure;
+use crate::route::target::Lane;
 use crate::route::{Kind, Target};
 
 /// How long one request may wait, beside what is counted for a connection.
@@ -94,14 +96,18 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
         if std::mem::take(&mut ctx.expects) {
             client.go_on(gateway.keepalive().filter(|_| ctx.may_keep), gateway.timeouts.write).await?;
         }
-        let windows = target.opener().windows().clone();
-        let attempt = Attempt { gateway, client: &client, ctx, came, windows };
+        let Lane { opener, first } = target.opener();
+        let attempt = Attempt { gateway, client: &client, ctx, came, opener };
         let (happened, failure) = match attempt.run(target, &mut upload).await {
             Ok(()) => break,
             Err(Broken::Client(error)) => return Err(error),
             Err(Broken::Upstream(happened, failure)) => (happened, failure),
         };
-        let tries = ctx.tried.len();
+        if !first && matches!(happened, Happened::NothingSent | Happened::TunnelBroke) {
+            // The upstream may have lost no more than this lane: it is one to try still.
+            ctx.tried.pop();
+        }
+        let tries = ctx.tries;
         if !may_retry(happened, Attempted { idempotent, body_held: upload.is_held(), tries }) {
             return Err(failure.into_error());
         }
@@ -114,7 +120,7 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
 async fn upstream(gateway: &Gateway, ctx: &mut Request) -> Result<Arc<Target>, Failure> {
     let endpoint = ctx.endpoint.as_ref().ok_or(Failure::Internal)?;
     let route = endpoint.by(ctx.incoming.protocol());
-    let first = ctx.tried.is_empty();
+    let first = ctx.tries == 0;
     let Some(target) = gateway.router.select(&route, &ctx.tried).await else {
         return Err(gateway.router.why_none(&route, &ctx.tried));
     };
@@ -125,6 +131,7 @@ async fn upstream(gateway: &Gateway, ctx: &mut Request) -> Result<Arc<Target>, F
         Kind::Agent { .. } => gateway.metrics.proxy.upstream_requests.inc(),
         Kind::Node { id } => gateway.metrics.proxy.remote_requests.with_label_values(&[id]).inc(),
     }
+    ctx.tries += 1;
     ctx.tried.push(target.id());
     ctx.target = Some(target.clone());
     Ok(target)
@@ -136,14 +143,14 @@ pub(super) struct Attempt<'a, 's> {
     pub(super) client: &'a Client<'s>,
     pub(super) ctx: &'a Request,
     came: Came,
-    /// Of the tunnel that was tried.
-    windows: Arc<Windows>,
+    /// Of the tunnel that is tried.
+    opener: Opener,
 }
 
 impl Attempt<'_, '_> {
     async fn run(&self, target: Arc<Target>, upload: &mut Upload) -> Result<(), Broken> {
         let nothing_sent = |_| Broken::Upstream(Happened::NothingSent, Failure::Unreachable);
-        let mut sender = target.opener().ready().await.map_err(nothing_sent)?;
+        let mut sender = self.opener.ready().await.map_err(nothing_sent)?;
         let endpoint = self.ctx.endpoint.as_ref().ok_or(Broken::last(Failure::Internal))?;
         let request =
             self.client.head(|head| outgoing::request(head, &self.ctx.incoming, endpoint, self.came));
@@ -231,7 +238,7 @@ impl Attempt<'_, '_> {
         mut response: ResponseFuture,
         progress: &Progress,
     ) -> Result<Response<Receiver>, Broken> {
-        loop {
+        for _ in 0..=MAX_INFORMATIONAL {
             let next = poll_fn(|cx| {
                 if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
                     return Poll::Ready(Ok(Err(interim)));
@@ -241,11 +248,12 @@ impl Attempt<'_, '_> {
             // While an upload goes on, the answer is not late.
             let next = progress.within(self.gateway.timeouts.response, next).await;
             match next.ok_or(Broken::last(Failure::Timeout))? {
-                Ok(Ok(answer)) => return Ok(answer.map(|body| self.windows.receive(body))),
+                Ok(Ok(answer)) => return Ok(answer.map(|body| self.opener.windows().receive(body))),
                 Ok(Err(interim)) => self.interim(interim).await?,
                 Err(error) => return Err(Broken::stream(&error, false)),
             }
         }
+        Err(Broken::last(Failure::BadAnswer))
     }
 
     /// An informational answer. HTTP/1.0 has none; a 100 was sent by this node already.

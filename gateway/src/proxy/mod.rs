@@ -82,7 +82,9 @@ pub(crate) struct Request {
     /// The plugins that want its response.
     taken: Option<Taken>,
     target: Option<Arc<Target>>,
+    /// Upstreams that are not tried again.
     tried: Vec<u64>,
+    tries: usize,
     failure: Option<Failure>,
     /// Counts the request for as long as it is served, also when its task is cut.
     in_flight: Option<Counted>,
@@ -103,6 +105,7 @@ impl ProxyHttp for Gateway {
             taken: None,
             target: None,
             tried: Vec::new(),
+            tries: 0,
             failure: None,
             in_flight: None,
         }
@@ -301,7 +304,7 @@ impl Gateway {
                     }
                     Decision::Answer(endpoint, head, body) => {
                         ctx.endpoint = endpoint;
-                        self.reply(session, ctx, head, body).await?;
+                        self.reply(session, ctx, *head, body).await?;
                         return Ok(true);
                     }
                 }

@@ -25,7 +25,7 @@ pub(super) enum Decision {
     /// It goes on, to this endpoint.
     Go(EndpointKey, Taken),
     /// The client, which had asked for this endpoint, gets this answer.
-    Answer(Option<EndpointKey>, ResponseHeader, Bytes),
+    Answer(Option<EndpointKey>, Box<ResponseHeader>, Bytes),
 }
 
 /// Asks the plugins, and does what they say. Without an endpoint they may still know one.
@@ -54,7 +54,7 @@ pub(super) async fn on_request(
         }
         Outcome::Answer(answer) => {
             let (head, body) = own_answer(answer)?;
-            Ok(Decision::Answer(found, head, body))
+            Ok(Decision::Answer(found, Box::new(head), body))
         }
         Outcome::Failed => Err(Failure::Plugin.into_error()),
     }

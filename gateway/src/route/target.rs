@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use arc_swap::ArcSwap;
 use piko_tunnel::node_session::Opener;
+
+use crate::workers;
 
 /// What stands at the other end.
 #[derive(Debug, Clone)]
@@ -23,11 +26,16 @@ pub enum Kind {
     },
 }
 
-/// A live tunnel or peer link.
+/// A live agent or peer link: one upstream, however many lanes it has.
 pub struct Target {
     id: u64,
     kind: Kind,
-    opener: Opener,
+    /// The tunnel it began with, which ends with the target, and the worker that has it.
+    first: Opener,
+    first_worker: Option<usize>,
+    /// By worker: the lanes that came after it. A request that takes its own worker's wakes no other thread
+    /// and shares no lock with one.
+    lanes: ArcSwap<Vec<Option<Opener>>>,
     inflight: AtomicUsize,
     leaving: AtomicBool,
 }
@@ -43,7 +51,8 @@ impl Targets {
     pub fn add(&self, kind: Kind, opener: Opener) -> Arc<Target> {
         let id = self.next.fetch_add(1, Relaxed) + 1;
         let (inflight, leaving) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Target { id, kind, opener, inflight, leaving })
+        let (lanes, first_worker) = (ArcSwap::default(), workers::current());
+        Arc::new(Target { id, kind, first: opener, first_worker, lanes, inflight, leaving })
     }
 }
 
@@ -58,9 +67,38 @@ impl Target {
         &self.kind
     }
 
-    /// Opens streams on it.
-    pub fn opener(&self) -> &Opener {
-        &self.opener
+    /// Opens streams on it: by the calling worker's own lane, where it has one.
+    pub fn opener(&self) -> Lane {
+        let own = workers::current().and_then(|worker| self.lanes.load().get(worker)?.clone());
+        match own {
+            Some(opener) => Lane { opener, first: false },
+            None => Lane { opener: self.first.clone(), first: true },
+        }
+    }
+
+    /// Does that worker have a lane?
+    pub fn has_lane(&self, worker: usize) -> bool {
+        self.first_worker == Some(worker) || self.lanes.load().get(worker).is_some_and(Option::is_some)
+    }
+
+    /// Gives a worker its lane until the guard drops. `None`: it has one.
+    pub fn add_lane(self: &Arc<Self>, worker: usize, opener: Opener) -> Option<LaneGuard> {
+        if self.has_lane(worker) {
+            return None;
+        }
+        self.set_lane(worker, Some(opener));
+        Some(LaneGuard { target: self.clone(), worker })
+    }
+
+    fn set_lane(&self, worker: usize, opener: Option<Opener>) {
+        self.lanes.rcu(|lanes| {
+            let mut lanes = Vec::clone(lanes);
+            if lanes.len() <= worker {
+                lanes.resize(worker + 1, None);
+            }
+            lanes[worker] = opener.clone();
+            lanes
+        });
     }
 
     /// Requests in flight.
@@ -98,5 +136,25 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.inflight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A way to a target.
+pub struct Lane {
+    /// Opens streams on it.
+    pub opener: Opener,
+    /// It ends with the target. Should another lane break, the target may still be reached by this one.
+    pub first: bool,
+}
+
+/// A worker's lane, for as long as it lives.
+pub struct LaneGuard {
+    target: Arc<Target>,
+    worker: usize,
+}
+
+impl Drop for LaneGuard {
+    fn drop(&mut self) {
+        self.target.set_lane(self.worker, None);
     }
 }

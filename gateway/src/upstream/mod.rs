@@ -1,5 +1,6 @@
 //! The upstream port: agents ask for a tunnel here, register their listeners, and are kept until they go.
 
+mod lanes;
 mod rebalance;
 mod serve;
 mod tunnel;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use piko_tunnel::handshake::{self, AGENT_ID, Upgrade};
+use piko_tunnel::handshake::{self, AGENT_ID, BUNDLE, LANES, Upgrade};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::{Settings, headers, limits, websocket};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::lanes::{self, Bundles};
 use super::rebalance::{self, Tunnels};
 use super::tunnel;
 use crate::auth::{Admitted, Guard};
@@ -69,6 +70,7 @@ pub(super) struct Shared {
     pub(super) cut: CancellationToken,
     pub(super) tunnels: TaskTracker,
     pub(super) movable: Arc<Tunnels>,
+    pub(super) bundles: Bundles,
     handshakes: Arc<Semaphore>,
 }
 
@@ -92,6 +94,7 @@ impl UpstreamPort {
             cut: CancellationToken::new(),
             tunnels: TaskTracker::new(),
             movable: Arc::default(),
+            bundles: Bundles::default(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         });
         let port =
@@ -208,15 +211,35 @@ async fn answer(
             return refuse(denied.status(), denied.code(), denied.words());
         }
     };
-    let agent = Agent { addr, id: agent_id(request.headers(), addr), admitted };
+    let lane = match shared.bundles.asked(request.headers()).transpose() {
+        Ok(lane) => lane,
+        Err(none) => {
+            let words = "no lane for this worker; the tunnel goes on without it";
+            return refuse(StatusCode::CONFLICT, none.code(), words);
+        }
+    };
+    let agent = Agent { addr, id: agent_id(request.headers(), addr), admitted, bundle: lanes::name() };
     let upgrade = hyper::upgrade::on(&mut request);
-    let headers = handshake::accepted(kind, request.headers(), &shared.options.node_id);
+    let mut headers = handshake::accepted(kind, request.headers(), &shared.options.node_id);
+    if lane.is_none() {
+        headers.insert(LANES, HeaderValue::from(shared.options.workers.count()));
+        if let Ok(mut name) = HeaderValue::from_str(&agent.bundle) {
+            name.set_sensitive(true);
+            headers.insert(BUNDLE, name);
+        }
+    }
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
     shared.tunnels.clone().spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => tunnel::run(raw(upgraded, kind).await, agent, shared).await,
+            Ok(upgraded) => {
+                let io = raw(upgraded, kind).await;
+                match lane {
+                    Some(bundle) => bundle.run(io, &shared).await,
+                    None => tunnel::run(io, agent, shared).await,
+                }
+            }
             Err(e) => debug!(agent.addr = %addr, error = %e, "agent left during its upgrade"),
         }
     });
@@ -229,6 +252,8 @@ pub(super) struct Agent {
     pub(super) id: String,
     /// Whose endpoints it may listen on, and which.
     pub(super) admitted: Admitted,
+    /// The name it asks for more lanes by.
+    pub(super) bundle: String,
 }
 
 /// The byte stream below the upgrade: the connection itself where nothing was read past the request.

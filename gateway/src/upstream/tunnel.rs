@@ -33,6 +33,7 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
     let _open = shared.metrics.upstream.tunnel_opened();
     let kind = Kind::Agent { addr: agent.addr, agent_id: agent.id.clone() };
     let target = shared.targets.add(kind, opener);
+    let _bundle = shared.bundles.open(agent.bundle.clone(), &target);
     info!(agent.addr = %agent.addr, agent.id, "agent connected");
     let (sender, receiver) = control.split();
     let listeners = Listeners {

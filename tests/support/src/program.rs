@@ -119,6 +119,16 @@ pub struct Node {
 impl Node {
     /// Starts a node on free ports that joins `join`; returns at once. A bind address in `more` is taken instead.
     pub fn start(binary: &Path, join: &[SocketAddr], more: &[&str]) -> Node {
+        Node::start_with(binary, join, more, &[])
+    }
+
+    /// The same with more environment variables, which a restart does without.
+    pub fn start_with(
+        binary: &Path,
+        join: &[SocketAddr],
+        more: &[&str],
+        variables: &[(&str, String)],
+    ) -> Node {
         let [proxy, upstream, admin, gossip, peer] = std::array::from_fn(|_| free_addr());
         let join: Vec<_> = join.iter().map(ToString::to_string).collect();
         let mut args: Vec<String> = vec!["server".into()];
@@ -137,7 +147,7 @@ impl Node {
             flag("cluster.join", join.join(","));
         }
         args.extend(more.iter().map(ToString::to_string));
-        let program = Program::start(binary, &args);
+        let program = Program::start_with(binary, &args, variables);
         Node { program, proxy, upstream, admin, gossip, peer, binary: binary.to_owned(), args }
     }
 

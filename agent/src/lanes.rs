@@ -1,0 +1,75 @@
+//! More lanes for a tunnel that is busy: one for each of the node's threads, opened as load grows.
+//!
+//! A tunnel lives on one thread of its node, and the clients of the node's other threads wait for that one.
+//! A quiet agent has its one tunnel and no more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use piko_tunnel::dial::Bundle;
+use piko_tunnel::{SessionError, Settings};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::cluster::Cluster;
+use crate::tunnel::{Services, Streams, Tunnel};
+
+/// Requests in flight above which more lanes are worth what they cost a node.
+pub(crate) const BUSY: usize = 8;
+/// Tries for one lane. Each may reach a thread that has one, or another node behind the balancer.
+const TRIES: usize = 4;
+/// How long to do without after that.
+const REST: Duration = Duration::from_secs(30);
+
+/// What the lanes of one tunnel need.
+pub(crate) struct Lanes {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) settings: Settings,
+    pub(crate) services: Services,
+    pub(crate) streams: Streams,
+    /// The tunnel they belong to is left.
+    pub(crate) leave: CancellationToken,
+}
+
+impl Lanes {
+    /// Opens lanes as they are needed, and serves them until the tunnel they belong to is left.
+    pub(crate) async fn keep(self, bundle: Bundle) -> SessionError {
+        let mut open = JoinSet::new();
+        while !self.leave.is_cancelled() {
+            tokio::select! {
+                () = self.streams.busy.notified(), if open.len() + 1 < bundle.lanes => {
+                    match self.leave.run_until_cancelled(self.dial(&bundle)).await {
+                        Some(Some(lane)) => drop(open.spawn(self.serve(lane))),
+                        Some(None) => {
+                            self.leave.run_until_cancelled(sleep(REST)).await;
+                        }
+                        None => {}
+                    }
+                }
+                Some(ended) = open.join_next() => debug!(?ended, "a lane ended"),
+                () = self.leave.cancelled() => {}
+            }
+        }
+        while open.join_next().await.is_some() {}
+        SessionError::Closed
+    }
+
+    async fn dial(&self, bundle: &Bundle) -> Option<Tunnel> {
+        for _ in 0..TRIES {
+            match Tunnel::lane(&self.cluster, &self.settings, bundle.clone()).await {
+                Ok(lane) => return Some(lane),
+                Err(error) => debug!(%error, "no lane"),
+            }
+        }
+        None
+    }
+
+    fn serve(&self, lane: Tunnel) -> impl Future<Output = SessionError> + Send + use<> {
+        // A node asks the tunnel to leave, never a lane.
+        let (drain, _) = watch::channel(false);
+        lane.serve(self.services.clone(), self.streams.clone(), drain, self.leave.clone())
+    }
+}
