@@ -1,0 +1,74 @@
+//! The process's descriptors, shared out between a node's ports, so that a flood on one leaves the others
+//! theirs.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// More connections than that are not counted on, whatever the system would allow.
+const MOST: usize = 1 << 20;
+/// Kept free for what is no connection of a port: runtimes, files, gossip, dials to other nodes.
+const OWN: usize = 128;
+/// Below this a flood of clients is felt soon: a warning says so.
+const LOW: usize = 4096;
+
+/// Descriptors for the connections of each port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// Probes and people are few; they come first.
+    pub admin: usize,
+    /// Other nodes: some links each.
+    pub peer: usize,
+    /// Agents.
+    pub upstream: usize,
+    /// Clients: all the rest.
+    pub proxy: usize,
+}
+
+/// Raises the soft limit on descriptors to the hard one and returns what is allowed now. A system that does
+/// not let us leaves the limit as it was.
+pub fn raise() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    allowed.and_then(|allowed| usize::try_from(allowed).ok()).map_or(MOST, |allowed| allowed.min(MOST))
+}
+
+/// Is the limit so low that it should be raised where the node is started?
+pub fn is_low(allowed: usize) -> bool {
+    allowed < LOW
+}
+
+/// Shares `allowed` descriptors out.
+pub fn share(allowed: usize) -> Shares {
+    // A process with very few keeps half of them for itself.
+    let free = allowed - OWN.min(allowed / 2);
+    let admin = (free / 8).min(256);
+    let peer = (free / 8).min(4096);
+    let upstream = free / 4;
+    Shares { admin, peer, upstream, proxy: free - admin - peer - upstream }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_flood_on_one_port_takes_the_descriptors_of_another() {
+        for allowed in [64, 256, 1000, 1024, 65_536, MOST] {
+            let Shares { admin, peer, upstream, proxy } = share(allowed);
+            assert!(admin + peer + upstream + proxy <= allowed - (allowed / 2).min(OWN), "of {allowed}");
+            assert!(admin >= 4 && peer >= 4 && upstream >= 8 && proxy >= 8, "of {allowed}");
+            assert!(proxy >= upstream, "of {allowed}: clients are more than agents");
+        }
+    }
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let allowed = raise();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert!(allowed >= 64);
+    }
+}
