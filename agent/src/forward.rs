@@ -1,24 +1,30 @@
 //! Local ports whose connections go to endpoints: `piko forward`, and [`Dialer`] for programs.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use piko_net::gate::Standing;
+use piko_net::{Accepted, Counts, GateLimits, Port as NetPort, Refusals};
 use piko_tunnel::EndpointId;
 use piko_tunnel::dial::{DialError, Purpose};
 use piko_tunnel::io::BoxIo;
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::cluster::Cluster;
 use crate::config::{ConnectConfig, ForwardConfig, Port};
 use crate::error::AgentError;
 
-/// Connections of one port at once: more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 10_000;
+/// Connections of one port at once: more are closed. It bounds what a program gone wild on this machine makes
+/// the agent and the node hold.
+const LIMITS: GateLimits = GateLimits { most: 10_000, address_share: 1.0, reserve: 0 };
+/// How long what was cut may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Opens TCP connections to endpoints, through the proxy port of the cluster.
 pub struct Dialer {
@@ -68,7 +74,8 @@ impl Forwarder {
         let dialer = Arc::new(Dialer::new(&config.connect())?);
         let mut ports = Vec::with_capacity(wanted.len());
         for (i, port) in wanted.into_iter().enumerate() {
-            let bound = TcpListener::bind(port.addr.socket()).await;
+            let bound = tokio::net::TcpListener::bind(port.addr.socket()).await;
+            let bound = bound.and_then(tokio::net::TcpListener::into_std);
             let listener = bound.map_err(|source| AgentError::Bind {
                 key: format!("ports[{i}].addr"),
                 addr: port.addr.to_string(),
@@ -98,35 +105,27 @@ impl Forwarder {
 }
 
 async fn accept(listener: TcpListener, port: Port, dialer: Arc<Dialer>, stop: CancellationToken) {
-    let open = TaskTracker::new();
-    let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
-    let each = async {
-        loop {
-            let slot = slots.clone().acquire_owned().await;
-            match listener.accept().await {
-                Ok((near, from)) => {
-                    debug!(endpoint = %port.endpoint, client.addr = %from, "connection opened");
-                    let (dialer, endpoint, stop) = (dialer.clone(), port.endpoint.clone(), stop.clone());
-                    open.spawn(async move {
-                        stop.run_until_cancelled(forward(near, &endpoint, &dialer)).await;
-                        drop(slot);
-                    });
-                }
-                Err(e) => {
-                    warn!(error = %e, "failed to accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+    let open = NetPort::new(LIMITS, Arc::new(Counts::new("forward")), Refusals::default());
+    let (endpoint, cut) = (port.endpoint.clone(), stop.clone());
+    let started = open.accept(listener, &Handle::current(), Handle::current, move |accepted| {
+        let (dialer, endpoint, cut) = (dialer.clone(), endpoint.clone(), cut.clone());
+        async move {
+            cut.run_until_cancelled(forward(accepted, &endpoint, &dialer)).await;
         }
-    };
-    stop.run_until_cancelled(each).await;
-    open.close();
-    open.wait().await;
+    });
+    match started {
+        Ok(()) => stop.cancelled().await,
+        Err(e) => warn!(endpoint = %port.endpoint, error = %e, "cannot accept connections"),
+    }
+    open.drain(Instant::now() + STOP_TIMEOUT).await;
     info!(endpoint = %port.endpoint, "port closed");
 }
 
-async fn forward(mut near: TcpStream, endpoint: &EndpointId, dialer: &Dialer) {
-    let _ = near.set_nodelay(true);
+async fn forward(accepted: Accepted, endpoint: &EndpointId, dialer: &Dialer) {
+    let Accepted { stream: mut near, from, place } = accepted;
+    // What a TCP connection waits for is not ours to judge.
+    place.set(Standing::Busy);
+    debug!(endpoint = %endpoint, client.addr = %from, "connection opened");
     match dialer.dial(endpoint).await {
         Ok(mut far) => {
             let copied = copy_bidirectional(&mut near, &mut far).await;

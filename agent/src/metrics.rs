@@ -11,15 +11,26 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use piko_bootstrap::metrics::{counter, counters, gauge, gauges, latencies, method_label};
+use piko_net::gate::Standing;
+use piko_net::{Conn, ConnLimits, Counts, GateLimits, Port, Refusals};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tracing::warn;
+use tokio::runtime::Handle;
 
-/// Request heads come at once or not at all.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at once: scrapers are few.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections at once: scrapers are few. A full port closes the one idle longest for a new one.
+const PLACES: GateLimits = GateLimits { most: 64, address_share: 1.0, reserve: 0 };
+/// Request heads come at once or not at all, and answers are read as fast.
+const LIMITS: ConnLimits = ConnLimits {
+    first_byte: None,
+    tls: Duration::from_secs(5),
+    head: Some(Duration::from_secs(10)),
+    // Above the interval at which most scrapers come back.
+    idle: Some(Duration::from_secs(75)),
+    write: Some(Duration::from_secs(5)),
+    http: true,
+};
+/// Largest head of a request, bytes. Larger ones are answered 431.
+const MAX_HEAD: usize = 32 << 10;
 /// All of an agent's metrics, on a registry of their own.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -84,32 +95,43 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Shows the metrics on `/metrics` until dropped.
-pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
-    let mut connections = JoinSet::new();
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => stream,
-                Err(e) => {
-                    warn!(error = %e, "failed to accept a connection for metrics");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            Some(_) = connections.join_next() => continue,
-        };
+/// Shows the metrics on `/metrics` until what it returns is dropped.
+///
+/// # Errors
+/// If the listener cannot be watched.
+pub(crate) fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> std::io::Result<Serving> {
+    let port = Port::new(PLACES, Arc::new(Counts::new("metrics")), Refusals::default());
+    port.accept(listener.into_std()?, &Handle::current(), Handle::current, move |accepted| {
         let metrics = metrics.clone();
-        let service = service_fn(move |request| {
-            let answer = answer(&request, &metrics);
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        connections.spawn(
-            hyper::server::conn::http1::Builder::new()
+        async move {
+            let Some(conn) = Conn::open(accepted, None, LIMITS).await else { return };
+            let watch = conn.watch();
+            let service = service_fn(move |request| {
+                watch.set(Standing::Busy);
+                let answer = answer(&request, &metrics);
+                watch.set(Standing::Idle);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service),
-        );
+                // The connection itself keeps this time.
+                .header_read_timeout(None)
+                .max_buf_size(MAX_HEAD)
+                .serve_connection(TokioIo::new(conn), service);
+            // A scraper that went away is no news.
+            let _ = connection.await;
+        }
+    })?;
+    Ok(Serving(port))
+}
+
+/// The port of the metrics, until it is dropped.
+pub(crate) struct Serving(Port);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.cut();
     }
 }
 

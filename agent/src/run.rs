@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::cluster::Cluster;
@@ -150,19 +149,19 @@ impl Agent {
     }
 
     /// The agent's own port, if it is on, until dropped.
-    async fn serve_metrics(&self) -> Result<Option<AbortOnDropHandle<()>>, AgentError> {
+    async fn serve_metrics(&self) -> Result<Option<metrics::Serving>, AgentError> {
         if !self.server.enabled {
             return Ok(None);
         }
         let addr = &self.server.bind_addr;
         let bound = TcpListener::bind(addr.socket()).await;
-        let listener = bound.map_err(|source| AgentError::Bind {
+        let serving = bound.and_then(|listener| metrics::serve(listener, self.metrics.clone()));
+        let serving = serving.map_err(|source| AgentError::Bind {
             key: "server.bind_addr".into(),
             addr: addr.to_string(),
             source,
         })?;
-        let serving = tokio::spawn(metrics::serve(listener, self.metrics.clone()));
-        Ok(Some(AbortOnDropHandle::new(serving)))
+        Ok(Some(serving))
     }
 
     /// The first tunnel: retried within the connect timeout, but not where it cannot help.

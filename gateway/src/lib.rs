@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod plugins;
+mod ports;
 pub mod proxy;
 pub mod route;
 pub mod shutdown;

@@ -1,10 +1,12 @@
 //! Every metric a node exports, declared once: name, help, labels, buckets. Built on a registry of its
 //! own, so that ten nodes fit in one test process.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use piko_bootstrap::metrics::{add, counter, counters, gauge, gauges, latencies, method_label};
+use piko_net::{Counts, Reason};
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Registry, TextEncoder,
@@ -19,6 +21,8 @@ pub struct Metrics {
     pub upstream: UpstreamMetrics,
     /// The gossip port.
     pub gossip: GossipMetrics,
+    /// The connections of all ports.
+    pub ports: PortCounts,
     /// Set when they are asked for.
     pub gauges: Gauges,
 }
@@ -67,6 +71,21 @@ pub struct GossipDirection {
     stream_bytes: IntCounter,
     packet_bytes: IntCounter,
     delta_entries: IntCounter,
+}
+
+/// The connections of each TCP port. Counted where they are accepted; read when somebody asks.
+pub struct PortCounts {
+    /// Of clients.
+    pub proxy: Arc<Counts>,
+    /// Of agents.
+    pub upstream: Arc<Counts>,
+    /// Of people and probes.
+    pub admin: Arc<Counts>,
+    /// Of other nodes.
+    pub peer: Arc<Counts>,
+    open: IntGaugeVec,
+    accepted: IntCounterVec,
+    ended: IntCounterVec,
 }
 
 /// Values that are read off the node when they are asked for.
@@ -166,7 +185,8 @@ impl Metrics {
                 &["reason"],
             ),
         };
-        Metrics { registry, proxy, upstream, gossip, gauges: gauge_values }
+        let ports = PortCounts::new(r);
+        Metrics { registry, proxy, upstream, gossip, ports, gauges: gauge_values }
     }
 
     /// Where plugins register theirs.
@@ -176,6 +196,7 @@ impl Metrics {
 
     /// The Prometheus text format, version 0.0.4.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.ports.read();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -230,6 +251,38 @@ impl UpstreamMetrics {
     /// Counts an open tunnel until the guard drops.
     pub fn tunnel_opened(&self) -> Counted {
         Counted::new(&self.tunnels)
+    }
+}
+
+impl PortCounts {
+    fn new(r: &Registry) -> PortCounts {
+        let counts = |port| Arc::new(Counts::new(port));
+        PortCounts {
+            proxy: counts("proxy"),
+            upstream: counts("upstream"),
+            admin: counts("admin"),
+            peer: counts("peer"),
+            open: gauges(r, "piko_port_connections", "Connections open", &["port"]),
+            accepted: counters(r, "piko_port_accepted_total", "Connections that got a place", &["port"]),
+            ended: counters(
+                r,
+                "piko_port_cut_total",
+                "Connections refused, or ended by the node, by why",
+                &["port", "reason"],
+            ),
+        }
+    }
+
+    fn read(&self) {
+        let up = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        for counts in [&self.proxy, &self.upstream, &self.admin, &self.peer] {
+            let port = counts.port();
+            self.open.with_label_values(&[port]).set(counts.open() as i64);
+            up(&self.accepted.with_label_values(&[port]), counts.accepted());
+            for reason in Reason::ALL {
+                up(&self.ended.with_label_values(&[port, reason.as_str()]), counts.of(reason));
+            }
+        }
     }
 }
 

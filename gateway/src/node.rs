@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use piko_bootstrap::config::{BindAddr, TunnelConfig};
-use piko_bootstrap::tls::ServerTls;
 use piko_plugin_host::{HostError, PluginConfig, Reloaded};
 use piko_tunnel::Settings;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,9 +17,11 @@ use crate::auth::{Guard, KeyError};
 use crate::cluster::secret::SecretError;
 use crate::cluster::{self, Cluster, ClusterError, ClusterKey, Identity, Table};
 use crate::config::{Config, advertised};
+use crate::heartbeat::Pulses;
 use crate::metrics::Metrics;
 use crate::peer::{Door, Links, PeerPort, Purpose};
 use crate::plugins::{ClusterDirectory, Plugins};
+use crate::ports::{Ports, Secured};
 use crate::proxy::endpoint::Domains;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::route::target::Targets;
@@ -121,9 +121,9 @@ impl StartError {
 
 struct Listeners {
     proxy: StdListener,
-    upstream: TcpListener,
-    admin: TcpListener,
-    peer: TcpListener,
+    upstream: StdListener,
+    admin: StdListener,
+    peer: StdListener,
 }
 
 impl Node {
@@ -149,8 +149,12 @@ impl Node {
         directory.set(table.clone());
         let targets = Arc::new(Targets::default());
         let registry = Registry::new(table.clone());
-        let certified =
-            tls.peer.as_ref().map(ServerTls::config).transpose().map_err(std::io::Error::other)?;
+        let certified = tls
+            .peer
+            .as_ref()
+            .map(piko_bootstrap::tls::ServerTls::config)
+            .transpose()
+            .map_err(std::io::Error::other)?;
         let door = Door::new(Purpose::Peer, key.as_ref(), certified.zip(tls.to_peer.clone()))?;
         let links = Links::new(targets.clone(), door.clone(), settings.clone(), workers.clone());
         let router = Arc::new(Router::new(
@@ -167,6 +171,19 @@ impl Node {
             background.spawn(cert.watch(background.stop.clone()));
         }
 
+        let pulses = Pulses::new(workers.hearts().iter().cloned().chain([cluster.heartbeat()]).collect());
+        let watching = pulses.clone().watch();
+        let stopped = background.stop.clone();
+        background.spawn(async move {
+            stopped.run_until_cancelled(watching).await;
+        });
+        let secured = Secured {
+            proxy: tls.proxy.is_some(),
+            upstream: tls.upstream.is_some(),
+            admin: tls.admin.is_some(),
+        };
+        let ports = Ports::new(&config, &metrics.ports, &secured);
+
         let ready = watch::Sender::new(false);
         let state = admin::State {
             table: table.clone(),
@@ -174,16 +191,25 @@ impl Node {
             metrics: metrics.clone(),
             plugins: plugins.clone(),
             ready: ready.subscribe(),
+            pulses,
+            hosts: admin::Hosts::new(&config.admin.allowed_hosts, &config.admin.advertise_addr),
             auth: Guard::new(&config.admin.auth)?,
             links,
-            heartbeats: vec![cluster.heartbeat()],
             gossip_addr: cluster.gossip_addr(),
         };
         background.keep_keys(&state.auth);
         let state = Arc::new(state);
-        let admin = Admin::start(listeners.admin, Acceptor::new(tls.admin.as_ref())?, state.clone());
-        let peer =
-            PeerPort::start(listeners.peer, router.clone(), state, door, settings.clone(), workers.clone())?;
+        let tls_admin = Acceptor::new(tls.admin.as_ref())?;
+        let admin = Admin::start(listeners.admin, ports.admin, tls_admin, state.clone())?;
+        let peer = PeerPort::start(
+            listeners.peer,
+            ports.peer,
+            router.clone(),
+            state,
+            door,
+            settings.clone(),
+            workers.clone(),
+        )?;
         let options = UpstreamOptions {
             node_id: id.clone(),
             tunnel: settings,
@@ -195,15 +221,16 @@ impl Node {
         background.keep_keys(&options.auth);
         let upstream = UpstreamPort::start(
             listeners.upstream,
+            ports.upstream,
             options,
             registry,
             table,
             targets.clone(),
             metrics.clone(),
         )?;
-        let options = proxy_options(&config, tls.proxy.clone(), plugins.clone())?;
+        let options = proxy_options(&config, Acceptor::http(tls.proxy.as_ref())?, plugins.clone())?;
         background.keep_keys(&options.auth);
-        let proxy = Proxy::start(listeners.proxy, options, router, metrics, &workers)?;
+        let proxy = Proxy::start(listeners.proxy, ports.proxy, options, router, metrics, &workers)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };
         info!(
@@ -260,7 +287,7 @@ impl Node {
 
     /// Leaves in the order of [`shutdown`].
     pub async fn shutdown(self) {
-        shutdown::run(self.parts, self.delay, self.grace).await;
+        shutdown::within(self.parts, self.delay, self.grace).await;
     }
 }
 
@@ -279,12 +306,7 @@ impl Listeners {
             addr: format!("{gossip} (UDP)"),
             source,
         })?;
-        Ok(Listeners {
-            proxy,
-            upstream: TcpListener::from_std(upstream)?,
-            admin: TcpListener::from_std(admin)?,
-            peer: TcpListener::from_std(peer)?,
-        })
+        Ok(Listeners { proxy, upstream, admin, peer })
     }
 
     fn addrs(&self, gossip: SocketAddr) -> std::io::Result<LocalAddrs> {
@@ -362,11 +384,7 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, key: Option<ClusterKey>)
     }
 }
 
-fn proxy_options(
-    config: &Config,
-    tls: Option<ServerTls>,
-    plugins: Arc<Plugins>,
-) -> Result<ProxyOptions, KeyError> {
+fn proxy_options(config: &Config, tls: Acceptor, plugins: Arc<Plugins>) -> Result<ProxyOptions, KeyError> {
     let proxy = &config.proxy;
     Ok(ProxyOptions {
         timeout: proxy.timeout.on(),

@@ -11,15 +11,27 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::node::Parts;
 
 /// How long the others get to hear that this node left.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After delay and grace: leaving the cluster, the admin port's last answers, and what was cut.
+const AFTER_GRACE: Duration = Duration::from_secs(8);
+
+/// Takes a node apart, and gives up on what does not end: a task on a worker that does not come round any more
+/// cannot even be cut. The process ends all the same.
+pub(crate) async fn within(parts: Parts, delay: Duration, grace: Duration) {
+    let whole = delay + grace + AFTER_GRACE;
+    if tokio::time::timeout(whole, run(parts, delay, grace)).await.is_err() {
+        error!(within = ?whole, "some tasks did not end: leaving without them");
+    }
+}
+
 /// Takes a node apart, in order. `delay` and `grace` as in the configuration.
-pub(crate) async fn run(parts: Parts, delay: Duration, grace: Duration) {
+async fn run(parts: Parts, delay: Duration, grace: Duration) {
     let Parts { proxy, upstream, peer, cluster, admin, ready, background, .. } = parts;
     info!("shutting down: not ready any more");
     ready.send_replace(false);
@@ -37,7 +49,7 @@ pub(crate) async fn run(parts: Parts, delay: Duration, grace: Duration) {
     info!("shutting down: finishing requests");
     let (cut, ()) = tokio::join!(proxy.stop(left()), peer.stop(left()));
     if cut > 0 {
-        warn!(requests = cut, "requests did not finish within the grace period");
+        warn!(connections = cut, "requests did not finish within the grace period");
     }
     upstream.stop().await;
 

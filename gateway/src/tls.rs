@@ -2,23 +2,19 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, ServerTls, ServerTlsConfig, TlsError};
+use piko_net::tls::HANDSHAKE_TIMEOUT;
+use piko_net::{Accepted, Conn, ConnLimits};
 use piko_tunnel::io::BoxIo;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ConnectionCommon};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config::{Config, NodeTlsConfig};
-
-/// A TLS handshake is two round trips.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// First byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
-const TLS_HANDSHAKE: u8 = 22;
 
 /// A file of TLS that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,26 +77,21 @@ impl Acceptor {
         Ok(Acceptor(config.map(TlsAcceptor::from)))
     }
 
-    /// The bytes below HTTP.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<BoxIo> {
-        let _ = stream.set_nodelay(true);
-        let Some(acceptor) = &self.0 else { return Ok(Box::new(stream)) };
-        let late = || io::Error::new(io::ErrorKind::TimedOut, "TLS handshake took too long");
-        timeout(HANDSHAKE_TIMEOUT, shake(acceptor, stream)).await.map_err(|_| late())?
+    /// The same for a port that speaks HTTP/2 as well: ALPN says which (RFC 7301).
+    pub(crate) fn http(tls: Option<&ServerTls>) -> io::Result<Acceptor> {
+        let config = tls.map(ServerTls::config).transpose().map_err(io::Error::other)?;
+        let with_alpn = |config: Arc<ServerConfig>| {
+            let mut config = ServerConfig::clone(&config);
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            TlsAcceptor::from(Arc::new(config))
+        };
+        Ok(Acceptor(config.map(with_alpn)))
     }
-}
 
-async fn shake(acceptor: &TlsAcceptor, mut stream: TcpStream) -> io::Result<BoxIo> {
-    let mut first = [0];
-    if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
-        // Said as Go does, since people paste http:// where https:// is meant.
-        let words = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
-                     Client sent an HTTP request to an HTTPS server.\n";
-        stream.write_all(words.as_bytes()).await?;
-        stream.shutdown().await?;
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "no TLS"));
+    /// The bytes below HTTP; `None` where they did not come.
+    pub(crate) async fn open(&self, accepted: Accepted, limits: ConnLimits) -> Option<Conn> {
+        Conn::open(accepted, self.0.as_ref(), limits).await
     }
-    Ok(Box::new(acceptor.accept(stream).await?))
 }
 
 /// What both ends of one TLS connection can compute, and nobody else.

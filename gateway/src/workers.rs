@@ -5,15 +5,13 @@
 //! seventh of a node's time.
 
 use std::cell::Cell;
-use std::future::Future;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio_util::task::TaskTracker;
-use tracing::warn;
+
+use crate::heartbeat::{Heartbeat, LATE};
 
 thread_local! {
     static INDEX: Cell<Option<usize>> = const { Cell::new(None) };
@@ -27,6 +25,7 @@ pub(crate) fn current() -> Option<usize> {
 /// The threads. Dropping them cuts what runs there.
 pub struct Workers {
     runtimes: Vec<Runtime>,
+    hearts: Vec<Arc<Heartbeat>>,
     next: AtomicUsize,
 }
 
@@ -45,8 +44,15 @@ impl Workers {
                 .enable_all()
                 .build()
         };
-        let runtimes = (0..count.get()).map(runtime).collect::<Result<_, _>>()?;
-        Ok(Arc::new(Workers { runtimes, next: AtomicUsize::new(0) }))
+        let runtimes: Vec<Runtime> = (0..count.get()).map(runtime).collect::<Result<_, _>>()?;
+        let heart = |(n, runtime): (usize, &Runtime)| {
+            let heart = Heartbeat::new(format!("worker {n}"));
+            // Ends with its runtime.
+            runtime.spawn(heart.clone().beat());
+            heart
+        };
+        let hearts = runtimes.iter().enumerate().map(heart).collect();
+        Ok(Arc::new(Workers { runtimes, hearts, next: AtomicUsize::new(0) }))
     }
 
     /// All of them.
@@ -59,28 +65,16 @@ impl Workers {
         self.runtimes.len()
     }
 
-    /// The next in turn.
-    pub(crate) fn next(&self) -> &Handle {
-        self.runtimes[self.next.fetch_add(1, Relaxed) % self.runtimes.len()].handle()
+    /// Their pulses, one each.
+    pub fn hearts(&self) -> &[Arc<Heartbeat>] {
+        &self.hearts
     }
 
-    /// Serves an accepted connection on the next thread in turn, which also watches its socket from now on.
-    pub(crate) fn serve<F>(
-        &self,
-        tasks: &TaskTracker,
-        stream: TcpStream,
-        serve: impl FnOnce(TcpStream) -> F + Send + 'static,
-    ) where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let stream = stream.into_std();
-        let task = async move {
-            match stream.and_then(TcpStream::from_std) {
-                Ok(stream) => serve(stream).await,
-                Err(e) => warn!(error = %e, "failed to hand a connection to a worker"),
-            }
-        };
-        tasks.spawn_on(task, self.next());
+    /// The next in turn. One that does not come round is passed over, unless none does.
+    pub(crate) fn next(&self) -> &Handle {
+        let turn = || self.next.fetch_add(1, Relaxed) % self.runtimes.len();
+        let well = (0..self.runtimes.len()).map(|_| turn()).find(|n| !self.hearts[*n].late(LATE));
+        self.runtimes[well.unwrap_or_else(turn)].handle()
     }
 }
 
@@ -89,5 +83,52 @@ impl Drop for Workers {
         for runtime in self.runtimes.drain(..) {
             runtime.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::heartbeat::Pulses;
+
+    /// What an HTTP/2 request with trailers once did to each core of a node in turn.
+    #[tokio::test]
+    async fn a_worker_that_spins_is_named_passed_over_and_not_waited_for() {
+        let workers = Workers::start(NonZero::new(2).unwrap()).unwrap();
+        let pulses = Pulses::new(workers.hearts().to_vec());
+        let watching = tokio::spawn(pulses.clone().watch());
+        assert_eq!(pulses.stuck(), [""; 0]);
+        let (release, started) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (spin, begun) = (release.clone(), started.clone());
+        workers.next().spawn(async move {
+            begun.store(true, Relaxed);
+            while !spin.load(Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let soon = Instant::now() + Duration::from_secs(30);
+        while pulses.stuck() != ["worker 0"] {
+            assert!(Instant::now() < soon, "stuck: {:?}", pulses.stuck());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(started.load(Relaxed));
+        for _ in 0..4 {
+            assert_eq!(workers.next().id(), workers.runtimes[1].handle().id());
+        }
+        release.store(true, Relaxed);
+        while !pulses.stuck().is_empty() {
+            assert!(Instant::now() < soon, "it has come back");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        watching.abort();
+        // One that spins for ever does not keep the process: dropping the workers does not wait.
+        workers.next().spawn(async { std::thread::sleep(Duration::from_secs(3)) });
+        let dropped = Instant::now();
+        drop(workers);
+        assert!(dropped.elapsed() < Duration::from_secs(2));
     }
 }

@@ -47,7 +47,7 @@ pub fn init(config: &LogConfig, json: bool) {
     let level = &config.level;
     // Third parties are heard from warn on, whatever our level: at info they are not about us.
     let mut filter = format!(
-        "warn,piko={level},piko_gateway={level},piko_agent={level},piko_tunnel={level},memberlist_core=error,memberlist_net=error"
+        "warn,piko={level},piko_gateway={level},piko_agent={level},piko_tunnel={level},piko_net={level},memberlist_core=error,memberlist_net=error"
     );
     for subsystem in &config.subsystems {
         filter.push_str(&format!(",{subsystem}=trace"));

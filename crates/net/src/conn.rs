@@ -48,6 +48,8 @@ pub struct ConnLimits {
     pub idle: Option<Duration>,
     /// For any progress of bytes that wait to be written.
     pub write: Option<Duration>,
+    /// Does the port speak HTTP/1? Then a late head is told 408.
+    pub http: bool,
 }
 
 /// A client's connection.
@@ -65,6 +67,8 @@ pub struct Conn {
     stalled: Option<Instant>,
     /// The stream has ended for its reader: by a deadline or a flood.
     over: bool,
+    /// The client sends nothing more.
+    client_closed: bool,
     /// Nothing more is written: the connection was told to go in the middle of it.
     mute: bool,
     linger: Linger,
@@ -87,12 +91,18 @@ enum Linger {
         left: usize,
         until: Instant,
     },
+    /// The client has closed, or has had its time.
+    Over,
 }
 
 impl Conn {
     /// What was accepted, after its first byte and TLS. `None` where they did not come in time, or were no
     /// TLS: that was counted.
-    pub async fn open(accepted: Accepted, acceptor: Option<&TlsAcceptor>, limits: ConnLimits) -> Option<Conn> {
+    pub async fn open(
+        accepted: Accepted,
+        acceptor: Option<&TlsAcceptor>,
+        limits: ConnLimits,
+    ) -> Option<Conn> {
         let Accepted { stream, from, place } = accepted;
         if let Some(within) = limits.first_byte
             && let Err(e) = tls::first_byte(&stream, within).await
@@ -125,6 +135,7 @@ impl Conn {
             write_timer: None,
             stalled: None,
             over: false,
+            client_closed: false,
             mute: false,
             linger: Linger::Open,
             received: 0,
@@ -180,6 +191,21 @@ impl Conn {
     /// From now on its frames are watched: see [`http2`]. To be said before the first of them is read.
     pub fn watch_http2(&mut self) {
         self.http2 = Some(Box::new(http2::Watch::new()));
+    }
+
+    /// Ends the way to the client, which may still send and is read: `poll_shutdown` reads it no more.
+    pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.io).poll_shutdown(cx) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => self.poll_stall(cx).map(Err),
+        }
+    }
+
+    /// Would a close now take bytes away that were sent, because the client may still be sending? Not of a
+    /// connection that was cut for another, nor where it has closed already.
+    pub fn wants_linger(&self) -> bool {
+        let open = !self.client_closed && !matches!(self.linger, Linger::Over);
+        open && self.sent > 0 && self.place.standing().0 != Standing::Cut
     }
 
     /// Until when the next bytes have to come, and what it is called when they do not.
@@ -255,8 +281,10 @@ impl Conn {
         if self.http2.is_some() {
             return self.go_away(Code::NoError, reason.as_str(), cx);
         }
-        if reason == Reason::SlowHead && self.received > 0 {
-            let _ = Pin::new(&mut self.io).poll_write(cx, REQUEST_TIMEOUT);
+        if self.limits.http && reason == Reason::SlowHead && self.received > 0 {
+            if let Poll::Ready(Ok(sent)) = Pin::new(&mut self.io).poll_write(cx, REQUEST_TIMEOUT) {
+                self.sent += sent as u64;
+            }
             let _ = Pin::new(&mut self.io).poll_flush(cx);
             self.mute = true;
         }
@@ -281,7 +309,8 @@ impl Conn {
                 }
                 Linger::Closing { left, until } => {
                     if poll_until(&mut self.read_timer, *until, cx).is_ready() {
-                        return Poll::Ready(Ok(()));
+                        self.linger = Linger::Over;
+                        continue;
                     }
                     let mut waste = [0; 4096];
                     let mut waste = ReadBuf::new(&mut waste);
@@ -293,10 +322,12 @@ impl Conn {
                     let n = waste.filled().len();
                     // Each turn takes some of what is left, so that this ends whatever the client sends.
                     if ready!(read).is_err() || n == 0 || n >= *left {
-                        return Poll::Ready(Ok(()));
+                        self.linger = Linger::Over;
+                        continue;
                     }
                     *left -= n;
                 }
+                Linger::Over => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -318,11 +349,7 @@ fn poll_until(timer: &mut Option<Pin<Box<Sleep>>>, until: Instant, cx: &mut Cont
 }
 
 impl AsyncRead for Conn {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.over {
             return Poll::Ready(Ok(()));
@@ -338,6 +365,10 @@ impl AsyncRead for Conn {
             return Poll::Ready(Ok(()));
         }
         match Pin::new(&mut this.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) if buf.filled().len() == before => {
+                this.client_closed = buf.remaining() > 0;
+                Poll::Ready(Ok(()))
+            }
             Poll::Ready(Ok(())) => {
                 this.note_read(&buf.filled()[before..], cx);
                 if this.over {
@@ -345,7 +376,10 @@ impl AsyncRead for Conn {
                 }
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+            Poll::Ready(Err(e)) => {
+                this.client_closed = true;
+                Poll::Ready(Err(e))
+            }
             Poll::Pending => {
                 let Some((until, reason)) = this.read_deadline() else { return Poll::Pending };
                 ready!(poll_until(&mut this.read_timer, until, cx));
@@ -435,7 +469,7 @@ mod tests {
 
     fn limits() -> ConnLimits {
         let long = Some(Duration::from_secs(60));
-        ConnLimits { first_byte: None, tls: LINGER, head: long, idle: long, write: long }
+        ConnLimits { first_byte: None, tls: LINGER, head: long, idle: long, write: long, http: true }
     }
 
     async fn pair(limits: ConnLimits) -> (Conn, TcpStream) {

@@ -37,13 +37,15 @@ pub enum Reason {
     ControlFlood,
     /// HTTP/2: more requests begun and reset than one client needs.
     ResetFlood,
+    /// The other end did not prove that it may connect.
+    Unproven,
     /// The system did not give the connection to us.
     AcceptFailed,
 }
 
 impl Reason {
     /// Every reason, for the metrics.
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 14] = [
         Reason::Full,
         Reason::AddressShare,
         Reason::Evicted,
@@ -56,6 +58,7 @@ impl Reason {
         Reason::Lifetime,
         Reason::ControlFlood,
         Reason::ResetFlood,
+        Reason::Unproven,
         Reason::AcceptFailed,
     ];
 
@@ -74,6 +77,7 @@ impl Reason {
             Reason::Lifetime => "lifetime",
             Reason::ControlFlood => "control_flood",
             Reason::ResetFlood => "reset_flood",
+            Reason::Unproven => "unproven",
             Reason::AcceptFailed => "accept_failed",
         }
     }
@@ -89,6 +93,7 @@ pub struct Counts {
     port: &'static str,
     started: Instant,
     accepted: AtomicU64,
+    left: AtomicU64,
     reasons: [Row; Reason::ALL.len()],
 }
 
@@ -108,6 +113,7 @@ impl Counts {
             port,
             started: Instant::now(),
             accepted: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             reasons: std::array::from_fn(|_| Row::default()),
         }
     }
@@ -127,8 +133,19 @@ impl Counts {
         self.row(reason).count.load(Relaxed)
     }
 
+    /// Of those, the ones that are open now.
+    pub fn open(&self) -> u64 {
+        // Read in this order, one that leaves in between does not make it less than none.
+        let left = self.left.load(Relaxed);
+        self.accepted().saturating_sub(left)
+    }
+
     pub(crate) fn accept(&self) {
         self.accepted.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.left.fetch_add(1, Relaxed);
     }
 
     /// Counts one, and logs it unless that reason was logged within the last minute. `detail` says what no

@@ -11,7 +11,7 @@ const OWN: usize = 128;
 const LOW: usize = 4096;
 
 /// Descriptors for the connections of each port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shares {
     /// Probes and people are few; they come first.
     pub admin: usize,
@@ -40,14 +40,17 @@ pub fn is_low(allowed: usize) -> bool {
     allowed < LOW
 }
 
-/// Shares `allowed` descriptors out.
-pub fn share(allowed: usize) -> Shares {
+/// Shares `allowed` descriptors out, as `wanted` where that says more than 0. Where it is too much, clients
+/// get less: what must go on in a flood of theirs are the other ports.
+pub fn share(allowed: usize, wanted: Shares) -> Shares {
     // A process with very few keeps half of them for itself.
     let free = allowed - OWN.min(allowed / 2);
-    let admin = (free / 8).min(256);
-    let peer = (free / 8).min(4096);
-    let upstream = free / 4;
-    Shares { admin, peer, upstream, proxy: free - admin - peer - upstream }
+    let or = |wanted: usize, most: usize| if wanted == 0 { most } else { wanted.min(free / 4) };
+    let admin = or(wanted.admin, (free / 8).min(256));
+    let peer = or(wanted.peer, (free / 8).min(4096));
+    let upstream = or(wanted.upstream, free / 4);
+    let left = free - admin - peer - upstream;
+    Shares { admin, peer, upstream, proxy: if wanted.proxy == 0 { left } else { wanted.proxy.min(left) } }
 }
 
 #[cfg(test)]
@@ -57,11 +60,18 @@ mod tests {
     #[test]
     fn no_flood_on_one_port_takes_the_descriptors_of_another() {
         for allowed in [64, 256, 1000, 1024, 65_536, MOST] {
-            let Shares { admin, peer, upstream, proxy } = share(allowed);
+            let Shares { admin, peer, upstream, proxy } = share(allowed, Shares::default());
             assert!(admin + peer + upstream + proxy <= allowed - (allowed / 2).min(OWN), "of {allowed}");
             assert!(admin >= 4 && peer >= 4 && upstream >= 8 && proxy >= 8, "of {allowed}");
             assert!(proxy >= upstream, "of {allowed}: clients are more than agents");
         }
+    }
+
+    #[test]
+    fn what_is_configured_is_given_and_clients_get_the_rest() {
+        let wanted = Shares { admin: 10, peer: 0, upstream: 100_000, proxy: 100_000 };
+        let shares = share(1128, wanted);
+        assert_eq!(shares, Shares { admin: 10, peer: 125, upstream: 250, proxy: 615 });
     }
 
     #[test]

@@ -223,7 +223,7 @@ impl Place {
     }
 
     /// The port's counts.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &Arc<Counts> {
         &self.gate.counts
     }
 
@@ -261,6 +261,7 @@ impl Drop for Place {
         self.gate.members[shard(self.member.id)].lock().remove(&self.member.id);
         self.gate.give_share_back(self.address);
         self.gate.open.fetch_sub(1, Relaxed);
+        self.gate.counts.leave();
     }
 }
 
@@ -372,7 +373,8 @@ mod tests {
         let own = |text: &str| shared_address(text.parse().unwrap());
         assert_eq!(own("2001:db8:1:2::1"), own("2001:db8:1:2:ffff::9"));
         assert_ne!(own("2001:db8:1:2::1"), own("2001:db8:1:3::1"));
-        for private in ["::1", "fd00::1", "fe80::1", "127.0.0.1", "192.168.1.1", "100.64.0.1", "169.254.1.1"] {
+        for private in ["::1", "fd00::1", "fe80::1", "127.0.0.1", "192.168.1.1", "100.64.0.1", "169.254.1.1"]
+        {
             assert_eq!(own(private), None, "{private}");
         }
         assert_eq!(own("100.128.0.1"), Some("100.128.0.1".parse().unwrap()));
@@ -396,7 +398,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn where_nobody_is_idle_only_the_reserve_is_left() {
         let gate = gate(2, 3);
-        let _busy = [served(&gate, Standing::Busy), served(&gate, Standing::Busy), served(&gate, Standing::Busy)];
+        let _busy =
+            [served(&gate, Standing::Busy), served(&gate, Standing::Busy), served(&gate, Standing::Busy)];
         let reserve: Vec<_> = (0..9).map_while(|_| gate.enter(from("127.0.0.1")).ok()).collect();
         assert_eq!(reserve.len(), 2);
         assert!(reserve.iter().all(Place::is_reserve));

@@ -120,6 +120,11 @@ impl Port {
         self.tasks.close();
     }
 
+    /// Cuts every connection, whatever it does. Returns how many. Each ends when its thread comes round next.
+    pub fn cut(&self) -> usize {
+        self.gate.cut_all()
+    }
+
     /// Closes the port and waits for its connections to end, until `deadline`. Then it cuts them. Returns how
     /// many it cut.
     ///
@@ -129,7 +134,7 @@ impl Port {
         if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_ok() {
             return 0;
         }
-        let cut = self.gate.cut_all();
+        let cut = self.cut();
         let _ = timeout(LONGEST_NAP, self.tasks.wait()).await;
         cut
     }

@@ -47,7 +47,8 @@ pub async fn first_byte(stream: &TcpStream, within: Duration) -> io::Result<u8> 
 pub async fn accept(acceptor: Option<&TlsAcceptor>, stream: TcpStream, limit: Duration) -> io::Result<Io> {
     let Some(acceptor) = acceptor else { return Ok(Io::Plain(stream)) };
     let late = || io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
-    timeout(limit, shake(acceptor, stream)).await.map_err(|_| late())?
+    // Boxed: it is larger than all that a connection is afterwards.
+    timeout(limit, Box::pin(shake(acceptor, stream))).await.map_err(|_| late())?
 }
 
 async fn shake(acceptor: &TlsAcceptor, mut stream: TcpStream) -> io::Result<Io> {
@@ -89,11 +90,7 @@ macro_rules! each {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         each!(self, io => io.poll_read(cx, buf))
     }
 }

@@ -1,10 +1,12 @@
 //! The admin port: health, readiness, metrics, and what this node knows, for people and probes.
 
 mod forward;
+mod hosts;
 mod routes;
 mod view;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,27 +15,38 @@ use http::Response;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use piko_tunnel::io::BoxIo;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use piko_net::gate::Standing;
+use piko_net::{Conn, ConnLimits, Port, Reason};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use crate::auth::Guard;
 use crate::cluster::Table;
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::Pulses;
 use crate::metrics::Metrics;
 use crate::peer::Links;
 use crate::plugins::Plugins;
 use crate::route::Registry;
 use crate::tls::Acceptor;
+pub(crate) use hosts::Hosts;
 
-/// Request heads come at once or not at all.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at once: probes and people are few.
-const MAX_CONNECTIONS: usize = 256;
-/// How long answers under way may take when the node stops.
+/// Request heads come at once or not at all, and answers are read as fast.
+const LIMITS: ConnLimits = ConnLimits {
+    first_byte: None,
+    tls: Duration::from_secs(5),
+    head: Some(Duration::from_secs(10)),
+    // Above the interval at which most scrapers come back.
+    idle: Some(Duration::from_secs(75)),
+    write: Some(Duration::from_secs(5)),
+    http: true,
+};
+/// Largest head of a request, bytes: a token fits many times over. Larger ones are answered 431.
+const MAX_HEAD: usize = 32 << 10;
+/// A connection is asked to close after so long, so that none is held for ever.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// How long answers under way may take when the node stops, or the connection's time is over.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) use routes::answer_peer;
@@ -52,88 +65,78 @@ pub struct State {
     pub plugins: Arc<Plugins>,
     /// May balancers send traffic here?
     pub ready: watch::Receiver<bool>,
+    /// Do the threads that carry it come round?
+    pub pulses: Arc<Pulses>,
+    /// Under which names the port is asked.
+    pub(crate) hosts: Hosts,
     /// Whose questions are answered.
     pub auth: Guard,
     /// The links to other nodes, for `?forward=`.
     pub links: Arc<Links>,
-    /// The threads without which this node is not ready.
-    pub heartbeats: Vec<Arc<Heartbeat>>,
     /// This node's gossip address.
     pub gossip_addr: SocketAddr,
 }
 
 /// A running admin port.
 pub struct Admin {
+    port: Port,
     stop: CancellationToken,
-    tasks: TaskTracker,
 }
 
 impl Admin {
-    /// Serves on a bound listener.
-    pub(crate) fn start(listener: TcpListener, tls: Acceptor, state: Arc<State>) -> Admin {
-        let admin = Admin { stop: CancellationToken::new(), tasks: TaskTracker::new() };
-        admin.tasks.spawn(accept(listener, tls, state, admin.stop.clone(), admin.tasks.clone()));
-        admin
+    /// Serves on a bound listener, on this runtime: workers that are stuck do not stop it.
+    pub(crate) fn start(
+        listener: TcpListener,
+        port: Port,
+        tls: Acceptor,
+        state: Arc<State>,
+    ) -> io::Result<Admin> {
+        let admin = Admin { port, stop: CancellationToken::new() };
+        let stop = admin.stop.clone();
+        admin.port.accept(listener, &Handle::current(), Handle::current, move |accepted| {
+            let (tls, state, stop) = (tls.clone(), state.clone(), stop.clone());
+            async move {
+                if let Some(conn) = tls.open(accepted, LIMITS).await {
+                    serve(conn, state, stop).await;
+                }
+            }
+        })?;
+        Ok(admin)
     }
 
     /// Lets answers under way go out and stops.
     pub async fn stop(self) {
         self.stop.cancel();
-        self.tasks.close();
-        let _ = tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await;
+        self.port.drain(Instant::now() + STOP_TIMEOUT).await;
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    tls: Acceptor,
-    state: Arc<State>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let slot = tokio::select! {
-            slot = slots.clone().acquire_owned() => slot,
-            () = stop.cancelled() => return,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (tls, state, stop) = (tls.clone(), state.clone(), stop.clone());
-                tasks.spawn(async move {
-                    // A client that speaks no TLS where it should has been told.
-                    if let Ok(io) = tls.accept(stream).await {
-                        serve(io, state, stop).await;
-                    }
-                    drop(slot);
-                });
-            }
-            Err(e) => {
-                warn!(error = %e, "failed to accept an admin connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn serve(io: BoxIo, state: Arc<State>, stop: CancellationToken) {
+async fn serve(conn: Conn, state: Arc<State>, stop: CancellationToken) {
+    let (probes_only, watch) = (conn.place().is_reserve(), conn.watch());
+    let counts = conn.place().counts().clone();
     let service = service_fn(move |request| {
-        let state = state.clone();
-        async move { Ok::<_, std::convert::Infallible>(routes::answer(&request, &state).await) }
+        let (state, watch) = (state.clone(), watch.clone());
+        async move {
+            watch.set(Standing::Busy);
+            let answer = routes::answer(&request, &state, probes_only).await;
+            // From here on it may be cut for a newcomer, if it does not read: see `Gate`.
+            watch.set(Standing::Idle);
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(io), service);
+        // The connection itself keeps this time.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(conn), service);
     tokio::pin!(connection);
     tokio::select! {
+        // A client that went away is no news.
         _ = &mut connection => return,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = sleep(LIFETIME) => counts.note(Reason::Lifetime, &""),
+        () = stop.cancelled() => {}
     }
-    // A client that went away is no news.
-    let _ = connection.await;
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(STOP_TIMEOUT, connection).await;
 }

@@ -1,7 +1,5 @@
 //! The routes of the admin port. `GET` and `HEAD` only; each takes `?forward=<node id>`.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -12,11 +10,18 @@ use super::{Answer, State, forward, view};
 use crate::auth::Denied;
 use crate::cluster::Status;
 
-/// Threads that were not heard of for so long are stuck: nothing that they do takes a tenth of it.
-const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
+/// What must get through to a port that is full.
+const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
 
-/// Answers one request, here or on the node it is to be forwarded to.
-pub(super) async fn answer(request: &Request<Incoming>, state: &State) -> Answer {
+/// Answers one request, here or on the node it is to be forwarded to. `probes_only`: the port is full but for
+/// those.
+pub(super) async fn answer(request: &Request<Incoming>, state: &State, probes_only: bool) -> Answer {
+    if !state.hosts.permit(request) {
+        return wrong_host();
+    }
+    if probes_only && (!PROBES.contains(&request.uri().path()) || request.uri().query().is_some()) {
+        return busy();
+    }
     if let Err(denied) = state.auth.admit(request.headers(), None).await {
         return refuse(denied);
     }
@@ -46,8 +51,9 @@ fn local(path: &str, state: &State) -> Option<Answer> {
     let local_id = state.table.local_id();
     let named = |id: &str| if id == "local" { local_id.clone() } else { id.to_owned() };
     Some(match path {
+        "/health" | "/ready" if !state.pulses.stuck().is_empty() => stuck(&state.pulses.stuck()),
         "/health" => status(StatusCode::OK),
-        "/ready" if *state.ready.borrow() && comes_round(state) => status(StatusCode::OK),
+        "/ready" if *state.ready.borrow() => status(StatusCode::OK),
         "/ready" => status(StatusCode::SERVICE_UNAVAILABLE),
         "/metrics" => metrics(state),
         "/status/cluster/nodes" => json(&view::nodes(&state.table.nodes())),
@@ -71,15 +77,6 @@ fn local(path: &str, state: &State) -> Option<Answer> {
             }
         }
     })
-}
-
-/// Do all threads that are watched come round? The log names one that does not.
-fn comes_round(state: &State) -> bool {
-    let late = state.heartbeats.iter().find(|heart| heart.late(HEARTBEAT_LIMIT));
-    if let Some(heart) = late {
-        tracing::error!(threads = heart.name(), limit = ?HEARTBEAT_LIMIT, "not ready: these threads do not come round");
-    }
-    late.is_none()
 }
 
 fn metrics(state: &State) -> Answer {
@@ -130,9 +127,38 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> 
     answer
 }
 
+/// 503 for a node whose threads do not come round: it serves nobody, and only a restart helps.
+fn stuck(threads: &[&str]) -> Answer {
+    let words = format!("does not come round: {}", threads.join(", "));
+    error(StatusCode::SERVICE_UNAVAILABLE, "stuck", &words)
+}
+
+fn busy() -> Answer {
+    let mut answer = error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too_many_connections",
+        "too many connections to the admin port: only probes are answered",
+    );
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+fn wrong_host() -> Answer {
+    error(
+        StatusCode::MISDIRECTED_REQUEST,
+        "unknown_host",
+        "this is not a name of the admin port; ask by address, or add the name to admin.allowed_hosts",
+    )
+}
+
+fn error(status: StatusCode, code: &str, words: &str) -> Answer {
+    let body = serde_json::json!({ "error": words, "code": code }).to_string();
+    with_type(status, "application/json; charset=utf-8", body.into())
+}
+
 fn refuse(denied: Denied) -> Answer {
-    let body = serde_json::json!({ "error": denied.words(), "code": denied.code() }).to_string();
-    let mut answer = with_type(denied.status(), "application/json; charset=utf-8", body.into());
+    let mut answer = error(denied.status(), denied.code(), denied.words());
     let (name, value) = match denied {
         Denied::KeysUnavailable => (header::RETRY_AFTER, "1"),
         _ => (header::WWW_AUTHENTICATE, "Bearer"),

@@ -2,6 +2,7 @@
 
 mod advertise;
 mod cluster;
+mod connections;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod ports;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use advertise::advertised;
 pub use cluster::{ClusterConfig, GossipConfig};
+pub use connections::ConnectionsConfig;
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
 pub use proxy::{HttpConfig, ProxyConfig, ProxyTenantConfig, UnderscoreHeaders};
 
@@ -103,6 +105,7 @@ impl ConfigSpec for Config {
         self.proxy.validate()?;
         self.upstream.validate()?;
         self.admin.validate()?;
+        self.cluster.peer.connections.validate("cluster.peer.connections")?;
         self.log.validate()?;
         PluginConfig::validate(&self.plugins)?;
         self.tunnel.validate()?;

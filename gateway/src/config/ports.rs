@@ -5,7 +5,7 @@ use piko_bootstrap::tls::{ClientTlsConfig, ServerTlsConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::bind;
+use super::{ConnectionsConfig, bind};
 use crate::auth::AuthConfig;
 use crate::route::TenantId;
 
@@ -21,6 +21,8 @@ pub struct UpstreamConfig {
     pub auth: AuthConfig,
     /// TLS on this port.
     pub tls: ServerTlsConfig,
+    /// How many connections of agents.
+    pub connections: ConnectionsConfig,
     /// Sending agents to other nodes, where this one has more than its share.
     pub rebalance: RebalanceConfig,
     /// Owners of endpoints, each with keys of its own: `{id, auth}`. Once there is one, every agent has to name
@@ -64,6 +66,12 @@ pub struct AdminConfig {
     pub auth: AuthConfig,
     /// TLS on this port.
     pub tls: ServerTlsConfig,
+    /// How many connections of people and probes. `/health`, `/ready` and `/metrics` have some more.
+    pub connections: ConnectionsConfig,
+    /// Names of this port that requests may have as `Host`, besides addresses, names without a dot, those under
+    /// `localhost`, `local` and `internal`, and that of `advertise_addr`: a page in someone's browser cannot
+    /// make up such a name for this port. `*.example.com` is every name below; `*` is any.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// The port other nodes send requests to.
@@ -77,6 +85,8 @@ pub struct PeerConfig {
     /// TLS between nodes with certificates of yours: all of the cluster or none. Without one here, `proxy.tls`
     /// serves both; without that, nodes that have a secret encrypt with keys of their own.
     pub tls: NodeTlsConfig,
+    /// How many connections of other nodes.
+    pub connections: ConnectionsConfig,
 }
 
 /// TLS on a port that nodes also dial each other on.
@@ -100,6 +110,7 @@ impl Default for UpstreamConfig {
             advertise_addr: String::new(),
             auth: AuthConfig::default(),
             tls: ServerTlsConfig::default(),
+            connections: ConnectionsConfig::default(),
             rebalance: RebalanceConfig::default(),
             tenants: Vec::new(),
         }
@@ -119,6 +130,8 @@ impl Default for AdminConfig {
             advertise_addr: String::new(),
             auth: AuthConfig::default(),
             tls: ServerTlsConfig::default(),
+            connections: ConnectionsConfig::default(),
+            allowed_hosts: Vec::new(),
         }
     }
 }
@@ -132,6 +145,7 @@ impl UpstreamConfig {
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         self.auth.validate("upstream.auth")?;
         self.tls.validate("upstream.tls")?;
+        self.connections.validate("upstream.connections")?;
         self.rebalance.validate()?;
         for (i, tenant) in self.tenants.iter().enumerate() {
             let key = |name: &str| format!("upstream.tenants[{i}].{name}");
@@ -169,6 +183,7 @@ impl RebalanceConfig {
 impl AdminConfig {
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         self.auth.validate("admin.auth")?;
+        self.connections.validate("admin.connections")?;
         self.tls.validate("admin.tls")
     }
 }

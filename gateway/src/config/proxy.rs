@@ -9,7 +9,7 @@ use piko_tunnel::limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::bind;
+use super::{ConnectionsConfig, bind};
 use crate::auth::AuthConfig;
 use crate::proxy::endpoint::normal;
 use crate::route::TenantId;
@@ -30,6 +30,8 @@ pub struct ProxyConfig {
     pub domains: Vec<String>,
     /// How long a request waits for an endpoint that has just lost its last upstream. 0: not at all.
     pub endpoint_grace: HumanDuration,
+    /// How many connections of clients.
+    pub connections: ConnectionsConfig,
     /// Connections of clients.
     pub http: HttpConfig,
     /// One log line a request.
@@ -96,6 +98,7 @@ impl Default for ProxyConfig {
             timeout: HumanDuration::secs(30),
             domains: Vec::new(),
             endpoint_grace: HumanDuration::secs(1),
+            connections: ConnectionsConfig::default(),
             http: HttpConfig::default(),
             access_log: AccessLogConfig::default(),
             auth: AuthConfig::default(),
@@ -124,6 +127,7 @@ impl ProxyConfig {
         self.tls.validate("proxy.tls")?;
         self.access_log.validate("proxy.access_log")?;
         self.validate_tenants()?;
+        self.connections.validate("proxy.connections")?;
         if !(1 << 10..=limits::MAX_MESSAGE_HEADERS as u64).contains(&self.http.max_header_bytes.0) {
             let message = "must be from 1KiB to 128KiB: no more fits through a tunnel";
             return Err(Invalid::new("proxy.http.max_header_bytes", message));

@@ -1,16 +1,20 @@
 //! The peer port: links of other nodes arrive here; their requests go to agents of this node.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use piko_net::gate::Standing;
+use piko_net::tls::first_byte;
+use piko_net::{Accepted, Port, Reason};
 use piko_tunnel::Settings;
 use piko_tunnel::agent_session::AgentSession;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::ask;
 use super::door::Door;
@@ -21,11 +25,15 @@ use crate::workers::Workers;
 
 /// Questions answered at once, of all peers together: each may hold an answer of some MiB.
 const MAX_QUESTIONS: usize = 16;
+/// A node speaks at once. Until it has proven that it is one, a full port may cut it for another.
+const FIRST_BYTE: Duration = Duration::from_secs(2);
+/// How long what was cut may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running peer port.
 pub struct PeerPort {
     addr: SocketAddr,
-    accepting: CancellationToken,
+    port: Port,
     /// Ask the other nodes to open no more streams.
     leaving: CancellationToken,
     cut: CancellationToken,
@@ -40,8 +48,8 @@ struct Shared {
     questions: Arc<Semaphore>,
     door: Door,
     settings: Settings,
-    workers: Arc<Workers>,
     leaving: CancellationToken,
+    cut: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -49,15 +57,17 @@ impl PeerPort {
     /// Serves other nodes on a bound listener.
     pub(crate) fn start(
         listener: TcpListener,
+        port: Port,
         router: Arc<Router>,
         status: Arc<admin::State>,
         door: Door,
         settings: Settings,
         workers: Arc<Workers>,
     ) -> std::io::Result<PeerPort> {
-        let port = PeerPort {
-            addr: listener.local_addr()?,
-            accepting: CancellationToken::new(),
+        let addr = listener.local_addr()?;
+        let peer = PeerPort {
+            addr,
+            port,
             leaving: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -68,12 +78,19 @@ impl PeerPort {
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             door,
             settings,
-            workers,
-            leaving: port.leaving.clone(),
-            tasks: port.tasks.clone(),
+            leaving: peer.leaving.clone(),
+            cut: peer.cut.clone(),
+            tasks: peer.tasks.clone(),
         };
-        port.tasks.spawn(accept(listener, shared, port.accepting.clone(), port.cut.clone()));
-        Ok(port)
+        let turn = move || workers.next().clone();
+        peer.port.accept(listener, &Handle::current(), turn, move |accepted| {
+            let shared = shared.clone();
+            async move {
+                let cut = shared.cut.clone();
+                cut.run_until_cancelled(link(accepted, shared)).await;
+            }
+        })?;
+        Ok(peer)
     }
 
     /// The bound address.
@@ -81,52 +98,42 @@ impl PeerPort {
         self.addr
     }
 
-    /// Takes no new streams, lets those open finish until the deadline, then cuts the rest.
+    /// Takes no new streams, lets those open finish until the deadline, then cuts the rest. A worker that does
+    /// not come round is not waited for.
     pub async fn stop(self, within: Duration) {
-        self.accepting.cancel();
+        let deadline = Instant::now() + within;
         self.leaving.cancel();
+        self.port.close();
         self.tasks.close();
-        if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
-            self.cut.cancel();
+        let all = async {
+            self.port.tasks().wait().await;
             self.tasks.wait().await;
-        }
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Shared, stop: CancellationToken, cut: CancellationToken) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
         };
-        match accepted {
-            Ok((stream, addr)) => {
-                let (shared, cut) = (shared.clone(), cut.clone());
-                let (workers, tasks) = (shared.workers.clone(), shared.tasks.clone());
-                workers.serve(&tasks, stream, move |stream| async move {
-                    tokio::select! {
-                        () = link(stream, addr, shared, cut.clone()) => {}
-                        () = cut.cancelled() => {}
-                    }
-                });
-            }
-            Err(e) => {
-                warn!(error = %e, "failed to accept a peer");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+        if tokio::time::timeout_at(deadline, all).await.is_err() {
+            self.cut.cancel();
+            let _ = tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await;
         }
+        self.port.drain(deadline).await;
     }
 }
 
 /// One link of another node.
-async fn link(stream: TcpStream, addr: SocketAddr, shared: Shared, cut: CancellationToken) {
+async fn link(accepted: Accepted, shared: Shared) {
+    let Accepted { stream, from: addr, place } = accepted;
+    if let Err(e) = first_byte(&stream, FIRST_BYTE).await {
+        if e.kind() == std::io::ErrorKind::TimedOut {
+            place.counts().note(Reason::NoFirstByte, &addr.ip());
+        }
+        return;
+    }
     let io = match shared.door.accept(stream).await {
         Ok(io) => io,
-        Err(e) if shared.door.may_tell() => {
-            return warn!(peer.addr = %addr, error = %e, "refused a peer link");
+        Err(e) => {
+            let detail = format!("{addr}: refused a peer link: {e}");
+            return place.counts().note(Reason::Unproven, &detail);
         }
-        Err(e) => return debug!(peer.addr = %addr, error = %e, "refused a peer link"),
     };
+    place.set(Standing::Busy);
     let (mut session, control) = match AgentSession::handshake(io, &shared.settings).await {
         Ok(parts) => parts,
         Err(e) => return debug!(peer.addr = %addr, error = %e, "peer link failed"),
@@ -145,7 +152,7 @@ async fn link(stream: TcpStream, addr: SocketAddr, shared: Shared, cut: Cancella
         };
         match incoming {
             Some(Ok(incoming)) if ask::question(&incoming.request).is_some() => {
-                let (state, cut) = (shared.status.clone(), cut.clone());
+                let (state, cut) = (shared.status.clone(), shared.cut.clone());
                 // One more than may be is reset, as the incoming stream is dropped.
                 let Ok(place) = shared.questions.clone().try_acquire_owned() else { continue };
                 shared.tasks.spawn(async move {
@@ -157,7 +164,7 @@ async fn link(stream: TcpStream, addr: SocketAddr, shared: Shared, cut: Cancella
                 });
             }
             Some(Ok(incoming)) => {
-                let (router, cut) = (shared.router.clone(), cut.clone());
+                let (router, cut) = (shared.router.clone(), shared.cut.clone());
                 shared.tasks.spawn(async move {
                     tokio::select! {
                         () = relay(incoming, &router) => {}

@@ -192,12 +192,14 @@ impl<'s> Client<'s> {
 
     /// Leaves the connection as its next request needs it: a small rest of the body is read and dropped,
     /// so that it stays usable. A client that sends more loses it, but not its answer: the connection is
-    /// closed in stages (RFC 9112, section 9.6), since a reset would take unread bytes away from it.
+    /// closed in stages (RFC 9112, section 9.6), since a reset would take unread bytes away from it. An HTTP/2
+    /// stream with more is reset as its session is dropped (RFC 9113, section 8.1); with a small rest it is not,
+    /// since h2 counts what comes for too many streams that it has reset as an attack.
     pub(super) async fn settle(&self) {
-        if self.body_ended() || matches!(self, Client::Http2(..)) {
+        if self.body_ended() || self.discard(MAX_DRAINED, DRAIN_TIME).await {
             return;
         }
-        if self.discard(MAX_DRAINED, DRAIN_TIME).await {
+        if matches!(self, Client::Http2(..)) {
             return;
         }
         self.keep(None);

@@ -45,18 +45,16 @@ const MAX_SEND_BUFFER: usize = 256 << 10;
 const MAX_PENDING_RESETS: usize = 32;
 /// Streams that the client's own wrong frames made us reset (CVE-2025-8671).
 const MAX_ERROR_RESETS: usize = 16;
+/// Streams that were reset and may still get what was on its way for a second: early answers to large uploads.
+const MAX_REMEMBERED_RESETS: usize = 1_000;
 /// Malformed requests of one connection before it is closed. An honest client sends none.
 const MAX_MALFORMED: usize = 32;
 /// How long the client's preface and settings may take.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// Serves one client's connection to its end.
-pub(super) async fn serve(
-    stream: Stream,
-    proxy: &Arc<HttpProxy<Gateway>>,
-    idle: Option<Duration>,
-    shutdown: &ShutdownWatch,
-) {
+/// Serves one client's connection to its end. The connection itself ends it when it is idle for too long, and
+/// when its frames cost more than its requests: see `piko_net::http2`.
+pub(super) async fn serve(stream: Stream, proxy: &Arc<HttpProxy<Gateway>>, shutdown: &ShutdownWatch) {
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
@@ -70,6 +68,7 @@ pub(super) async fn serve(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(MAX_SEND_BUFFER)
+        .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
     let mut connection = match timeout(HANDSHAKE_TIME, builder.handshake::<_, Bytes>(stream)).await {
@@ -92,11 +91,6 @@ pub(super) async fn serve(
             }
             accepted = connection.accept() => accepted,
             Some(_) = requests.join_next() => continue,
-            () = sleep(idle), if requests.is_empty() && idle.is_some() && !leaving => {
-                leaving = true;
-                connection.graceful_shutdown();
-                continue;
-            }
         };
         let (request, mut respond) = match accepted {
             Some(Ok(accepted)) => accepted,
@@ -125,10 +119,6 @@ pub(super) async fn serve(
             }
         }
     }
-}
-
-async fn sleep(idle: Option<Duration>) {
-    tokio::time::sleep(idle.unwrap_or_default()).await;
 }
 
 /// The head as Pingora has it, if it means one thing only (RFC 9113, section 8.1.1).

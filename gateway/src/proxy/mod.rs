@@ -7,16 +7,17 @@ pub mod endpoint;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-mod heads;
 mod http2;
 mod incoming;
 mod listen;
 mod outgoing;
 mod plugins;
 mod retry;
+mod stream;
 mod upgraded;
 mod upload;
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, Version, header};
 use piko_bootstrap::access_log::AccessLogConfig;
+use piko_net::gate::{Standing, Watch};
 use piko_plugin_host::Taken;
 use piko_tunnel::headers;
 use pingora_core::protocols::http::ServerSession;
@@ -44,7 +46,6 @@ use crate::route::{EndpointKey, Router, Target};
 use client::Client;
 use endpoint::Domains;
 use forward::{Timeouts, forward};
-use heads::Heads;
 use incoming::Incoming;
 pub use listen::{Proxy, ProxyOptions};
 use plugins::{Asked, Decision};
@@ -60,12 +61,11 @@ pub(crate) struct Gateway {
     access_log: AccessLogConfig,
     /// True once this node is leaving.
     draining: watch::Receiver<bool>,
-    heads: Arc<Heads>,
     timeouts: Timeouts,
     max_header_bytes: usize,
     underscore_headers: UnderscoreHeaders,
-    /// How long an idle HTTP/1 connection is kept, seconds. `None` closes it after each answer.
-    keepalive: Option<u64>,
+    /// HTTP/1 connections are kept between requests; the connection itself knows how long.
+    keep: bool,
 }
 
 /// One request.
@@ -111,11 +111,18 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    /// Pingora calls this with what its session was given, as soon as the head is here: from now on the
+    /// connection waits for no head, and is not idle.
+    fn on_connection_reuse(&self, _: &mut Session, _: &mut Request, given: Box<dyn Any + Send + Sync>) {
+        if let Ok(watch) = given.downcast::<Watch>() {
+            watch.set(Standing::Busy);
+        }
+    }
+
     /// The whole request: what it asks for, whether it may, and its way to an upstream and back. Pingora's
     /// later phases belong to its own upstream paths, which are not used: see docs/request.md.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Request) -> Result<bool> {
         ctx.in_flight = Some(self.metrics.proxy.enter());
-        self.heads.begin(client_addr(session), session.req_header().version == Version::HTTP_2);
         self.prepare_connection(session, ctx);
         self.parse(session, ctx).map_err(Failure::into_error)?;
         let admitted = self.admit(session).await.map_err(Failure::into_error)?;
@@ -160,7 +167,6 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Request) {
-        self.heads.end(client_addr(session), session.req_header().version == Version::HTTP_2);
         let status = answered(session).map_or(0, |answer| answer.status.as_u16());
         let elapsed = ctx.started.elapsed();
         let request = session.req_header();
@@ -204,9 +210,10 @@ impl Gateway {
         }
     }
 
-    /// How long connections are kept. A node that is leaving keeps none: clients come back by way of another.
+    /// HTTP/1 connections are kept, for Pingora without a limit (0): the connection itself knows how long. A node
+    /// that is leaving keeps none: clients come back by way of another.
     fn keepalive(&self) -> Option<u64> {
-        self.keepalive.filter(|_| !*self.draining.borrow())
+        (self.keep && !*self.draining.borrow()).then_some(0)
     }
 
     /// Answers a request that goes no further.

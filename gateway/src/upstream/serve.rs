@@ -1,6 +1,6 @@
 //! Accepting agents: HTTP/1.1 up to the 101, refusals as HTTP answers.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +11,17 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use piko_net::gate::{Standing, Watch};
+use piko_net::{Accepted, Conn, ConnLimits, Port};
 use piko_tunnel::handshake::{self, AGENT_ID, BUNDLE, LANES, Upgrade};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::{Settings, headers, limits, websocket};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::lanes::{self, Bundles};
 use super::rebalance::{self, Tunnels};
@@ -32,9 +35,24 @@ use crate::route::target::Targets;
 use crate::tls::Acceptor;
 use crate::workers::Workers;
 
-/// Handshakes under way at once: beyond it, new connections wait in the kernel's queue. It keeps a
-/// storm of reconnecting agents from taking the node down.
+/// Agents whose token is verified, or whose tunnel is set up, at once: it keeps a storm of reconnecting ones
+/// from taking the node down. Sockets that have said nothing hold none of these places.
 const MAX_HANDSHAKES: usize = 512;
+/// How long an agent that has asked waits for one of those places: it tries again by itself.
+const HANDSHAKE_QUEUE: Duration = Duration::from_secs(5);
+/// How long what was cut may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// An agent speaks at once. Until its tunnel stands, a full port may cut it for another.
+const LIMITS: ConnLimits = ConnLimits {
+    first_byte: Some(Duration::from_secs(2)),
+    tls: Duration::from_secs(5),
+    head: Some(limits::HANDSHAKE_TIMEOUT),
+    // After a refusal.
+    idle: Some(Duration::from_secs(2)),
+    // A tunnel's own pings find out sooner.
+    write: Some(Duration::from_secs(60)),
+    http: true,
+};
 
 /// What the upstream port needs to know.
 pub struct UpstreamOptions {
@@ -56,8 +74,9 @@ pub struct UpstreamOptions {
 pub struct UpstreamPort {
     addr: SocketAddr,
     shared: Arc<Shared>,
+    port: Port,
+    rebalance: TaskTracker,
     accepting: CancellationToken,
-    tasks: TaskTracker,
 }
 
 pub(super) struct Shared {
@@ -76,8 +95,9 @@ pub(super) struct Shared {
 
 impl UpstreamPort {
     /// Accepts agents on a bound listener.
-    pub fn start(
+    pub(crate) fn start(
         listener: TcpListener,
+        port: Port,
         options: UpstreamOptions,
         registry: Arc<Registry>,
         table: Arc<Table>,
@@ -97,15 +117,24 @@ impl UpstreamPort {
             bundles: Bundles::default(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         });
-        let port =
-            UpstreamPort { addr, shared, accepting: CancellationToken::new(), tasks: TaskTracker::new() };
-        let Shared { options, registry, movable, .. } = &*port.shared;
+        let accepting = CancellationToken::new();
+        let upstream = UpstreamPort { addr, shared, port, rebalance: TaskTracker::new(), accepting };
+        let Shared { options, registry, movable, .. } = &*upstream.shared;
         if options.rebalance.threshold > 0.0 {
-            let (config, stop) = (options.rebalance.clone(), port.accepting.clone());
-            port.tasks.spawn(rebalance::run(config, movable.clone(), registry.clone(), table, stop));
+            let (config, stop) = (options.rebalance.clone(), upstream.accepting.clone());
+            upstream.rebalance.spawn(rebalance::run(config, movable.clone(), registry.clone(), table, stop));
         }
-        port.tasks.spawn(accept(listener, port.shared.clone(), port.tasks.clone(), port.accepting.clone()));
-        Ok(port)
+        // Tunnels live long and are few: they go round the workers in turn, whoever accepted them.
+        let (workers, shared) = (options.workers.clone(), upstream.shared.clone());
+        let turn = move || workers.next().clone();
+        upstream.port.accept(listener, &Handle::current(), turn, move |accepted| {
+            let shared = shared.clone();
+            async move {
+                let cut = shared.cut.clone();
+                cut.run_until_cancelled(greet(accepted, shared)).await;
+            }
+        })?;
+        Ok(upstream)
     }
 
     /// The bound address.
@@ -116,6 +145,7 @@ impl UpstreamPort {
     /// Takes no new agents and tells those here to connect to another node.
     pub fn drain(&self, grace: Duration) {
         self.accepting.cancel();
+        self.port.close();
         self.shared.drain.send_replace(Some(grace));
     }
 
@@ -125,63 +155,32 @@ impl UpstreamPort {
         self.shared.tunnels.wait().await;
     }
 
-    /// Cuts what is left.
+    /// Cuts what is left. A worker that does not come round is not waited for.
     pub async fn stop(self) {
         self.accepting.cancel();
         self.shared.cut.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.drained().await;
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
-    loop {
-        let permit = tokio::select! {
-            permit = shared.handshakes.clone().acquire_owned() => permit,
-            () = stop.cancelled() => return,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        let (stream, addr) = match accepted {
-            Ok(accepted) => accepted,
-            Err(e) => {
-                // Out of file descriptors, usually: spinning would make it worse.
-                warn!(error = %e, "failed to accept an agent");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let workers = shared.options.workers.clone();
-        let shared = shared.clone();
-        workers.serve(&tasks, stream, move |stream| async move {
-            let cut = shared.cut.clone();
-            tokio::select! {
-                () = greet(stream, addr, shared) => {}
-                () = cut.cancelled() => {}
-            }
-            drop(permit);
-        });
+        self.rebalance.close();
+        self.rebalance.wait().await;
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        self.port.drain(deadline).await;
+        let _ = tokio::time::timeout_at(deadline, self.drained()).await;
     }
 }
 
 /// Speaks HTTP/1.1 until the upgrade or the refusal.
-async fn greet(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>) {
-    let io = match shared.options.tls.accept(stream).await {
-        Ok(io) => io,
-        Err(e) => return debug!(agent.addr = %addr, error = %e, "agent's TLS handshake failed"),
-    };
+async fn greet(accepted: Accepted, shared: Arc<Shared>) {
+    let Some(conn) = shared.options.tls.clone().open(accepted, LIMITS).await else { return };
+    let (addr, watch) = (conn.from(), conn.watch());
     let service = service_fn(move |request| {
-        let shared = shared.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(request, addr, shared).await) }
+        let (shared, watch) = (shared.clone(), watch.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(request, addr, watch, shared).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits::HANDSHAKE_TIMEOUT)
+        // The connection itself keeps this time.
+        .header_read_timeout(None)
         .max_buf_size(limits::MAX_HANDSHAKE_HEAD)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(conn), service)
         .with_upgrades();
     if let Err(e) = connection.await {
         debug!(agent.addr = %addr, error = %e, "agent connection ended before its tunnel");
@@ -191,6 +190,7 @@ async fn greet(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>) {
 async fn answer(
     mut request: Request<Incoming>,
     addr: SocketAddr,
+    watch: Watch,
     shared: Arc<Shared>,
 ) -> Response<Full<Bytes>> {
     let kind = match handshake::requested(&request) {
@@ -204,6 +204,12 @@ async fn answer(
         shared.metrics.upstream.handshake_refused("draining");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "draining", "this node is shutting down");
     }
+    // Held until the tunnel stands, or the agent is refused.
+    let queued = timeout(HANDSHAKE_QUEUE, shared.handshakes.clone().acquire_owned()).await;
+    let Ok(Ok(place)) = queued else {
+        shared.metrics.upstream.handshake_refused("busy");
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many agents connect at once; try again");
+    };
     let admitted = match shared.options.auth.admit(request.headers(), None).await {
         Ok(admitted) => admitted,
         Err(denied) => {
@@ -218,6 +224,8 @@ async fn answer(
             return refuse(StatusCode::CONFLICT, none.code(), words);
         }
     };
+    // It has proven whose it is: it is not cut for another any more.
+    watch.set(Standing::Busy);
     let agent = Agent { addr, id: agent_id(request.headers(), addr), admitted, bundle: lanes::name() };
     let upgrade = hyper::upgrade::on(&mut request);
     let mut headers = handshake::accepted(kind, request.headers(), &shared.options.node_id);
@@ -235,6 +243,7 @@ async fn answer(
         match upgrade.await {
             Ok(upgraded) => {
                 let io = raw(upgraded, kind).await;
+                drop(place);
                 match lane {
                     Some(bundle) => bundle.run(io, &shared).await,
                     None => tunnel::run(io, agent, shared).await,
@@ -258,8 +267,8 @@ pub(super) struct Agent {
 
 /// The byte stream below the upgrade: the connection itself where nothing was read past the request.
 async fn raw(upgraded: Upgraded, kind: Upgrade) -> BoxIo {
-    let io: BoxIo = match upgraded.downcast::<TokioIo<BoxIo>>() {
-        Ok(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
+    let io: BoxIo = match upgraded.downcast::<TokioIo<Conn>>() {
+        Ok(parts) if parts.read_buf.is_empty() => Box::new(parts.io.into_inner()),
         Ok(parts) => {
             let read = std::io::Cursor::new(parts.read_buf);
             let (rest, write) = tokio::io::split(parts.io.into_inner());
