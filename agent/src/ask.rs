@@ -8,6 +8,8 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request};
 use piko_tunnel::headers::{self, BadFraming, Framing};
 
+use crate::answer::connection_scheme;
+
 /// A request, free of what belongs to the hop it came over.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
@@ -22,6 +24,8 @@ pub(crate) struct Ask {
     trailers: Option<HeaderValue>,
     /// The protocol asked for.
     pub(crate) upgrade: Option<HeaderValue>,
+    /// Its credentials log in the connection it goes on, for whatever follows there (NTLM, Negotiate).
+    pub(crate) connection_auth: bool,
 }
 
 impl Ask {
@@ -39,16 +43,26 @@ impl Ask {
         headers::strip_framing(&mut fields);
         headers::strip_private(&mut fields);
         headers::join_cookies(&mut fields);
+        let authorization = fields.get_all(header::AUTHORIZATION).into_iter();
+        let connection_auth = authorization.filter_map(connection_scheme).next().is_some();
         let uri = uri.into_parts();
         // One that is nothing but a fragment is empty, reads as `/` and would be written as nothing.
         let path = uri.path_and_query.filter(|path| path.as_str() != "/");
         let path = path.unwrap_or(PathAndQuery::from_static("/"));
-        Ok(Ask { method, path, authority: uri.authority, fields, framing, trailers, upgrade })
+        Ok(Ask {
+            method,
+            path,
+            authority: uri.authority,
+            fields,
+            framing,
+            trailers,
+            upgrade,
+            connection_auth,
+        })
     }
 
     /// May it be sent twice? Only if that does what one does (RFC 9110, section 9.2.2), and nothing of a body
     /// is gone.
-    #[allow(dead_code, reason = "the pool of the next change asks")]
     pub(crate) fn repeatable(&self) -> bool {
         let bodyless = matches!(self.framing, Framing::Absent | Framing::Length(0));
         bodyless && self.upgrade.is_none() && self.method.is_idempotent()

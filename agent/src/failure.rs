@@ -7,7 +7,6 @@ use piko_tunnel::headers::{self, BadFraming};
 
 /// Why a request got no answer of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "the pool of the next change tells them apart")]
 pub(crate) enum Failure {
     /// The request's framing is ambiguous, or an upgrade has a body.
     Framing(BadFraming),
@@ -78,6 +77,26 @@ impl Failure {
                 "upstream logs connections in (NTLM), which does not work through a tunnel",
             ),
         }
+    }
+}
+
+/// Why a request ends without an answer of its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// Nobody is left to answer.
+    ClientGone,
+    Failed(Failure),
+}
+
+impl From<Failure> for NoAnswer {
+    fn from(failure: Failure) -> Self {
+        NoAnswer::Failed(failure)
+    }
+}
+
+impl From<BadFraming> for NoAnswer {
+    fn from(bad: BadFraming) -> Self {
+        NoAnswer::Failed(bad.into())
     }
 }
 

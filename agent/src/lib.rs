@@ -16,20 +16,27 @@
 //! # }
 //! ```
 
+mod answer;
 mod ask;
 mod cluster;
 pub mod config;
+mod connect;
 mod error;
 mod failure;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod http2;
 mod lanes;
+mod link;
 mod metrics;
+mod pool;
 mod request;
 mod run;
 mod service;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 pub use error::AgentError;

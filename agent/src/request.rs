@@ -1,30 +1,31 @@
-//! One HTTP request or WebSocket from the node, to the service and back.
+//! One HTTP request or upgrade from the node, to the service and back.
 
 use std::future::poll_fn;
+use std::io::Cursor;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::server::SendResponse;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
 use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use piko_bootstrap::access_line;
-use piko_tunnel::body::{RecvBody, send_body};
-use piko_tunnel::headers::Framing;
+use piko_tunnel::body::RecvBody;
+use piko_tunnel::headers::{self, Framing};
+use piko_tunnel::io::BoxIo;
+use piko_tunnel::limits;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
-use piko_tunnel::{headers, limits};
-use tokio::io::{AsyncWriteExt as _, copy, split};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split};
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::answer::{self, Said};
 use crate::ask::Ask;
-use crate::failure::{Failure, reply};
-use crate::service::{HttpTarget, Pool, Service};
+use crate::failure::{Failure, NoAnswer, reply};
+use crate::pool::{Answered, Carrier, Pool};
+use crate::service::{Body, Service};
 
 /// In log and metrics, as NGINX has it: the client went away before there was an answer.
 const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
@@ -37,7 +38,6 @@ const LINGER: Duration = Duration::from_secs(10);
 /// What a log line of one request needs, kept aside before the request goes on.
 struct Line {
     started: Instant,
-    method: Method,
     path: String,
     request_headers: Option<String>,
 }
@@ -47,12 +47,11 @@ pub(crate) async fn serve(
     request: Request<Receiver>,
     mut respond: SendResponse<Bytes>,
     service: &Service,
-    target: &HttpTarget,
+    pool: &Pool,
 ) {
     let log = &service.access_log;
     let line = (!log.disable).then(|| Line {
         started: Instant::now(),
-        method: request.method().clone(),
         path: request.uri().path().to_owned(),
         request_headers: log.request_headers.show(request.headers()),
     });
@@ -60,21 +59,21 @@ pub(crate) async fn serve(
     let (parts, stream) = request.into_parts();
     let method = parts.method.clone();
     let served = match Ask::parse(parts, stream.is_end_stream()) {
-        Err(bad) => Err(Some(bad.into())),
-        Ok(ask) if ask.upgrade.is_some() => upgrade(ask, stream, &mut respond, service, target).await,
-        Ok(ask) => plain(ask, stream, &mut respond, service, target).await,
+        Err(bad) => Err(bad.into()),
+        Ok(ask) if ask.upgrade.is_some() => upgrade(ask, stream, &mut respond, service, pool).await,
+        Ok(ask) => plain(ask, stream, &mut respond, service, pool).await,
     };
-    let Answered { status, response_headers } = match served {
-        Ok(answered) => answered,
-        Err(Some(failure)) => reply(&mut respond, &method, failure).into(),
-        Err(None) => CLIENT_GONE.into(),
+    let Logged { status, response_headers } = match served {
+        Ok(logged) => logged,
+        Err(NoAnswer::Failed(failure)) => reply(&mut respond, &method, failure).into(),
+        Err(NoAnswer::ClientGone) => CLIENT_GONE.into(),
     };
     counted.done(status);
     if let Some(line) = line {
         access_line!(
             log.level.as_str(),
             endpoint = %service.endpoint,
-            method = %line.method,
+            method = %method,
             path = line.path,
             status = status.as_u16(),
             duration_ms = line.started.elapsed().as_secs_f64() * 1e3,
@@ -85,146 +84,154 @@ pub(crate) async fn serve(
     }
 }
 
-/// What the service answered, for log and metrics.
-struct Answered {
+/// What was answered, for log and metrics.
+struct Logged {
     status: StatusCode,
     /// Those of its headers that are logged.
     response_headers: Option<String>,
 }
 
-impl From<StatusCode> for Answered {
+impl From<StatusCode> for Logged {
     fn from(status: StatusCode) -> Self {
-        Answered { status, response_headers: None }
+        Logged { status, response_headers: None }
     }
 }
-
-/// `Err(None)`: the client is gone, there is nobody to answer.
-type Served = Result<Answered, Option<Failure>>;
 
 async fn plain(
     ask: Ask,
     stream: Receiver,
     respond: &mut SendResponse<Bytes>,
     service: &Service,
-    target: &HttpTarget,
-) -> Served {
-    let head = ask.method == Method::HEAD;
+    pool: &Pool,
+) -> Result<Logged, NoAnswer> {
+    let (method, connection_auth) = (ask.method.clone(), ask.connection_auth);
     let stalled = stream.stalled();
-    let (body, progress) = match ask.framing {
-        _ if stream.is_end_stream() => (Either::Right(Empty::new()), None),
-        framing => {
-            let length = if let Framing::Length(length) = framing { Some(length) } else { None };
-            let body = RecvBody::new(stream, length);
-            let progress = body.progress();
-            (Either::Left(body), Some(progress))
-        }
-    };
+    let (body, progress) = upload(stream, ask.framing);
     let progress = progress.unwrap_or_default();
-    let response =
-        ask_service(target.write(ask, body), respond, service.timeout, &progress, &target.pool).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Some(Failure::UnaskedUpgrade));
+    let (response, mut carrier) = first_of(pool.ask(ask, body), respond, service.timeout, &progress).await?;
+    let (mut parts, body) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Its connection is closed with it.
+        return Err(Failure::UnaskedUpgrade.into());
     }
-    let (answered, body, send) = pass_head(response, respond, service, head)?;
-    if let Some(send) = send {
-        tokio::select! {
-            sent = send_body(body, send) => if let Err(e) = sent {
-                debug!(endpoint = %service.endpoint, error = %e, "response broke off");
-            },
-            // The service answers, but takes nothing of the upload.
-            () = stalled.wait() => debug!(endpoint = %service.endpoint, "upload stalled"),
+    if parts.status == StatusCode::UNAUTHORIZED && answer::asks_connection_auth(&parts.headers) {
+        if connection_auth && answer::continues_connection_auth(&parts.headers) {
+            return Err(Failure::ConnectionAuth.into());
+        }
+        carrier.close_after();
+    }
+    let said = answer::settle(&method, &mut parts)?;
+    if !said.reusable {
+        carrier.close_after();
+    }
+    let status = parts.status;
+    tokio::select! {
+        passed = pass_on(parts, body, &said, respond, service, (&method, carrier, pool)) => passed,
+        // The service answers, but takes nothing of the upload.
+        () = stalled.wait() => {
+            debug!(endpoint = %service.endpoint, "upload stalled");
+            Ok(status.into())
         }
     }
-    Ok(answered)
 }
 
-/// The service's response head, unless it is late or the client hangs up before.
-async fn ask_service(
-    request: Request<Either<RecvBody, Empty<Bytes>>>,
+/// The request's body, and when it last moved.
+fn upload(stream: Receiver, framing: Framing) -> (Body, Option<std::sync::Arc<Progress>>) {
+    if stream.is_end_stream() {
+        return (Either::Right(Empty::new()), None);
+    }
+    let length = match framing {
+        Framing::Length(length) => Some(length),
+        Framing::Absent | Framing::Open => None,
+    };
+    let body = RecvBody::new(stream, length);
+    let progress = body.progress();
+    (Either::Left(body), Some(progress))
+}
+
+/// The head of the service's answer, unless it is late or the client hangs up before.
+async fn first_of(
+    asking: impl Future<Output = Result<Answered, NoAnswer>>,
     respond: &mut SendResponse<Bytes>,
     patience: Option<Duration>,
     progress: &Progress,
-    pool: &Pool,
-) -> Result<Response<Incoming>, Option<Failure>> {
+) -> Result<Answered, NoAnswer> {
     tokio::select! {
-        answered = progress.within(patience, pool.request(request)) => match answered {
-            Some(Ok(response)) => Ok(response),
-            Some(Err(e)) => {
-                debug!(error = %e, source = ?std::error::Error::source(&e), "service failed");
-                Err(Some(Failure::Unreachable))
-            }
-            None => Err(Some(Failure::Timeout)),
-        },
-        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(None),
+        answered = progress.within(patience, asking) => answered.ok_or(Failure::Timeout)?,
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(NoAnswer::ClientGone),
     }
 }
 
-/// A response whose head is out, and its body with where it goes.
-type Passed = (Answered, Incoming, Option<SendStream<Bytes>>);
-
-/// Passes the response head on. `None` for the stream: there is no body.
-fn pass_head(
-    response: Response<Incoming>,
+/// Passes the answer on, and its connection back to the pool.
+async fn pass_on(
+    mut parts: response::Parts,
+    body: Incoming,
+    said: &Said,
     respond: &mut SendResponse<Bytes>,
     service: &Service,
-    head: bool,
-) -> Result<Passed, Option<Failure>> {
-    let (mut parts, body) = response.into_parts();
-    headers::strip_hop_by_hop(&mut parts.headers);
-    headers::strip_private(&mut parts.headers);
+    (method, carrier, pool): (&Method, Carrier, &Pool),
+) -> Result<Logged, NoAnswer> {
     if headers::list_size(&parts.headers) > limits::MAX_MESSAGE_HEADERS {
-        return Err(Some(Failure::ResponseHeaders));
-    }
-    if parts.status == StatusCode::NO_CONTENT {
-        // RFC 9110, section 8.6.
-        parts.headers.remove(header::CONTENT_LENGTH);
+        return Err(Failure::ResponseHeaders.into());
     }
     parts.version = Version::HTTP_2;
     let response_headers = service.access_log.response_headers.show(&parts.headers);
-    let answered = Answered { status: parts.status, response_headers };
-    let end = head || body.is_end_stream();
-    match respond.send_response(Response::from_parts(parts, ()), end) {
-        Ok(send) => Ok((answered, body, (!end).then_some(send))),
-        Err(_) => Err(None),
+    let logged = Logged { status: parts.status, response_headers };
+    let end = *method == Method::HEAD || said.ends_at == Some(0) || body.is_end_stream();
+    let sent = respond.send_response(Response::from_parts(parts, ()), end);
+    let stream = sent.map_err(|_| NoAnswer::ClientGone)?;
+    if !end {
+        if let Err(e) = answer::pass(body, said.ends_at, stream, carrier, pool).await {
+            debug!(endpoint = %service.endpoint, error = %e, "response broke off");
+        }
+    } else if let Carrier::Http1(link) = carrier {
+        answer::give_back(link, pool).await;
     }
+    Ok(logged)
 }
 
-/// A WebSocket: after the service's 101 the stream is bytes both ways. Any other answer passes as it is.
+/// An upgrade: after the service's 101 the stream is bytes both ways. Any other answer passes as it is. Its
+/// connection never serves another request: it belongs to this one, whatever the service makes of it.
 async fn upgrade(
     ask: Ask,
     stream: Receiver,
     respond: &mut SendResponse<Bytes>,
     service: &Service,
-    target: &HttpTarget,
-) -> Served {
-    let request = target.write(ask, Either::Right(Empty::new()));
-    let mut response =
-        ask_service(request, respond, service.timeout, &Progress::default(), &target.pool).await?;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let (answered, body, send) = pass_head(response, respond, service, false)?;
-        if let Some(send) = send {
-            let _ = send_body(body, send).await;
-        }
-        return Ok(answered);
+    pool: &Pool,
+) -> Result<Logged, NoAnswer> {
+    let (method, asked) = (ask.method.clone(), ask.upgrade.clone());
+    let asking = pool.ask(ask, Either::Right(Empty::new()));
+    let (response, carrier) = first_of(asking, respond, service.timeout, &Progress::default()).await?;
+    let (mut parts, body) = response.into_parts();
+    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        let said = answer::settle(&method, &mut parts)?;
+        return pass_on(parts, body, &said, respond, service, (&method, carrier, pool)).await;
     }
-    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Some(Failure::Unreachable))?;
-    let (mut parts, _) = response.into_parts();
-    let protocol = parts.headers.remove(header::UPGRADE);
+    let asked = asked.unwrap_or(HeaderValue::from_static("websocket"));
+    let protocol = parts.headers.remove(header::UPGRADE).unwrap_or_else(|| asked.clone());
+    let Carrier::Http1(link) = carrier else { return Err(Failure::UnaskedUpgrade.into()) };
+    if !protocol.to_str().is_ok_and(|protocol| headers::has_token(&asked, protocol.trim())) {
+        return Err(Failure::UnaskedUpgrade.into());
+    }
+    let (early, io) = timeout(LINGER, link.upgraded()).await.map_err(|_| Failure::BadResponse)?;
     headers::strip_hop_by_hop(&mut parts.headers);
+    headers::strip_framing(&mut parts.headers);
     headers::strip_private(&mut parts.headers);
     parts.status = StatusCode::OK;
     parts.version = Version::HTTP_2;
-    let protocol = protocol.unwrap_or(HeaderValue::from_static("websocket"));
     parts.headers.insert(headers::UPGRADED, protocol);
-    let send = respond.send_response(Response::from_parts(parts, ()), false).map_err(|_| None)?;
-    splice(TunnelStream::new(send, stream), TokioIo::new(upgraded)).await;
+    let sent = respond.send_response(Response::from_parts(parts, ()), false);
+    let send = sent.map_err(|_| NoAnswer::ClientGone)?;
+    splice(TunnelStream::new(send, stream), early, io).await;
     Ok(StatusCode::SWITCHING_PROTOCOLS.into())
 }
 
-/// Copies both ways until either end closes; then the other has a moment to say its last words.
-async fn splice(near: TunnelStream, far: TokioIo<Upgraded>) {
+/// Copies both ways until either end closes; then the other has a moment to say its last words. `early`: what the
+/// service sent right behind its 101.
+async fn splice(near: TunnelStream, early: Bytes, far: BoxIo) {
     let (mut from_client, mut to_client) = split(near);
-    let (mut from_service, mut to_service) = split(far);
+    let (from_service, mut to_service) = split(far);
+    let mut from_service = Cursor::new(early).chain(from_service);
     let up = async {
         let _ = copy(&mut from_client, &mut to_service).await;
         let _ = to_service.shutdown().await;

@@ -18,7 +18,7 @@ use crate::config::{AgentConfig, Listener, ServerConfig};
 use crate::error::AgentError;
 use crate::lanes::Lanes;
 use crate::metrics::{self, Metrics};
-use crate::service;
+use crate::service::{self, Target};
 use crate::tunnel::{Services, Streams, Tunnel};
 
 /// Tries to get a tunnel to another node than the one that drains, before any will do and the old
@@ -86,6 +86,7 @@ impl Agent {
     /// period. Fails only before the first success.
     pub async fn run(self, shutdown: CancellationToken, tell: impl Fn(Event)) -> Result<(), AgentError> {
         let _server = self.serve_metrics().await?;
+        let _tidying = self.tidy_pools();
         let mut tunnels = JoinSet::new();
         let mut leaves = Vec::<CancellationToken>::new();
         let mut tunnel = tokio::select! {
@@ -164,6 +165,19 @@ impl Agent {
         Ok(Some(serving))
     }
 
+    /// Closes idle connections to services in time, until dropped.
+    fn tidy_pools(&self) -> JoinSet<()> {
+        let mut tidying = JoinSet::new();
+        for service in self.services.values() {
+            // Listeners may share a pool; it does not matter to it to be looked after twice.
+            if let Target::Http(pool) = &service.target {
+                let pool = pool.clone();
+                tidying.spawn(async move { pool.tidy().await });
+            }
+        }
+        tidying
+    }
+
     /// The first tunnel: retried within the connect timeout, but not where it cannot help.
     async fn first(&self) -> Result<Tunnel, AgentError> {
         let mut backoff = Backoff::agent();
@@ -226,7 +240,7 @@ impl Agent {
 }
 
 /// The section as the tunnel crate takes it.
-fn settings(config: &TunnelConfig) -> Settings {
+pub(crate) fn settings(config: &TunnelConfig) -> Settings {
     Settings {
         stream_window: config.stream_window.0 as u32,
         connection_window: config.connection_window.0 as u32,

@@ -175,7 +175,7 @@ impl Tunnel {
 }
 
 /// Serves one stream in a task that `streams` counts.
-fn spawn(incoming: Incoming, services: &Services, streams: &Streams) {
+pub(crate) fn spawn(incoming: Incoming, services: &Services, streams: &Streams) {
     let Incoming { request, mut respond } = incoming;
     let endpoint = request.headers().get(headers::LISTENER).and_then(|value| value.to_str().ok());
     let Some(service) = endpoint.and_then(|endpoint| services.get(endpoint)).cloned() else {
@@ -187,7 +187,7 @@ fn spawn(incoming: Incoming, services: &Services, streams: &Streams) {
         let connect = request.method() == Method::CONNECT;
         match &service.target {
             Target::Tcp(addr) if connect => tcp::serve(request, respond, &service, addr).await,
-            Target::Http(target) if !connect => request::serve(request, respond, &service, target).await,
+            Target::Http(pool) if !connect => request::serve(request, respond, &service, pool).await,
             // Bytes to an HTTP service would pass the rules for requests by; the node refuses both, too.
             Target::Http(_) => refuse(&request, respond, &service, Failure::NotTcp),
             Target::Tcp(_) => refuse(&request, respond, &service, Failure::NotHttp),

@@ -21,6 +21,7 @@ mod proxy;
 mod pump;
 mod rebalance;
 mod rude;
+mod services;
 mod shutdown;
 mod stalls;
 mod streams;

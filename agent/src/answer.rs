@@ -1,0 +1,254 @@
+//! What of a service's answer goes on: a head free of what framed it, and a body that ends where it should.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use piko_tunnel::body::{SendBodyError, send_body};
+use piko_tunnel::headers;
+use tokio::time::timeout;
+
+use crate::failure::Failure;
+use crate::link::Link;
+use crate::pool::{Carrier, Pool};
+
+/// How long a service may take to read the rest of a request that it has answered already.
+const REST_OF_UPLOAD: Duration = Duration::from_secs(10);
+
+/// What the head said beyond what is passed on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// The body ends here, whatever follows: its length is known, but hyper reads on.
+    pub(crate) ends_at: Option<u64>,
+    /// The service framed it in a way that leaves no doubt where the next answer begins.
+    pub(crate) reusable: bool,
+}
+
+/// Leaves of a response head what is the client's: no framing but one `Content-Length`, nothing of the hop,
+/// nothing that is ours.
+pub(crate) fn settle(method: &Method, parts: &mut response::Parts) -> Result<Said, Failure> {
+    if parts.status.as_u16() > 599 {
+        // RFC 9110, section 15: not a status.
+        return Err(Failure::BadResponse);
+    }
+    let fields = &mut parts.headers;
+    let length = headers::content_length(fields).map_err(|_| Failure::BadResponse)?;
+    let coding = coding(fields)?;
+    let trailer = fields.remove(header::TRAILER);
+    headers::strip_hop_by_hop(fields);
+    headers::strip_framing(fields);
+    headers::strip_private(fields);
+    let bodyless = *method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
+    let said = match (coding, length) {
+        // RFC 9112, section 6.3: chunked wins, and the connection is not to be trusted.
+        (Coding::Chunked, length) => {
+            if let Some(trailer) = trailer {
+                fields.insert(header::TRAILER, trailer);
+            }
+            return Ok(Said { ends_at: None, reusable: length.is_none() });
+        }
+        (Coding::Identity, length) => Said { ends_at: length.filter(|_| !bodyless), reusable: false },
+        (Coding::Absent, _) => Said { ends_at: None, reusable: true },
+    };
+    // RFC 9110, section 8.6: none with 204.
+    if let Some(length) = length.filter(|_| parts.status != StatusCode::NO_CONTENT) {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(said)
+}
+
+enum Coding {
+    Absent,
+    Chunked,
+    /// RFC 2616 knew it; some services still say it.
+    Identity,
+}
+
+/// `Transfer-Encoding`. A coding beyond `chunked` would have to be undone, which nobody's service needs.
+fn coding(fields: &HeaderMap) -> Result<Coding, Failure> {
+    let mut found = Coding::Absent;
+    for value in fields.get_all(header::TRANSFER_ENCODING) {
+        found = match (found, value.as_bytes().trim_ascii()) {
+            (Coding::Absent, word) if word.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
+            (Coding::Absent, word) if word.eq_ignore_ascii_case(b"identity") => Coding::Identity,
+            _ => return Err(Failure::BadResponse),
+        };
+    }
+    Ok(found)
+}
+
+/// Does the service log in the connection, not the request? Then what comes next on it counts as that user's.
+pub(crate) fn asks_connection_auth(fields: &HeaderMap) -> bool {
+    fields.get_all(header::WWW_AUTHENTICATE).into_iter().any(|value| connection_scheme(value).is_some())
+}
+
+/// A later step of such a login: its challenge carries data that belongs to the connection.
+pub(crate) fn continues_connection_auth(fields: &HeaderMap) -> bool {
+    let challenges = fields.get_all(header::WWW_AUTHENTICATE).into_iter();
+    challenges.filter_map(connection_scheme).any(|data| !data.is_empty())
+}
+
+/// What follows `NTLM` or `Negotiate`, the schemes that log in a connection (RFC 4559, section 6).
+pub(crate) fn connection_scheme(value: &HeaderValue) -> Option<&str> {
+    let words = value.to_str().ok()?.split(',');
+    words.map(str::trim).find_map(|word| {
+        let (scheme, data) = word.split_once(' ').unwrap_or((word, ""));
+        let known = scheme.eq_ignore_ascii_case("ntlm") || scheme.eq_ignore_ascii_case("negotiate");
+        known.then_some(data.trim())
+    })
+}
+
+/// Sends a body into the tunnel and moves its connection meanwhile, both ways: an upload that goes on is not held
+/// up by a client that does not read. Then the connection goes back to the pool.
+pub(crate) async fn pass(
+    body: Incoming,
+    ends_at: Option<u64>,
+    stream: SendStream<Bytes>,
+    carrier: Carrier,
+    pool: &Pool,
+) -> Result<(), SendBodyError<io::Error>> {
+    let body = UpTo { body, left: ends_at };
+    let mut sending = pin!(send_body(body, stream));
+    let mut link = match carrier {
+        Carrier::Http1(link) => Some(link),
+        Carrier::Http2 { .. } => return sending.await,
+    };
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(sent);
+        }
+        if let Some(moving) = &mut link
+            && !moving.drive(cx)
+        {
+            // It has ended: what of the body is missing now never comes, and dropping it tells the body so.
+            link = None;
+        }
+        sending.as_mut().poll(cx)
+    })
+    .await?;
+    if let Some(link) = link {
+        give_back(link, pool).await;
+    }
+    Ok(())
+}
+
+/// Back to the pool, once the request is sent whole, too.
+pub(crate) async fn give_back(mut link: Box<Link>, pool: &Pool) {
+    if !link.single_use && timeout(REST_OF_UPLOAD, link.finish()).await == Ok(true) {
+        pool.put(link);
+    }
+}
+
+/// A body, up to a length that its connection does not know of.
+struct UpTo {
+    body: Incoming,
+    left: Option<u64>,
+}
+
+impl Body for UpTo {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.left == Some(0) {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose().map_err(io::Error::other);
+        let Some(left) = self.left else { return Poll::Ready(frame.transpose()) };
+        Poll::Ready(match frame.map(|frame| frame.and_then(|frame| frame.into_data().ok())) {
+            Ok(Some(mut data)) => {
+                data.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                self.left = Some(left - data.len() as u64);
+                Some(Ok(Frame::data(data)))
+            }
+            // hyper takes the connection's end for the body's.
+            Ok(None) => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+            Err(e) => Some(Err(e)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0) || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(|| self.body.size_hint(), SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use http::Response;
+
+    use super::*;
+
+    fn settled(status: u16, method: Method, fields: &[(&str, &str)]) -> Result<(Said, String), Failure> {
+        let mut response = Response::builder().status(status);
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let (mut parts, ()) = response.body(()).unwrap().into_parts();
+        let said = settle(&method, &mut parts)?;
+        let length = parts.headers.get_all("content-length").into_iter();
+        let lengths: Vec<_> = length.map(|value| value.to_str().unwrap()).collect();
+        let framing = ["transfer-encoding", "connection", "keep-alive", "upgrade"];
+        assert!(framing.iter().all(|name| !parts.headers.contains_key(*name)), "{:?}", parts.headers);
+        Ok((said, lengths.join("+")))
+    }
+
+    #[test]
+    fn an_answer_keeps_one_length_at_most() {
+        let length = |n: &'static str| ("content-length", n);
+        let chunked = ("transfer-encoding", "Chunked");
+        let identity = ("transfer-encoding", "identity");
+        let plain = Said { ends_at: None, reusable: true };
+        let get = |fields: &[(&str, &str)]| settled(200, Method::GET, fields);
+        assert_eq!(get(&[length("3"), length("3")]), Ok((plain, "3".into())));
+        assert_eq!(get(&[chunked]), Ok((Said { ends_at: None, reusable: true }, String::new())));
+        let doubtful = Said { ends_at: None, reusable: false };
+        assert_eq!(get(&[chunked, length("3")]), Ok((doubtful, String::new())));
+        let ends = Said { ends_at: Some(2), reusable: false };
+        assert_eq!(get(&[identity, length("2")]), Ok((ends, "2".into())));
+        for fields in [
+            &[length("3"), length("4")][..],
+            &[length("-3")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "gzip")],
+            &[chunked, chunked],
+        ] {
+            assert_eq!(get(fields), Err(Failure::BadResponse), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn bodies_that_may_not_be_have_no_length() {
+        let length = [("content-length", "3")];
+        assert_eq!(settled(204, Method::GET, &length).unwrap().1, "");
+        assert_eq!(settled(304, Method::GET, &length).unwrap().1, "3");
+        assert_eq!(settled(200, Method::HEAD, &length).unwrap().1, "3");
+        let identity = [("content-length", "3"), ("transfer-encoding", "identity")];
+        assert_eq!(settled(200, Method::HEAD, &identity).unwrap().0.ends_at, None);
+        assert_eq!(settled(999, Method::GET, &[]), Err(Failure::BadResponse));
+    }
+
+    #[test]
+    fn schemes_that_log_in_a_connection_are_known() {
+        let scheme = |value: &str| connection_scheme(&value.parse().unwrap()).map(str::to_owned);
+        assert_eq!(scheme("NTLM"), Some(String::new()));
+        assert_eq!(scheme("negotiate YII="), Some("YII=".into()));
+        assert_eq!(scheme("Basic realm=\"a\", NTLM"), Some(String::new()));
+        assert_eq!(scheme("Basic TlRMTQ=="), None);
+        assert_eq!(scheme("Bearer ntlm"), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! The connections to one service: idle ones, new ones, and which request goes on which.
+//!
+//! | What happened | Then |
+//! |---|---|
+//! | an idle connection was closed before anything of the request was written | the next connection, any method |
+//! | an idle connection closed before a byte of an answer | a new connection, if the request is repeatable |
+//! | a new connection fails, or an answer has begun | the failure is answered |
+
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme};
+use http::{Request, Response};
+use http_body_util::{Either, Empty};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::ask::Ask;
+use crate::connect::{Connected, Connector};
+use crate::failure::{Failure, NoAnswer};
+use crate::http2::{self, Multiplexed};
+use crate::link::{Broken, Link};
+use crate::service::Body;
+
+/// How much earlier than announced an idle connection is left: the service's clock started before ours.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// The connections to one service.
+pub(crate) struct Pool {
+    scheme: Scheme,
+    authority: Authority,
+    connector: Connector,
+    /// How long a connection stays idle, and how many do.
+    idle_for: Option<Duration>,
+    max_idle: usize,
+    idle: Mutex<IdleList>,
+    /// The first idle connection after none wakes [`Pool::tidy`].
+    filled: Notify,
+    /// The connection that carries all requests to a service which speaks HTTP/2.
+    multiplexed: http2::Slot,
+}
+
+#[derive(Default)]
+struct IdleList {
+    /// The one used last is the last: it is taken first, so that the others may age and go.
+    links: Vec<Idle>,
+    /// [`Pool::tidy`] has a time to wake at.
+    watched: bool,
+}
+
+struct Idle {
+    link: Box<Link>,
+    until: Option<Instant>,
+}
+
+/// What the answer's body comes on.
+pub(crate) enum Carrier {
+    Http1(Box<Link>),
+    /// Held, as the connection lives no longer than its users.
+    Http2 {
+        _connection: Multiplexed,
+    },
+}
+
+impl Carrier {
+    /// Not for another request. Requests that share a connection do not have it to themselves anyway.
+    pub(crate) fn close_after(&mut self) {
+        if let Carrier::Http1(link) = self {
+            link.single_use = true;
+        }
+    }
+}
+
+/// An answer of the service, its body still arriving.
+pub(crate) type Answered = (Response<Incoming>, Carrier);
+
+impl Pool {
+    pub(crate) fn new(
+        (scheme, authority): (Scheme, Authority),
+        connector: Connector,
+        idle_for: Option<Duration>,
+        max_idle: usize,
+    ) -> Pool {
+        Pool {
+            scheme,
+            authority,
+            connector,
+            idle_for,
+            max_idle,
+            idle: Mutex::default(),
+            filled: Notify::new(),
+            multiplexed: http2::Slot::default(),
+        }
+    }
+
+    /// Asks the service.
+    pub(crate) async fn ask(&self, ask: Ask, body: Body) -> Result<Answered, NoAnswer> {
+        if ask.upgrade.is_some() || ask.connection_auth && !self.connector.prior_knowledge {
+            let (response, mut carrier) = self.on_new_link(ask.http1(&self.authority, body)).await?;
+            carrier.close_after();
+            return Ok((response, carrier));
+        }
+        if let Some(connection) = self.multiplexed.live() {
+            return self.multiplexed(connection, ask, body).await;
+        }
+        let Some(link) = self.take() else {
+            let Connected { io, http2 } = self.connector.connect(false).await?;
+            if http2 {
+                let connection = self.multiplexed.start(io).await?;
+                return self.multiplexed(connection, ask, body).await;
+            }
+            let link = Link::open(io).await?;
+            return Ok(http1(link.exchange(ask.http1(&self.authority, body)).await?));
+        };
+        self.on_idle_link(link, ask, body).await
+    }
+
+    async fn on_idle_link(&self, mut link: Box<Link>, ask: Ask, body: Body) -> Result<Answered, NoAnswer> {
+        let spare = ask.repeatable().then(|| ask.clone());
+        let mut request = ask.http1(&self.authority, body);
+        loop {
+            match (link.exchange(request).await, &spare) {
+                (Ok(answered), _) => return Ok(http1(answered)),
+                (Err(Broken::Unsent(unsent)), _) => request = *unsent,
+                (Err(Broken::Silent), Some(spare)) => {
+                    let again = spare.clone().http1(&self.authority, Either::Right(Empty::new()));
+                    return self.on_new_link(again).await;
+                }
+                (Err(broken), _) => return Err(broken.into()),
+            }
+            link = match self.take() {
+                Some(link) => link,
+                None => return self.on_new_link(request).await,
+            };
+        }
+    }
+
+    async fn on_new_link(&self, request: Request<Body>) -> Result<Answered, NoAnswer> {
+        let Connected { io, .. } = self.connector.connect(true).await?;
+        Ok(http1(Link::open(io).await?.exchange(request).await?))
+    }
+
+    /// On the shared connection; once more on a new one, if that has ended and nothing was sent.
+    async fn multiplexed(&self, connection: Multiplexed, ask: Ask, body: Body) -> Result<Answered, NoAnswer> {
+        let spare = ask.repeatable().then(|| ask.clone());
+        let write = |ask: Ask, body| ask.http2(&self.scheme, &self.authority, body);
+        let again = match (connection.exchange(write(ask, body)).await, spare) {
+            (Ok(answered), _) => return Ok(answered),
+            (Err(Broken::Unsent(unsent)), _) => *unsent,
+            (Err(Broken::Silent), Some(spare)) => write(spare, Either::Right(Empty::new())),
+            (Err(broken), _) => return Err(broken.into()),
+        };
+        match self.connector.connect(false).await? {
+            Connected { io, http2: true } => Ok(self.multiplexed.start(io).await?.exchange(again).await?),
+            // The service speaks HTTP/1.1 only, from one connection to the next.
+            Connected { http2: false, .. } => Err(Failure::Closed.into()),
+        }
+    }
+
+    fn take(&self) -> Option<Box<Link>> {
+        let now = Instant::now();
+        let mut idle = self.idle.lock();
+        loop {
+            let Idle { link, until } = idle.links.pop()?;
+            if until.is_none_or(|until| now < until) {
+                return Some(link);
+            }
+        }
+    }
+
+    /// Takes a connection back, if it may serve another request.
+    pub(crate) fn put(&self, link: Box<Link>) {
+        let announced = link.announced.map(|time| time.saturating_sub(MARGIN.min(time / 2)));
+        let keep = match (self.idle_for, announced) {
+            (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+            (ours, theirs) => ours.or(theirs),
+        };
+        if !link.is_idle() || keep.is_some_and(|keep| keep.is_zero()) {
+            return;
+        }
+        let until = keep.map(|keep| Instant::now() + keep);
+        let mut idle = self.idle.lock();
+        if idle.links.len() >= self.max_idle {
+            return;
+        }
+        idle.links.push(Idle { link, until });
+        if !idle.watched && until.is_some() {
+            idle.watched = true;
+            self.filled.notify_one();
+        }
+    }
+
+    /// Closes idle connections when their time has come. Never ends.
+    pub(crate) async fn tidy(&self) {
+        loop {
+            match self.close_old() {
+                Some(next) => sleep_until(next).await,
+                None => self.filled.notified().await,
+            }
+        }
+    }
+
+    /// When to come again: none if no idle connection has a time to go.
+    fn close_old(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut idle = self.idle.lock();
+        let old: Vec<_> =
+            idle.links.extract_if(.., |idle| idle.until.is_some_and(|until| until <= now)).collect();
+        let next = idle.links.iter().filter_map(|idle| idle.until).min();
+        idle.watched = next.is_some();
+        drop(idle);
+        // Closing is a system call each: not under the lock.
+        drop(old);
+        next
+    }
+}
+
+fn http1((response, link): (Response<Incoming>, Box<Link>)) -> Answered {
+    (response, Carrier::Http1(link))
+}

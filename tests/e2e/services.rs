@@ -1,0 +1,112 @@
+//! What services get and what becomes of their answers, through the real program.
+//!
+//! The agent's own tests (agent/src/tests) go through every framing and every way to fail; here is what needs a
+//! node in front.
+
+use bytes::Bytes;
+use http::Request;
+use piko_test_support::client::{get, raw};
+use piko_test_support::program::{Node, Program, agent};
+use piko_test_support::service::Service;
+use piko_test_support::{eventually, within};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::piko;
+
+const NAMED: (&str, &str) = ("x-piko-endpoint", "my-endpoint");
+
+/// Asks over HTTP/2 (h2c) and reads the answer's body.
+async fn ask_h2(node: &Node, request: Request<()>, body: Option<&'static str>) -> String {
+    let stream = TcpStream::connect(node.proxy).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let _connection = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+    let (answer, mut stream) = sender.send_request(request, body.is_none()).unwrap();
+    if let Some(body) = body {
+        stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
+    }
+    let mut answer = within("an answer", answer).await.unwrap().into_body();
+    let mut text = Vec::new();
+    while let Some(data) = within("the body", answer.data()).await {
+        let data = data.unwrap();
+        answer.flow_control().release_capacity(data.len()).unwrap();
+        text.extend_from_slice(&data);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// Browsers send each cookie in a field of its own over HTTP/2; an HTTP/1.1 service gets one (RFC 9113, 8.2.3).
+#[tokio::test]
+async fn cookies_arrive_as_one_and_a_get_keeps_its_body() {
+    let node = Node::start(piko(), &[], &[]);
+    let service = Service::start("one").await;
+    let endpoint = format!("my-endpoint/{}", service.addr);
+    let _agent = agent(piko(), node.upstream, &endpoint, &[]);
+    node.routes("my-endpoint", 200).await;
+    let request = |method: &str| {
+        let request = Request::builder().method(method).uri("http://shop.example/");
+        request.header(NAMED.0, NAMED.1).header("cookie", "theme=dark").header("cookie", "session=s1")
+    };
+    let heard: serde_json::Value =
+        serde_json::from_str(&ask_h2(&node, request("GET").body(()).unwrap(), None).await).unwrap();
+    assert_eq!(heard["headers"]["cookie"], serde_json::json!(["theme=dark; session=s1"]), "{heard}");
+    let heard: serde_json::Value =
+        serde_json::from_str(&ask_h2(&node, request("GET").body(()).unwrap(), Some("hello")).await).unwrap();
+    assert_eq!(heard["body"], "hello", "{heard}");
+}
+
+/// A service that answers every request on every connection with these bytes, and then waits for the other side
+/// to close. Says how many connections are open.
+async fn scripted(answer: String) -> (std::net::SocketAddr, tokio::sync::watch::Receiver<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (open, watch) = tokio::sync::watch::channel(0);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (answer, open) = (answer.clone(), open.clone());
+            tokio::spawn(async move {
+                open.send_modify(|open| *open += 1);
+                let mut buffer = [0; 8192];
+                while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        break;
+                    }
+                }
+                open.send_modify(|open| *open -= 1);
+            });
+        }
+    });
+    (addr, watch)
+}
+
+async fn path(answer: String) -> (Node, Program, tokio::sync::watch::Receiver<usize>) {
+    let node = Node::start(piko(), &[], &[]);
+    node.ready().await;
+    let (addr, open) = scripted(answer).await;
+    let agent = agent(piko(), node.upstream, &format!("my-endpoint/{addr}"), &[]);
+    node.upstreams(1).await;
+    (node, agent, open)
+}
+
+/// Limits on a response head are on bytes: pages with many cookies and links have more than 100 fields.
+#[tokio::test]
+async fn many_response_fields_pass() {
+    let fields: String = (0..140).map(|n| format!("X-{n}: v\r\n")).collect();
+    let (node, _agent, _) = path(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok")).await;
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: x\r\n{}: {}\r\nConnection: close\r\n\r\n", NAMED.0, NAMED.1);
+    let answer = raw(node.proxy, request.as_bytes()).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.to_lowercase().contains("x-139: v"), "{answer}");
+}
+
+/// A service that says its length and keeps the message open holds no client, and no connection.
+#[tokio::test]
+async fn an_answer_that_never_ends_is_over_at_its_length() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok";
+    let (node, _agent, open) = path(answer.into()).await;
+    for _ in 0..20 {
+        assert_eq!(get(node.proxy, "/", &[NAMED]).await.unwrap().text(), "ok");
+    }
+    eventually("the connections to the service are closed", || async { (*open.borrow() == 0).then_some(()) })
+        .await;
+}
