@@ -178,19 +178,6 @@ impl Agent {
         tidying
     }
 
-    /// Closes idle connections to services in time, until dropped.
-    fn tidy_pools(&self) -> JoinSet<()> {
-        let mut tidying = JoinSet::new();
-        for service in self.services.values() {
-            // Listeners may share a pool; it does not matter to it to be looked after twice.
-            if let Target::Http(pool) = &service.target {
-                let pool = pool.clone();
-                tidying.spawn(async move { pool.tidy().await });
-            }
-        }
-        tidying
-    }
-
     /// The first tunnel: retried within the connect timeout, but not where it cannot help.
     async fn first(&self) -> Result<Tunnel, AgentError> {
         let mut backoff = Backoff::agent();
