@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -90,7 +91,12 @@ async fn serve(stream: TcpStream, connection: usize, log: &Mutex<Vec<Read>>) -> 
             stream.write_all(&answer).await?;
         }
         match kind.as_str() {
-            "eof" | "close" | "bye" | "short" | "garbage" => return Ok(()),
+            // As a service does whose keep-alive is short: the agent has put the connection back by then.
+            "bye" => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return Ok(());
+            }
+            "eof" | "close" | "short" | "garbage" => return Ok(()),
             // Bytes now, if it was asked for. The other end has to go: this one does not.
             "switch" | "identity" => {
                 let mut rest = Vec::new();
