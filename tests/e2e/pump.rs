@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt as _;
@@ -17,6 +18,8 @@ use piko_test_support::service::Service;
 use piko_test_support::{eventually, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::piko;
@@ -258,4 +261,19 @@ async fn header_names_with_an_underscore_are_dropped_unless_told_otherwise() {
             None => assert_eq!((answer.status, answer.header("x-piko-error")), (400, "underscore_header")),
         }
     }
+}
+
+/// docker and kubectl announce an empty body with an upgrade; the tunnel's stream was reset for it.
+#[tokio::test]
+async fn an_upgrade_that_announces_an_empty_body_is_taken() {
+    let (node, _service, _agent) = path(&[]).await;
+    let mut request = format!("ws://{}/ws", node.proxy).into_client_request().unwrap();
+    request.headers_mut().insert("x-piko-endpoint", "my-endpoint".parse().unwrap());
+    request.headers_mut().insert("content-length", "0".parse().unwrap());
+    let stream = TcpStream::connect(node.proxy).await.unwrap();
+    let (mut socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    assert_eq!(response.status(), 101);
+    socket.send(Message::text("hello")).await.unwrap();
+    let echoed = within("the echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(echoed, Message::text("hello"));
 }

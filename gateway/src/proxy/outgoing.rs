@@ -51,7 +51,9 @@ pub(super) fn request(
     if head.headers.get_all(header::TE).into_iter().any(|te| headers::has_token(te, "trailers")) {
         fields.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    if let Framing::Length(length) = incoming.body {
+    // docker and kubectl announce an empty body with an upgrade. What follows on the stream is the new
+    // protocol's, and h2 would reset it for the length (RFC 9113, section 8.1.1).
+    if let (Framing::Length(length), None) = (incoming.body, &incoming.upgrade) {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     forwarded(&mut fields, chain, head.headers.get(header::HOST), came);
