@@ -541,10 +541,13 @@ mod tests {
     async fn an_answer_is_read_though_the_client_was_still_sending() {
         let (mut conn, mut client) = pair(limits()).await;
         client.write_all(&[7; 100_000]).await.unwrap();
-        let answered = tokio::spawn(async move {
+        let mut answered = tokio::spawn(async move {
             conn.write_all(b"no").await.unwrap();
             conn.shutdown().await.unwrap();
         });
+        // A close at once would reset the connection, and take the answer away from who reads it later.
+        let closed = tokio::time::timeout(3 * SHORT, &mut answered).await;
+        assert!(closed.is_err(), "it waits for the client");
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert_eq!(answer, "no");

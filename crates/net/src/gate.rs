@@ -136,19 +136,22 @@ impl Gate {
         Ok(Place { gate: self.clone(), member, address, reserve })
     }
 
-    /// Cuts the connections that have been idle longest. Returns how many.
+    /// Cuts the connections that have been idle longest, those without a request so far first: a client that was
+    /// served keeps its connection in a flood of silent ones. Returns how many.
     pub(crate) fn evict(&self) -> usize {
         let now = self.now();
         if now < self.search_at.load(Relaxed) {
             return 0;
         }
-        let mut idle: Vec<(u64, Arc<Member>)> = Vec::new();
+        let mut idle: Vec<((bool, u64), Arc<Member>)> = Vec::new();
         for members in &self.members {
             let members = members.lock();
             idle.extend(members.values().filter_map(|member| {
                 let packed = member.standing.load(Relaxed);
-                let cuttable = matches!(unpack(packed), Standing::New | Standing::Idle | Standing::Head);
-                (cuttable && member.task.get().is_some()).then(|| (packed >> 3, member.clone()))
+                let standing = unpack(packed);
+                let cuttable = matches!(standing, Standing::New | Standing::Idle | Standing::Head);
+                let last = (standing == Standing::Idle, packed >> 3);
+                (cuttable && member.task.get().is_some()).then(|| (last, member.clone()))
             }));
         }
         let wanted = self.freed_at_once().min(idle.len());
@@ -157,7 +160,7 @@ impl Gate {
             return 0;
         }
         if wanted < idle.len() {
-            idle.select_nth_unstable_by_key(wanted, |(since, _)| *since);
+            idle.select_nth_unstable_by_key(wanted, |(last, _)| *last);
         }
         idle.truncate(wanted);
         for (_, member) in &idle {
@@ -354,6 +357,11 @@ mod tests {
         task
     }
 
+    async fn was_cut(task: tokio::task::JoinHandle<()>) -> bool {
+        let ended = tokio::time::timeout(Duration::from_secs(60), task).await;
+        ended.is_ok_and(|ended| ended.is_err_and(|e| e.is_cancelled()))
+    }
+
     #[test]
     fn one_public_address_has_a_share_and_a_private_one_has_all() {
         let gate = gate(40, 0);
@@ -390,9 +398,20 @@ mod tests {
         let younger = served(&gate, Standing::Idle);
         tokio::time::advance(Duration::from_secs(1)).await;
         let newcomer = served(&gate, Standing::New);
-        assert!(oldest.await.unwrap_err().is_cancelled());
+        assert!(was_cut(oldest).await);
         assert!(!busy.is_finished() && !younger.is_finished() && !newcomer.is_finished());
         assert_eq!((gate.open(), gate.counts().of(Reason::Evicted)), (3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_served_before_is_cut_after_who_said_nothing() {
+        let gate = gate(2, 0);
+        let served_before = served(&gate, Standing::Idle);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        let silent = served(&gate, Standing::New);
+        let newcomer = served(&gate, Standing::New);
+        assert!(was_cut(silent).await);
+        assert!(!served_before.is_finished() && !newcomer.is_finished());
     }
 
     #[tokio::test(start_paused = true)]
