@@ -23,7 +23,7 @@ use crate::windows::{Slot, Windows};
 /// that is busy with something else. Its owner then resets the stream with
 /// [`ReceiveError::reset_reason`].
 ///
-/// ```ignore
+/// ```text
 /// let stalled = receiver.stalled();
 /// tokio::select! {
 ///     copied = async { while let Some(chunk) = receiver.data().await { client.write_all(&chunk?).await? } … } => …,

@@ -146,7 +146,7 @@ impl Jwks {
     }
 
     /// Keeps the keys fresh until stopped: when they are old, when a fetch has failed, and when a request has
-    /// an unknown `kid`; never sooner than [`FLOOR`] after the fetch before.
+    /// an unknown `kid`; never sooner than `FLOOR` after the fetch before.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
         let floor = FLOOR.min(self.ttl);
         let mut failed = 0;
