@@ -170,6 +170,27 @@ mod tests {
         }
     }
 
+    /// Found by fuzzing: without an authority, a `Host` of the client's stood beside the service's.
+    #[test]
+    fn a_request_without_an_authority_has_one_host() {
+        let request =
+            Request::builder().uri("/a").header("host", "me.example").header("host", "other.example");
+        let ask = Ask::parse(request.body(()).unwrap().into_parts().0, true).unwrap();
+        let request = ask.http1(&Authority::from_static("service:1"), ());
+        assert_eq!(request.headers().get_all("host").iter().count(), 1);
+    }
+
+    /// Found by fuzzing: `http` keeps an empty path where there was only a fragment, and wrote `GET  HTTP/1.1`.
+    #[test]
+    fn a_path_is_never_empty() {
+        for target in ["/#x", "http://me.example#x", "http://me.example?a"] {
+            let request = Request::builder().uri(target).body(()).unwrap();
+            let ask = Ask::parse(request.into_parts().0, true).unwrap();
+            let path = ask.http1(&Authority::from_static("service:1"), ()).uri().to_string();
+            assert!(path.starts_with('/'), "{target}: {path:?}");
+        }
+    }
+
     #[test]
     fn an_upgrade_is_asked_for_without_a_body() {
         let upgrade = ("x-piko-upgrade", "websocket");
