@@ -8,8 +8,10 @@ use std::cell::Cell;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
 
 use crate::heartbeat::{Heartbeat, LATE};
 
@@ -24,7 +26,9 @@ pub(crate) fn current() -> Option<usize> {
 
 /// The threads. Dropping them cuts what runs there.
 pub struct Workers {
-    runtimes: Vec<Runtime>,
+    handles: Vec<Handle>,
+    /// Dropped, each ends its thread's runtime and what runs there.
+    _running: Vec<oneshot::Sender<()>>,
     hearts: Vec<Arc<Heartbeat>>,
     next: AtomicUsize,
 }
@@ -35,34 +39,30 @@ impl Workers {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(count: NonZero<usize>) -> std::io::Result<Arc<Workers>> {
-        let runtime = |index| {
-            // Of this kind with one thread, since the other kind makes a system call for each waking from outside.
-            Builder::new_multi_thread()
-                .worker_threads(1)
-                .thread_name("worker")
-                .on_thread_start(move || INDEX.set(Some(index)))
-                .enable_all()
-                .build()
-        };
-        let runtimes: Vec<Runtime> = (0..count.get()).map(runtime).collect::<Result<_, _>>()?;
-        let heart = |(n, runtime): (usize, &Runtime)| {
+        let (mut handles, mut running) = (Vec::new(), Vec::new());
+        for index in 0..count.get() {
+            let (handle, sender) = start_one(index)?;
+            handles.push(handle);
+            running.push(sender);
+        }
+        let heart = |(n, handle): (usize, &Handle)| {
             let heart = Heartbeat::new(format!("worker {n}"));
             // Ends with its runtime.
-            runtime.spawn(heart.clone().beat());
+            handle.spawn(heart.clone().beat());
             heart
         };
-        let hearts = runtimes.iter().enumerate().map(heart).collect();
-        Ok(Arc::new(Workers { runtimes, hearts, next: AtomicUsize::new(0) }))
+        let hearts = handles.iter().enumerate().map(heart).collect();
+        Ok(Arc::new(Workers { handles, _running: running, hearts, next: AtomicUsize::new(0) }))
     }
 
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Handle> {
-        self.runtimes.iter().map(Runtime::handle)
+        self.handles.iter()
     }
 
     /// How many.
     pub(crate) fn count(&self) -> usize {
-        self.runtimes.len()
+        self.handles.len()
     }
 
     /// Their pulses, one each.
@@ -72,18 +72,23 @@ impl Workers {
 
     /// The next in turn. One that does not come round is passed over, unless none does.
     pub(crate) fn next(&self) -> &Handle {
-        let turn = || self.next.fetch_add(1, Relaxed) % self.runtimes.len();
-        let well = (0..self.runtimes.len()).map(|_| turn()).find(|n| !self.hearts[*n].late(LATE));
-        self.runtimes[well.unwrap_or_else(turn)].handle()
+        let turn = || self.next.fetch_add(1, Relaxed) % self.handles.len();
+        let well = (0..self.handles.len()).map(|_| turn()).find(|n| !self.hearts[*n].late(LATE));
+        &self.handles[well.unwrap_or_else(turn)]
     }
 }
 
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for runtime in self.runtimes.drain(..) {
-            runtime.shutdown_background();
-        }
-    }
+/// One thread and its runtime. Nobody waits for it to end: one that does not come round would keep them.
+fn start_one(index: usize) -> std::io::Result<(Handle, oneshot::Sender<()>)> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (running, ended) = oneshot::channel();
+    thread::Builder::new().name("worker".into()).spawn(move || {
+        INDEX.set(Some(index));
+        // An error: the workers were dropped.
+        let _ = runtime.block_on(ended);
+    })?;
+    Ok((handle, running))
 }
 
 #[cfg(test)]
@@ -117,7 +122,7 @@ mod tests {
         }
         assert!(started.load(Relaxed));
         for _ in 0..4 {
-            assert_eq!(workers.next().id(), workers.runtimes[1].handle().id());
+            assert_eq!(workers.next().id(), workers.handles[1].id());
         }
         release.store(true, Relaxed);
         while !pulses.stuck().is_empty() {
