@@ -214,7 +214,6 @@ async fn connect(addr: SocketAddr) -> h2::client::SendRequest<Bytes> {
     sender
 }
 
-#[ignore = "fails one time in twelve: h2 ends the connection with too_many_internal_resets; the race is not found yet"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_early_refused_posts_do_not_end_the_connection() {
     let (node, _service, _agent) = path(&[]).await;
@@ -230,7 +229,14 @@ async fn ten_thousand_early_refused_posts_do_not_end_the_connection() {
             answers.push(answer);
         }
         for answer in answers {
-            assert_eq!(answer.await.unwrap().status(), 502);
+            let answer = answer.await.expect("the connection is kept");
+            assert_eq!(answer.status(), 502);
+            // Read to its end: h2 counts bytes for answers that its own user dropped, and ends the
+            // connection from the client's side after 1,024 of them.
+            let mut body = answer.into_body();
+            while let Some(data) = body.data().await {
+                body.flow_control().release_capacity(data.unwrap().len()).unwrap();
+            }
         }
     }
     let mut sender = sender.ready().await.unwrap();
