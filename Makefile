@@ -1,12 +1,10 @@
-.PHONY: piko demo plugins test fuzz lint bench image
+.PHONY: piko demo plugins test fuzz lint bench image image-test alerts
 
-# The program, optimised: bin/piko
+# The program, optimised: bin/piko. Its debug information, for backtraces and perf, is beside it: bin/piko.debug
 piko:
 	tools/setup build
 	cargo build --release --bin piko
-	mkdir -p bin
-	# Not cp: the old one may be running.
-	install -m 755 target/release/piko bin/piko
+	tools/split target/release/piko bin/piko
 
 # A whole cluster on this machine, until Ctrl-C.
 demo:
@@ -40,5 +38,14 @@ bench: piko
 	tools/setup bench
 	tools/bench --write
 
+# piko:latest, in the local container engine.
 image:
-	docker build -f deploy/Dockerfile -t piko:latest .
+	tools/image
+
+# The image and docs/demo, run. Says so where no engine is.
+image-test:
+	tests/image/run
+
+# deploy/alerts: syntax, tests, runbooks.
+alerts:
+	tools/alerts
