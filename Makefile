@@ -1,4 +1,4 @@
-.PHONY: piko demo plugins test fuzz lint bench image image-test alerts
+.PHONY: piko demo plugins test fuzz lint bench image image-test dist package-test alerts
 
 # The program, optimised: bin/piko. Its debug information, for backtraces and perf, is beside it: bin/piko.debug
 piko:
@@ -45,6 +45,14 @@ image:
 # The image and docs/demo, run. Says so where no engine is.
 image-test:
 	tests/image/run
+
+# Everything that is published, in dist/: docs/packaging.md.
+dist:
+	tools/dist
+
+# The Debian package in dist/, installed, started, upgraded and removed in a container.
+package-test:
+	tests/package/run
 
 # deploy/alerts: syntax, tests, runbooks.
 alerts:
