@@ -1,4 +1,4 @@
-.PHONY: piko demo plugins test fuzz lint bench image image-test dist package-test alerts
+.PHONY: piko demo plugins test fuzz lint bench image image-test dist package-test alerts chart
 
 # The program, optimised: bin/piko. Its debug information, for backtraces and perf, is beside it: bin/piko.debug
 piko:
@@ -57,3 +57,7 @@ package-test:
 # deploy/alerts: syntax, tests, runbooks.
 alerts:
 	tools/alerts
+
+# The Helm chart and the Kustomize base: rendered, against schemas, equal.
+chart:
+	tools/chart
