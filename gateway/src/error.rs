@@ -21,6 +21,12 @@ pub enum Failure {
     InvalidHost,
     /// Bytes that cannot be passed on.
     BadRequest,
+    /// Its target is longer than one can be.
+    TargetTooLong,
+    /// CONNECT, which asks for a connection to any host.
+    Connect,
+    /// A version of HTTP other than 1.0 and 1.1 on a connection that speaks these.
+    Version,
     /// A header's name has an underscore, and this node refuses those.
     UnderscoreHeader,
     /// An upgrade was asked for by a request with a body.
@@ -63,7 +69,7 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 25] = [
+    pub const ALL: [Failure; 28] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
@@ -75,6 +81,9 @@ impl Failure {
         Failure::InvalidEndpoint,
         Failure::InvalidHost,
         Failure::BadRequest,
+        Failure::TargetTooLong,
+        Failure::Connect,
+        Failure::Version,
         Failure::UnderscoreHeader,
         Failure::UpgradeWithBody,
         Failure::TransferCoding,
@@ -102,6 +111,18 @@ impl Failure {
             Failure::InvalidEndpoint => (StatusCode::BAD_REQUEST, "invalid_endpoint", "invalid endpoint id"),
             Failure::InvalidHost => (StatusCode::BAD_REQUEST, "invalid_host", "missing or invalid host"),
             Failure::BadRequest => (StatusCode::BAD_REQUEST, "bad_request", "malformed request"),
+            Failure::TargetTooLong => {
+                (StatusCode::URI_TOO_LONG, "uri_too_long", "request target is too long")
+            }
+            // 501, not 405: no resource here knows it (RFC 9110, section 9.1).
+            Failure::Connect => {
+                (StatusCode::NOT_IMPLEMENTED, "connect_not_supported", "CONNECT is not supported")
+            }
+            Failure::Version => (
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "unsupported_http_version",
+                "this connection speaks HTTP/1.0 and HTTP/1.1",
+            ),
             Failure::UnderscoreHeader => {
                 (StatusCode::BAD_REQUEST, "underscore_header", "header names with an underscore are refused")
             }
@@ -151,6 +172,9 @@ impl Failure {
         matches!(
             self,
             Failure::BadRequest
+                | Failure::TargetTooLong
+                | Failure::Connect
+                | Failure::Version
                 | Failure::InvalidHost
                 | Failure::UpgradeWithBody
                 | Failure::TransferCoding

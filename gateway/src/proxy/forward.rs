@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
-use http::{Method, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
 use piko_tunnel::progress::Progress;
@@ -88,13 +88,13 @@ impl Broken {
 /// Sends the request to an upstream and its answer to the client; to another upstream where that is safe.
 pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut Request) -> Result<()> {
     let came = Came { from: super::client(session).map(|addr| addr.ip()), scheme: super::scheme(session) };
-    let client = Client::of(&mut session.downstream_session)?;
-    let idempotent = client.head(|head| head.method.is_idempotent());
+    let client = Client::of(&session.downstream_session)?;
+    let idempotent = client.head().method.is_idempotent();
     let mut upload = Upload::new(matches!(ctx.incoming.body, Framing::Absent | Framing::Length(0)));
     loop {
         let target = upstream(gateway, ctx).await.map_err(Failure::into_error)?;
         if std::mem::take(&mut ctx.expects) {
-            client.go_on(gateway.keepalive().filter(|_| ctx.may_keep), gateway.timeouts.write).await?;
+            client.go_on(gateway.keeps(), gateway.timeouts.write).await?;
         }
         let Lane { opener, first } = target.opener();
         let attempt = Attempt { gateway, client: &client, ctx, came, opener };
@@ -152,8 +152,7 @@ impl Attempt<'_, '_> {
         let nothing_sent = |_| Broken::Upstream(Happened::NothingSent, Failure::Unreachable);
         let mut sender = self.opener.ready().await.map_err(nothing_sent)?;
         let endpoint = self.ctx.endpoint.as_ref().ok_or(Broken::last(Failure::Internal))?;
-        let request =
-            self.client.head(|head| outgoing::request(head, &self.ctx.incoming, endpoint, self.came));
+        let request = outgoing::request(self.client.head(), &self.ctx.incoming, endpoint, self.came);
         let request = request.map_err(Broken::last)?;
         let _in_flight = target.enter();
         let upgrade = self.ctx.incoming.upgrade.as_ref();
@@ -198,13 +197,8 @@ impl Attempt<'_, '_> {
         let mut body = Download::new(body);
         let mut ended = body.is_ended().map_err(Broken::body)?;
         let stalled = body.stalled();
-        let (version, method) = self.client.head(|head| (head.version, head.method.clone()));
-        let mut head = outgoing::answer(parts, version, &method, ended).map_err(Broken::last)?;
+        let mut head = outgoing::answer(parts).map_err(Broken::last)?;
         self.response_hook(&mut head).await?;
-        if self.ends_with_connection(version, &method, &head, ended) {
-            // Its head will say so.
-            self.client.keep(None);
-        }
         self.client.queue_head(head, ended).map_err(Broken::Client)?;
         // What has come with the head goes out with it.
         let mut next = if ended { None } else { body.next_now() };
@@ -212,7 +206,7 @@ impl Attempt<'_, '_> {
             ended |= match next.transpose().map_err(Broken::body)? {
                 None => false,
                 Some(Next::Data(data, end)) => {
-                    self.client.queue(data, end);
+                    self.client.queue(data, end).map_err(Broken::Client)?;
                     end
                 }
                 Some(Next::End(trailers)) => {
@@ -259,16 +253,12 @@ impl Attempt<'_, '_> {
     /// An informational answer. HTTP/1.0 has none; a 100 was sent by this node already.
     async fn interim(&self, interim: Response<()>) -> Result<(), Broken> {
         let (parts, ()) = interim.into_parts();
-        let version = self.client.head(|head| head.version);
+        let version = self.client.head().version;
         let ours = matches!(parts.status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS);
         if ours || version < Version::HTTP_11 {
             return Ok(());
         }
-        let mut head = ResponseHeader::from(parts);
-        if version == Version::HTTP_11 {
-            head.set_version(version);
-        }
-        self.client.queue_head(head, false).map_err(Broken::Client)?;
+        self.client.queue_head(ResponseHeader::from(parts), false).map_err(Broken::Client)?;
         self.client.flush(self.gateway.timeouts.write).await.map_err(Broken::Client)
     }
 
@@ -277,19 +267,5 @@ impl Attempt<'_, '_> {
         let Some(taken) = &self.ctx.taken else { return Ok(()) };
         let shown = plugins::on_response(taken, head, self.ctx.endpoint.as_ref()).await;
         shown.map_err(|_| Broken::last(Failure::Plugin))
-    }
-
-    /// HTTP/1.0 knows no chunks: a body without a length ends with the connection.
-    fn ends_with_connection(
-        &self,
-        version: Version,
-        method: &Method,
-        head: &ResponseHeader,
-        ended: bool,
-    ) -> bool {
-        version < Version::HTTP_11
-            && !ended
-            && *method != Method::HEAD
-            && !head.headers.contains_key(http::header::CONTENT_LENGTH)
     }
 }

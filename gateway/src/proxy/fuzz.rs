@@ -1,32 +1,31 @@
 //! What has to hold for any head of a client: what is taken means one thing, to another parser's eyes too, and
 //! what goes on has framing of our own. Run by the test below and by `make fuzz` (tests/fuzz).
 
-use http::{Method, Version, header};
+use http::{Method, header};
 use piko_tunnel::headers::{self, Framing};
-use pingora_http::RequestHeader;
 
 use super::endpoint::Domains;
+use super::http1;
 use super::incoming::Incoming;
 use super::outgoing::{self, Came};
 use crate::route::EndpointKey;
 
-/// The input is the head as it is on the wire, read by httparse as Pingora does.
+/// The input is the head as it is on the wire. What is taken, httparse takes as well, and ends it at the same byte.
 pub fn client_head(input: &[u8]) {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let Some((head, len)) = http1::fuzz::head(input) else { return };
+    let empty_lines = input.chunks(2).take_while(|line| line == b"\r\n").count();
+    let begin = 2 * empty_lines;
+    let mut fields = [httparse::EMPTY_HEADER; 1024];
     let mut parsed = httparse::Request::new(&mut fields);
-    if !matches!(parsed.parse(input), Ok(httparse::Status::Complete(_))) {
-        return;
-    }
-    let (Some(method), Some(path), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return;
+    // httparse wants targets to be UTF-8.
+    let Ok(status) = parsed.parse(&input[begin..]) else {
+        let line = input[begin..].split(|byte| *byte == b'\r').next().unwrap_or_default();
+        return assert!(std::str::from_utf8(line).is_err(), "httparse refuses it");
     };
-    let Ok(mut head) = RequestHeader::build(method, path.as_bytes(), None) else { return };
-    head.set_version(if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 });
-    for field in parsed.headers.iter() {
-        if head.append_header(field.name.to_owned(), field.value).is_err() {
-            return;
-        }
-    }
+    assert_eq!(status, httparse::Status::Complete(len - begin));
+    assert_eq!(parsed.method, Some(head.method.as_str()));
+    assert_eq!(parsed.headers.len(), head.headers.len());
+    let version = parsed.version.unwrap_or_default();
     let values = |name: &str| -> Vec<&[u8]> {
         let named = parsed.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
         named.map(|field| field.value.trim_ascii()).collect()
@@ -73,10 +72,27 @@ pub fn client_head(input: &[u8]) {
     }
 }
 
+/// The input is a chunked body, and what follows it. However the reads split it, it is read alike.
+pub fn client_body(input: &[u8]) {
+    let whole = http1::fuzz::body(input, input.len().max(1));
+    for step in [1, 2, 3, 7, 64] {
+        assert_eq!(http1::fuzz::body(input, step), whole, "read by {step}");
+    }
+    if let Some((data, rest)) = whole {
+        assert!(data.len() + rest.len() + 5 <= input.len(), "made up bytes");
+        assert!(input.ends_with(&rest), "took bytes of the next request");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn any_head() {
         piko_test_mutate::run("client_head", super::client_head);
+    }
+
+    #[test]
+    fn any_body() {
+        piko_test_mutate::run("client_body", super::client_body);
     }
 }

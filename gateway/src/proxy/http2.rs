@@ -2,33 +2,29 @@
 //!
 //! Pingora's own HTTP/2 session passes neither request trailers nor informational answers, and its
 //! accept loop cannot say why it closes. This one is built on h2, gives each stream to Pingora's
-//! lifecycle as a custom session, and keeps an [`Exchange`] that both ends of a stream's bytes use.
+//! lifecycle as a custom session, and keeps an [`super::exchange::Exchange`] that both ends of a stream's bytes use.
 
 mod exchange;
-mod session;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
-use http::{Request, Response, StatusCode};
+use h2::Reason;
+use piko_net::Conn;
 use pingora_core::apps::HttpServerApp as _;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::{Digest, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_http::RequestHeader;
 use pingora_proxy::HttpProxy;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-pub(super) use exchange::Exchange;
-use session::Http2Session;
+use exchange::Http2;
 
-use super::Gateway;
-use super::incoming;
+use super::stream::{self, Lingering};
+use super::{Gateway, incoming, session};
 
 /// Streams a client may have open at once (RFC 9113, section 6.5.2). Browsers use about 100.
 const MAX_STREAMS: u32 = 128;
@@ -54,13 +50,15 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// Serves one client's connection to its end. The connection itself ends it when it is idle for too long, and
 /// when its frames cost more than its requests: see `piko_net::http2`.
-pub(super) async fn serve(stream: Stream, proxy: &Arc<HttpProxy<Gateway>>, shutdown: &ShutdownWatch) {
-    let digest = Arc::new(Digest {
-        ssl_digest: stream.get_ssl_digest(),
-        timing_digest: stream.get_timing_digest(),
-        proxy_digest: stream.get_proxy_digest(),
-        socket_digest: stream.get_socket_digest(),
-    });
+pub(super) async fn serve(
+    mut conn: Conn,
+    tasks: TaskTracker,
+    proxy: &Arc<HttpProxy<Gateway>>,
+    shutdown: &ShutdownWatch,
+) {
+    let digest = stream::digest(&conn);
+    conn.watch_http2();
+    let conn = Lingering::new(conn, tasks);
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -71,7 +69,7 @@ pub(super) async fn serve(stream: Stream, proxy: &Arc<HttpProxy<Gateway>>, shutd
         .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
-    let mut connection = match timeout(HANDSHAKE_TIME, builder.handshake::<_, Bytes>(stream)).await {
+    let mut connection = match timeout(HANDSHAKE_TIME, builder.handshake::<_, Bytes>(conn)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return debug!(%error, "a client's HTTP/2 handshake failed"),
         Err(_) => return debug!("a client's HTTP/2 handshake took too long"),
@@ -102,38 +100,17 @@ pub(super) async fn serve(stream: Stream, proxy: &Arc<HttpProxy<Gateway>>, shutd
             respond.send_reset(Reason::REFUSED_STREAM);
             continue;
         }
-        match checked(request) {
-            Ok((head, body)) => {
-                let session = Http2Session::new(head, body, respond, digest.clone());
-                let (proxy, shutdown) = (proxy.clone(), shutdown.clone());
-                requests.spawn(async move {
-                    proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &shutdown).await;
-                });
-            }
-            Err(()) => {
-                malformed += 1;
-                refuse(&mut respond);
-                if malformed > MAX_MALFORMED {
-                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                }
-            }
+        let (parts, body) = request.into_parts();
+        let head = RequestHeader::from(parts);
+        // It means one thing only (RFC 9113, section 8.1.1), or the lifecycle refuses it.
+        let refused = incoming::well_formed(&head).err();
+        malformed += usize::from(refused.is_some());
+        let exchange = Arc::new(Http2::new(body, respond));
+        let session = session::new(head, refused, exchange, digest.clone());
+        let (proxy, shutdown) = (proxy.clone(), shutdown.clone());
+        requests.spawn(async move { proxy.process_new_http(session, &shutdown).await });
+        if malformed > MAX_MALFORMED {
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }
-    }
-}
-
-/// The head as Pingora has it, if it means one thing only (RFC 9113, section 8.1.1).
-fn checked(request: Request<RecvStream>) -> Result<(RequestHeader, RecvStream), ()> {
-    let (parts, body) = request.into_parts();
-    let head = RequestHeader::from(parts);
-    incoming::well_formed(&head).map_err(|_| ())?;
-    Ok((head, body))
-}
-
-/// Answers 400 and reads no body.
-fn refuse(respond: &mut SendResponse<Bytes>) {
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::BAD_REQUEST;
-    if let Err(error) = respond.send_response(response, true) {
-        debug!(%error, "a client's malformed HTTP/2 request was not answered");
     }
 }

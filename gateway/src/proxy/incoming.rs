@@ -48,10 +48,8 @@ impl Incoming {
         well_formed(head)?;
         let body = if head.version == Version::HTTP_2 {
             headers::framing(&head.headers, bodiless)?
-        } else if wants_upgrade(head) {
-            headers::upgrade_framing(&head.headers)?
         } else {
-            http1_framing(head)?
+            framing(head)?
         };
         let upgrade = upgrade(head)?;
         Ok(Incoming { body, upgrade, header_bytes: headers::list_size(&head.headers) })
@@ -77,6 +75,9 @@ impl Incoming {
 /// Does a head mean one thing only? Host and length are the two that smuggling plays with
 /// (RFC 9110, sections 7.2 and 8.6; RFC 9112, section 3.2; RFC 9113, section 8.3.1).
 pub(super) fn well_formed(head: &RequestHeader) -> Result<(), Failure> {
+    if head.method == Method::CONNECT {
+        return Err(Failure::Connect);
+    }
     headers::content_length(&head.headers)?;
     let mut hosts = head.headers.get_all(header::HOST).into_iter();
     let host = hosts.next();
@@ -91,9 +92,8 @@ pub(super) fn well_formed(head: &RequestHeader) -> Result<(), Failure> {
         if lone_user || authority.as_str().contains(',') {
             return Err(Failure::InvalidHost);
         }
-        // HTTP/2 has one or both; both have to agree.
-        let both = head.version == Version::HTTP_2 && named.is_some_and(|named| named != authority);
-        if both {
+        // HTTP/2 has one or both, so has HTTP/1 with a target in absolute form; both have to agree.
+        if named.is_some_and(|named| named != authority) {
             return Err(Failure::InvalidHost);
         }
     }
@@ -116,7 +116,10 @@ pub(super) fn authority(head: &RequestHeader) -> Result<Option<&str>, Failure> {
 
 /// The framing of an HTTP/1 request (RFC 9112, section 6.3). Two framings, or one that is not the last coding,
 /// are how smuggling begins.
-fn http1_framing(head: &RequestHeader) -> Result<Framing, Failure> {
+pub(super) fn framing(head: &RequestHeader) -> Result<Framing, Failure> {
+    if wants_upgrade(head) {
+        return Ok(headers::upgrade_framing(&head.headers)?);
+    }
     let length = headers::content_length(&head.headers)?;
     if !head.headers.contains_key(header::TRANSFER_ENCODING) {
         return Ok(length.map_or(Framing::Absent, Framing::Length));
@@ -233,10 +236,12 @@ mod tests {
             let fields: Vec<_> = wrong.iter().map(|host| ("host", *host)).collect();
             assert_eq!(parse("GET", &fields).unwrap_err(), Failure::InvalidHost, "{wrong:?}");
         }
-        let two = head(Version::HTTP_2, "GET", "http://a.example/", &[("host", "b.example")]);
-        assert_eq!(well_formed(&two), Err(Failure::InvalidHost));
-        let one = head(Version::HTTP_2, "GET", "http://a.example/", &[("host", "a.example")]);
-        assert_eq!(well_formed(&one), Ok(()));
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let two = head(version, "GET", "http://a.example/", &[("host", "b.example")]);
+            assert_eq!(well_formed(&two), Err(Failure::InvalidHost));
+            let one = head(version, "GET", "http://a.example/", &[("host", "A.example")]);
+            assert_eq!(well_formed(&one), Ok(()));
+        }
         let none = head(Version::HTTP_11, "GET", "/", &[]);
         assert_eq!(authority(&none), Err(Failure::InvalidHost));
     }

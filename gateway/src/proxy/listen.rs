@@ -5,20 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use piko_bootstrap::access_log::AccessLogConfig;
-use piko_net::gate::Standing;
-use piko_net::{Accepted, Conn, ConnLimits, Port};
-use pingora_core::apps::HttpServerApp as _;
-use pingora_core::protocols::http::ServerSession;
+use piko_net::{Accepted, ConnLimits, Port};
+use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Domains;
 use super::forward::Timeouts;
-use super::stream::{self, ClientStream};
-use super::{Gateway, http2};
+use super::{Gateway, http1, http2, stream};
 use crate::auth::Guard;
 use crate::config::UnderscoreHeaders;
 use crate::metrics::Metrics;
@@ -62,7 +60,8 @@ const QUIET: Duration = Duration::from_millis(250);
 pub struct Proxy {
     addr: SocketAddr,
     port: Port,
-    apps: Vec<Arc<App>>,
+    /// Ends connections that have no request.
+    idle_end: CancellationToken,
     draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
 }
@@ -106,17 +105,24 @@ impl Proxy {
             keep: options.keepalive.is_some(),
         };
         let (stop, stopping) = watch::channel(false);
-        let mut apps = Vec::new();
+        let idle_end = CancellationToken::new();
         // Each worker takes connections from the same socket, and keeps those it took.
         for worker in workers.all() {
+            let mut proxy = HttpProxy::new(gateway.clone(), Arc::new(ServerConf::default()));
+            // Else Pingora refuses CONNECT by itself: without a code, and unseen by log and metrics.
+            let mut http = HttpServerOptions::default();
+            http.allow_connect_method_proxying = true;
+            proxy.server_options = Some(http);
             let app = Arc::new(App {
-                proxy: Arc::new(HttpProxy::new(gateway.clone(), Arc::new(ServerConf::default()))),
+                proxy: Arc::new(proxy),
+                max_header_bytes: options.max_header_bytes,
+                // Of this worker: its connections wait for it in a list of their own.
+                idle_end: idle_end.child_token(),
                 tls: options.tls.clone(),
                 limits,
                 stopping: stopping.clone(),
                 port: port.clone(),
             });
-            apps.push(app.clone());
             let here = worker.clone();
             port.accept(
                 listener.try_clone()?,
@@ -128,7 +134,7 @@ impl Proxy {
                 },
             )?;
         }
-        Ok(Proxy { addr, port, apps, draining, stop })
+        Ok(Proxy { addr, port, idle_end, draining, stop })
     }
 
     /// The bound address.
@@ -150,9 +156,7 @@ impl Proxy {
         self.stop.send_replace(true);
         let quiet = deadline.min(Instant::now() + QUIET);
         if timeout_at(quiet, self.port.tasks().wait()).await.is_err() {
-            for app in &self.apps {
-                app.proxy.http_cleanup().await;
-            }
+            self.idle_end.cancel();
         }
         self.port.drain(deadline).await
     }
@@ -162,6 +166,8 @@ impl Proxy {
 /// lifecycle.
 struct App {
     proxy: Arc<HttpProxy<Gateway>>,
+    max_header_bytes: usize,
+    idle_end: CancellationToken,
     tls: Acceptor,
     limits: ConnLimits,
     stopping: ShutdownWatch,
@@ -173,33 +179,18 @@ impl App {
         let Some(mut conn) = self.tls.open(accepted, self.limits).await else { return };
         let http2 = match stream::chose_http2(&conn) {
             Some(chosen) => chosen,
-            None => conn.speaks_http2().await,
+            None => tokio::select! {
+                biased;
+                spoken = conn.speaks_http2() => spoken,
+                () = self.idle_end.cancelled() => return,
+            },
         };
         if http2 {
-            let stream = Box::new(ClientStream::http2(conn, self.port.tasks().clone()));
             // Boxed: most connections are HTTP/1, and need not hold the room for it.
-            Box::pin(http2::serve(stream, &self.proxy, &self.stopping)).await;
+            let tasks = self.port.tasks().clone();
+            Box::pin(http2::serve(conn, tasks, &self.proxy, &self.stopping)).await;
         } else {
-            self.http1(conn).await;
-        }
-    }
-
-    async fn http1(&self, conn: Conn) {
-        let watch = conn.watch();
-        let stream = ClientStream::http1(conn, self.port.tasks().clone());
-        let mut session = ServerSession::new_http1(Box::new(stream));
-        // No limit of Pingora's: the connection itself keeps the time of heads and of idleness.
-        session.set_keepalive(Some(0));
-        loop {
-            // Comes back to `Gateway::on_connection_reuse` when the head is here.
-            session.set_connection_user_context(Some(Box::new(watch.clone())));
-            let Some(reused) = self.proxy.process_new_http(session, &self.stopping).await else { return };
-            watch.set(Standing::Idle);
-            let (stream, settings) = reused.consume();
-            session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
-            }
+            http1::serve(conn, &self.proxy, self.max_header_bytes, &self.stopping, &self.idle_end).await;
         }
     }
 }

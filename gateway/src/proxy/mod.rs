@@ -4,20 +4,22 @@ mod access;
 mod client;
 mod download;
 pub mod endpoint;
+mod exchange;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod http1;
 mod http2;
 mod incoming;
 mod listen;
 mod outgoing;
 mod plugins;
 mod retry;
+mod session;
 mod stream;
 mod upgraded;
 mod upload;
 
-use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,10 +28,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, Version, header};
 use piko_bootstrap::access_log::AccessLogConfig;
-use piko_net::gate::{Standing, Watch};
 use piko_plugin_host::Taken;
 use piko_tunnel::headers;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -49,6 +49,7 @@ use forward::{Timeouts, forward};
 use incoming::Incoming;
 pub use listen::{Proxy, ProxyOptions};
 use plugins::{Asked, Decision};
+use session::Refused;
 
 /// The proxy port's logic.
 #[derive(Clone)]
@@ -74,8 +75,6 @@ pub(crate) struct Request {
     incoming: Incoming,
     /// The client waits for a 100 before it sends its body (RFC 9110, section 10.1.1).
     expects: bool,
-    /// The connection may be kept after this request.
-    may_keep: bool,
     /// Path and headers, bytes.
     request_size: usize,
     endpoint: Option<EndpointKey>,
@@ -99,7 +98,6 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             incoming: Incoming::default(),
             expects: false,
-            may_keep: false,
             request_size: 0,
             endpoint: None,
             taken: None,
@@ -111,19 +109,11 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    /// Pingora calls this with what its session was given, as soon as the head is here: from now on the
-    /// connection waits for no head, and is not idle.
-    fn on_connection_reuse(&self, _: &mut Session, _: &mut Request, given: Box<dyn Any + Send + Sync>) {
-        if let Ok(watch) = given.downcast::<Watch>() {
-            watch.set(Standing::Busy);
-        }
-    }
-
     /// The whole request: what it asks for, whether it may, and its way to an upstream and back. Pingora's
     /// later phases belong to its own upstream paths, which are not used: see docs/request.md.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Request) -> Result<bool> {
         ctx.in_flight = Some(self.metrics.proxy.enter());
-        self.prepare_connection(session, ctx);
+        self.prepare_connection(session, ctx)?;
         self.parse(session, ctx).map_err(Failure::into_error)?;
         let admitted = self.admit(session).await.map_err(Failure::into_error)?;
         let answered = self.find_endpoint(session, ctx, &admitted).await?;
@@ -153,7 +143,7 @@ impl ProxyHttp for Gateway {
         let reply = failure.reply();
         self.metrics.proxy.errors.with_label_values(&[reply.code]).inc();
         if failure.ends_connection() {
-            session.downstream_session.set_keepalive(None);
+            let _ = Client::of(&session.downstream_session).map(|client| client.keep(false));
         }
         let Ok((head, body)) = failure_reply(failure) else { return broken };
         if self.reply(session, ctx, head, body).await.is_err() {
@@ -186,34 +176,28 @@ impl ProxyHttp for Gateway {
 
 impl Gateway {
     /// How the client's connection is used for this request and kept after it.
-    fn prepare_connection(&self, session: &mut Session, ctx: &mut Request) {
-        let head = session.req_header();
+    fn prepare_connection(&self, session: &mut Session, ctx: &mut Request) -> Result<()> {
+        let client = Client::of(&session.downstream_session)?;
+        let head = client.head();
+        // What could not be read as a request is answered, logged and counted like any other.
+        if let Some(Refused(failure)) = head.extensions.get() {
+            return Err(failure.into_error());
+        }
+        // HTTP/1.0 knows no 100: its `Expect` is ignored.
         ctx.expects = head.version >= Version::HTTP_11
             && head
                 .headers
                 .get(header::EXPECT)
                 .is_some_and(|value| headers::has_token(value, "100-continue"));
-        let downstream = &mut session.downstream_session;
-        // A fast client's next request may be here before this one's answer is out.
-        downstream.set_pipelining_enabled(true);
-        if let ServerSession::H1(http1) = &mut **downstream {
-            // An answer may come before the request's end; the rest is read after it, see `Client::settle`.
-            http1.set_close_on_response_before_downstream_finish(false);
-        }
-        // The pump has clocks of its own.
-        downstream.set_read_timeout(None);
-        downstream.set_write_timeout(self.timeouts.write);
-        if let Ok(client) = Client::of(downstream) {
-            ctx.may_keep = client.may_keep();
-            // Without its 100, nobody can tell whether the client sends the body after an answer or not.
-            client.keep(self.keepalive().filter(|_| ctx.may_keep && !ctx.expects));
-        }
+        // Without its 100, nobody can tell whether the client sends the body after an answer or not.
+        client.keep(self.keeps() && !ctx.expects);
+        Ok(())
     }
 
-    /// HTTP/1 connections are kept, for Pingora without a limit (0): the connection itself knows how long. A node
-    /// that is leaving keeps none: clients come back by way of another.
-    fn keepalive(&self) -> Option<u64> {
-        (self.keep && !*self.draining.borrow()).then_some(0)
+    /// HTTP/1 connections are kept: the connection itself knows how long. A node that is leaving keeps none: clients
+    /// come back by way of another.
+    fn keeps(&self) -> bool {
+        self.keep && !*self.draining.borrow()
     }
 
     /// Answers a request that goes no further.
@@ -226,10 +210,10 @@ impl Gateway {
     ) -> Result<()> {
         // To a HEAD there is no body (RFC 9110, section 9.3.2), and HTTP/2 clients insist on it.
         let empty = body.is_empty() || session.req_header().method == Method::HEAD;
-        let client = Client::of(&mut session.downstream_session)?;
+        let client = Client::of(&session.downstream_session)?;
         client.queue_head(head, empty)?;
         if !empty {
-            client.queue(body, true);
+            client.queue(body, true)?;
         }
         client.flush(self.timeouts.write).await?;
         if !ctx.expects {

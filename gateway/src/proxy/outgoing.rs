@@ -125,17 +125,11 @@ fn connect_target(endpoint: &EndpointId) -> Result<Uri, Failure> {
     Uri::from_parts(target).map_err(|_| Failure::BadRequest)
 }
 
-/// Makes an upstream's head the client's: nothing private, and framing as the client's version has it.
-/// `ended`: no body follows.
+/// Makes an upstream's head the client's: nothing private. Its framing is for the client's connection to say.
 ///
 /// # Errors
 /// A status that HTTP does not have, or a change of protocol that nobody asked for.
-pub(super) fn answer(
-    answer: http::response::Parts,
-    client: Version,
-    method: &Method,
-    ended: bool,
-) -> Result<ResponseHeader, Failure> {
+pub(super) fn answer(answer: http::response::Parts) -> Result<ResponseHeader, Failure> {
     let mut head = ResponseHeader::from(answer);
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::UnaskedUpgrade);
@@ -144,18 +138,9 @@ pub(super) fn answer(
         return Err(Failure::BadAnswer);
     }
     strip_private(&mut head);
-    let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if head.status == StatusCode::NO_CONTENT {
         // RFC 9110, section 8.6: a 204 has no length.
         head.remove_header(&header::CONTENT_LENGTH);
-    }
-    let framed = ended || bodiless || head.headers.contains_key(header::CONTENT_LENGTH);
-    if !framed && client == Version::HTTP_11 && *method != Method::HEAD {
-        let chunked = HeaderValue::from_static("chunked");
-        head.insert_header(header::TRANSFER_ENCODING, chunked).map_err(|_| Failure::Internal)?;
-    }
-    if client != Version::HTTP_2 {
-        head.set_version(Version::HTTP_11);
     }
     Ok(head)
 }
@@ -169,7 +154,6 @@ pub(super) fn switching(
     let mut head = ResponseHeader::from(answer);
     strip_private(&mut head);
     head.set_status(StatusCode::SWITCHING_PROTOCOLS).map_err(|_| Failure::Internal)?;
-    head.set_version(Version::HTTP_11);
     head.remove_header(&header::CONTENT_LENGTH);
     let upgrade = HeaderValue::from_static("upgrade");
     head.insert_header(header::UPGRADE, protocol).map_err(|_| Failure::Internal)?;

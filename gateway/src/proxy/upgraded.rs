@@ -11,8 +11,8 @@ use piko_tunnel::handshake::{self, TCP_UPGRADE_TOKEN};
 use piko_tunnel::headers;
 use piko_tunnel::progress::Progress;
 
-use super::client::Piece;
 use super::download::{Download, Next};
+use super::exchange::Piece;
 use super::forward::{Attempt, Broken};
 use super::incoming::{Carrier, Upgrade};
 use super::outgoing;
@@ -66,10 +66,8 @@ fn taken(
         Upgrade::WebSocket => Some((answer.headers.get(headers::UPGRADED)?.clone(), None)),
         Upgrade::Tcp(_, Carrier::Bytes) => Some((HeaderValue::from_static(TCP_UPGRADE_TOKEN), None)),
         Upgrade::Tcp(_, Carrier::Messages) => {
-            let key = |head: &pingora_http::RequestHeader| {
-                head.headers.get(header::SEC_WEBSOCKET_KEY).and_then(handshake::websocket_accept)
-            };
-            Some((HeaderValue::from_static("websocket"), attempt.client.head(key)))
+            let key = attempt.client.head().headers.get(header::SEC_WEBSOCKET_KEY);
+            Some((HeaderValue::from_static("websocket"), key.and_then(handshake::websocket_accept)))
         }
     }
 }
@@ -104,7 +102,7 @@ async fn splice(
     let down = async {
         while let Next::Data(data, end) = body.next().await.map_err(Broken::body)? {
             moved.touch();
-            client.queue_upgraded(data);
+            client.queue(data, false).map_err(Broken::Client)?;
             client.flush(write).await.map_err(Broken::Client)?;
             if end {
                 break;

@@ -9,7 +9,8 @@ use piko_tunnel::body::send_data;
 use piko_tunnel::headers;
 use piko_tunnel::progress::Progress;
 
-use super::client::{Client, Piece};
+use super::client::Client;
+use super::exchange::Piece;
 use super::forward::Broken;
 
 /// What is kept of a body, so that it can be sent to another upstream. Bytes.

@@ -1,7 +1,7 @@
 //! One HTTP/2 stream of a client: its request's body, and the answer on its way.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,19 +11,15 @@ use http::{HeaderMap, Response, Version, header};
 use parking_lot::Mutex;
 use piko_tunnel::headers;
 use pingora_error::{Error, ErrorType, OrErr as _, Result};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::ResponseHeader;
 
-use super::super::client::Piece;
+use super::super::exchange::{Exchange, Piece};
 
-/// One stream, shared by the session that Pingora holds and the pump that moves its bytes. Each call
-/// takes the lock for as long as one poll.
-pub(in crate::proxy) struct Exchange {
+/// One stream.
+pub(super) struct Http2 {
     streams: Mutex<Streams>,
-    /// The final head, once it was sent.
     answered: OnceLock<ResponseHeader>,
-    /// Bytes of the request's body that were read.
     read: AtomicUsize,
-    /// Bytes of the answer's body that were handed to h2.
     sent: AtomicUsize,
 }
 
@@ -41,8 +37,8 @@ struct Streams {
     ended: bool,
 }
 
-impl Exchange {
-    pub(super) fn new(request: RecvStream, respond: SendResponse<Bytes>) -> Arc<Exchange> {
+impl Http2 {
+    pub(super) fn new(request: RecvStream, respond: SendResponse<Bytes>) -> Http2 {
         let streams = Streams {
             request,
             data_done: false,
@@ -53,40 +49,35 @@ impl Exchange {
             ends: false,
             ended: false,
         };
-        Arc::new(Exchange {
+        Http2 {
             streams: Mutex::new(streams),
             answered: OnceLock::new(),
             read: AtomicUsize::new(0),
             sent: AtomicUsize::new(0),
-        })
+        }
     }
+}
 
-    /// The stream of a request that [`super::serve`] accepted.
-    pub(in crate::proxy) fn of(head: &RequestHeader) -> Option<Arc<Exchange>> {
-        head.extensions.get::<Arc<Exchange>>().cloned()
-    }
-
-    pub(super) fn answered(&self) -> Option<&ResponseHeader> {
+impl Exchange for Http2 {
+    fn answered(&self) -> Option<&ResponseHeader> {
         self.answered.get()
     }
 
-    pub(super) fn bytes_read(&self) -> usize {
+    fn bytes_read(&self) -> usize {
         self.read.load(Relaxed)
     }
 
-    pub(super) fn bytes_sent(&self) -> usize {
+    fn bytes_sent(&self) -> usize {
         self.sent.load(Relaxed)
     }
 
-    /// The request has nothing more to read.
-    pub(in crate::proxy) fn request_done(&self) -> bool {
+    fn request_done(&self) -> bool {
         let streams = self.streams.lock();
         streams.request_done || streams.request.is_end_stream()
     }
 
-    /// The next piece of the request's body. Its window is given back as it is handed on, so that a
-    /// reader that is slow slows the client.
-    pub(in crate::proxy) fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Result<Piece>> {
+    /// The window of a piece is given back as it is handed on, so that a reader that is slow slows the client.
+    fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Result<Piece>> {
         let streams = &mut *self.streams.lock();
         if !streams.data_done {
             match ready!(streams.request.poll_data(cx)) {
@@ -109,8 +100,8 @@ impl Exchange {
         Poll::Ready(Ok(trailers.map_or(Piece::End, Piece::Trailers)))
     }
 
-    /// Ready once the client has reset the stream or its connection is gone.
-    pub(in crate::proxy) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+    /// It has reset the stream, or its connection is gone.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         let streams = &mut *self.streams.lock();
         let reset = match &mut streams.answer {
             Some(answer) => ready!(answer.poll_reset(cx)),
@@ -120,8 +111,7 @@ impl Exchange {
         Poll::Ready(Error::explain(ErrorType::ConnectionClosed, format!("the client is gone: {reason}")))
     }
 
-    /// Sends the answer's head, or an informational one (RFC 9110, section 15.2).
-    pub(in crate::proxy) fn send_head(&self, mut head: ResponseHeader, end: bool) -> Result<()> {
+    fn send_head(&self, mut head: ResponseHeader, end: bool) -> Result<()> {
         let streams = &mut *self.streams.lock();
         if self.answered.get().is_some() {
             return Error::e_explain(ErrorType::InternalError, "an answer was begun twice");
@@ -146,16 +136,16 @@ impl Exchange {
         Ok(())
     }
 
-    /// Queues a piece of the answer's body; [`Exchange::poll_flush`] sends it.
-    pub(in crate::proxy) fn queue(&self, data: Bytes, end: bool) {
+    fn queue(&self, data: Bytes, end: bool) -> Result<()> {
         let streams = &mut *self.streams.lock();
         debug_assert!(streams.waiting.is_empty(), "one piece at a time");
         streams.waiting = data;
         streams.ends = end;
+        Ok(())
     }
 
     /// Hands what is queued to h2, as the client's window allows.
-    pub(in crate::proxy) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let streams = &mut *self.streams.lock();
         let Some(answer) = streams.answer.as_mut().filter(|_| !streams.ended) else {
             streams.waiting.clear();
@@ -184,8 +174,7 @@ impl Exchange {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends the answer, with trailers where there are some.
-    pub(in crate::proxy) fn send_end(&self, trailers: Option<HeaderMap>) -> Result<()> {
+    fn send_end(&self, trailers: Option<HeaderMap>) -> Result<()> {
         let streams = &mut *self.streams.lock();
         let Some(answer) = streams.answer.as_mut().filter(|_| !streams.ended) else { return Ok(()) };
         streams.ended = true;
@@ -196,12 +185,23 @@ impl Exchange {
         sent.or_err(ErrorType::WriteError, "ending an answer")
     }
 
-    /// Breaks the answer off, so that the client cannot take what it has for the whole.
-    pub(super) fn reset(&self, reason: Reason) {
+    fn abandon(&self) {
         let streams = &mut *self.streams.lock();
         if !streams.ended {
             streams.ended = true;
-            streams.respond.send_reset(reason);
+            streams.respond.send_reset(Reason::INTERNAL_ERROR);
         }
+    }
+
+    fn is_one_of_many(&self) -> bool {
+        true
+    }
+
+    // The connection outlives each of its streams.
+    fn keep(&self, _: bool) {}
+
+    // There are no upgraded streams.
+    fn poll_close_write(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
     }
 }

@@ -1,7 +1,7 @@
-//! One HTTP/2 stream as a session of Pingora's, for what its lifecycle and our filters ask of one.
+//! One request as a session of Pingora's, for what its lifecycle and our filters ask of one.
 //!
-//! Bodies do not come this way, but for the short answers that a node makes itself: the pump uses the
-//! session's [`Exchange`].
+//! Bodies do not come this way: the pump uses the session's [`Exchange`], which the head's extensions carry past
+//! Pingora.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -10,11 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -22,31 +21,47 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
-use super::super::client::Piece;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Piece};
+use crate::error::Failure;
 
-/// One request of an HTTP/2 client.
-pub(super) struct Http2Session {
+/// One request of a client.
+pub(super) struct ClientSession {
     head: RequestHeader,
-    exchange: Arc<Exchange>,
+    exchange: Arc<dyn Exchange>,
     digest: Arc<Digest>,
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
     drain_timeout: Option<Duration>,
 }
 
-impl Http2Session {
-    pub(super) fn new(
-        mut head: RequestHeader,
-        body: RecvStream,
-        respond: SendResponse<Bytes>,
-        digest: Arc<Digest>,
-    ) -> Self {
-        let exchange = Exchange::new(body, respond);
-        head.extensions_mut().insert(exchange.clone());
-        Http2Session { head, exchange, digest, read_timeout: None, write_timeout: None, drain_timeout: None }
-    }
+/// In a head's extensions: the lifecycle is to answer this, and nothing else.
+#[derive(Clone, Copy)]
+pub(super) struct Refused(pub(super) Failure);
 
+/// A session for Pingora's lifecycle. `refused`: the head says no more than what access log and metrics show of a
+/// request that is not served.
+pub(super) fn new(
+    mut head: RequestHeader,
+    refused: Option<Failure>,
+    exchange: Arc<dyn Exchange>,
+    digest: Arc<Digest>,
+) -> ServerSession {
+    let extensions = head.extensions_mut();
+    extensions.insert(exchange.clone());
+    if let Some(failure) = refused {
+        extensions.insert(Refused(failure));
+    }
+    ServerSession::new_custom(Box::new(ClientSession {
+        head,
+        exchange,
+        digest,
+        read_timeout: None,
+        write_timeout: None,
+        drain_timeout: None,
+    }))
+}
+
+impl ClientSession {
     async fn flush(&self) -> Result<()> {
         let flushed = poll_fn(|cx| self.exchange.poll_flush(cx));
         match self.write_timeout {
@@ -60,7 +75,7 @@ impl Http2Session {
 }
 
 #[async_trait]
-impl Session for Http2Session {
+impl Session for ClientSession {
     fn req_header(&self) -> &RequestHeader {
         &self.head
     }
@@ -76,26 +91,29 @@ impl Session for Http2Session {
         }
     }
 
-    // An unread body is no hindrance to the connection's other streams: h2 resets this one.
+    // What is left of a body is `Client::settle`'s to read.
     async fn drain_request_body(&mut self) -> Result<()> {
         Ok(())
     }
 
     async fn write_response_header(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<()> {
-        self.exchange.send_head(*head, end)
+        self.exchange.send_head(*head, end)?;
+        self.flush().await
     }
 
     async fn write_response_header_ref(&mut self, head: &ResponseHeader, end: bool) -> Result<()> {
-        self.exchange.send_head(head.clone(), end)
+        self.exchange.send_head(head.clone(), end)?;
+        self.flush().await
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.exchange.queue(data, end);
+        self.exchange.queue(data, end)?;
         self.flush().await
     }
 
     async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        self.exchange.send_end(Some(trailers))
+        self.exchange.send_end(Some(trailers))?;
+        self.flush().await
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
@@ -121,6 +139,7 @@ impl Session for Http2Session {
         if ended {
             self.exchange.send_end(None)?;
         }
+        self.flush().await?;
         Ok(ended)
     }
 
@@ -157,7 +176,7 @@ impl Session for Http2Session {
     }
 
     async fn shutdown(&mut self, _code: u32, _why: &str) {
-        self.exchange.reset(Reason::INTERNAL_ERROR);
+        self.exchange.abandon();
     }
 
     fn is_body_done(&mut self) -> bool {
@@ -165,7 +184,8 @@ impl Session for Http2Session {
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.exchange.send_end(None)
+        self.exchange.send_end(None)?;
+        self.flush().await
     }
 
     fn is_body_empty(&mut self) -> bool {
@@ -191,7 +211,7 @@ impl Session for Http2Session {
         Some(&self.digest)
     }
 
-    // The connection's streams share it.
+    // All requests of a connection share it.
     fn digest_mut(&mut self) -> Option<&mut Digest> {
         None
     }
