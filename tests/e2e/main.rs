@@ -12,6 +12,7 @@ mod cluster;
 mod config;
 mod grpc;
 mod hostile_h2;
+mod http1;
 mod lanes;
 mod partition;
 mod plugin_faults;
