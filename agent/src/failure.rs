@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, BadFraming};
 
 /// Why a request got no answer of the service.
@@ -106,9 +107,21 @@ impl From<BadFraming> for Failure {
     }
 }
 
-/// Answers with a failure. An answer to HEAD has no body (RFC 9110, section 9.3.2).
-pub(crate) fn reply(respond: &mut SendResponse<Bytes>, method: &Method, failure: Failure) -> StatusCode {
+/// Answers with a failure. An answer to HEAD has no body (RFC 9110, section 9.3.2). `grpc`: the content type of a
+/// request that is gRPC.
+pub(crate) fn reply(
+    respond: &mut SendResponse<Bytes>,
+    method: &Method,
+    grpc: Option<&HeaderValue>,
+    failure: Failure,
+) -> StatusCode {
     let (status, code, words) = failure.row();
+    if let Some(content_type) = grpc {
+        let answer = grpc::answer(content_type, grpc::Code::of(status), words, code);
+        // A stream that is gone by now needs no answer.
+        let _ = respond.send_response(answer, true);
+        return status;
+    }
     let body = Bytes::from(format!("{{\"error\":\"{words}\",\"code\":\"{code}\"}}\n"));
     let mut response = Response::new(());
     *response.status_mut() = status;

@@ -11,6 +11,7 @@ use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
 use piko_bootstrap::access_line;
 use piko_tunnel::body::RecvBody;
+use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, Framing};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::limits;
@@ -58,6 +59,7 @@ pub(crate) async fn serve(
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
     let (parts, stream) = request.into_parts();
     let method = parts.method.clone();
+    let grpc = grpc::asked(&parts.headers).cloned();
     let served = match Ask::parse(parts, stream.is_end_stream()) {
         Err(bad) => Err(bad.into()),
         Ok(ask) if ask.upgrade.is_some() => upgrade(ask, stream, &mut respond, service, pool).await,
@@ -65,7 +67,7 @@ pub(crate) async fn serve(
     };
     let Logged { status, response_headers } = match served {
         Ok(logged) => logged,
-        Err(NoAnswer::Failed(failure)) => reply(&mut respond, &method, failure).into(),
+        Err(NoAnswer::Failed(failure)) => reply(&mut respond, &method, grpc.as_ref(), failure).into(),
         Err(NoAnswer::ClientGone) => CLIENT_GONE.into(),
     };
     counted.done(status);

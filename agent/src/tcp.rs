@@ -33,7 +33,7 @@ pub(crate) async fn serve(
             debug!(service.addr = addr, error = %e, "service failed");
             let late = e.kind() == std::io::ErrorKind::TimedOut;
             let failure = if late { Failure::Timeout } else { Failure::Unreachable };
-            counted.done(reply(&mut respond, request.method(), failure));
+            counted.done(reply(&mut respond, request.method(), None, failure));
             return;
         }
     };

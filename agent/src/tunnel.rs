@@ -11,6 +11,7 @@ use http::{Method, Request};
 use piko_tunnel::agent_session::{AgentSession, Incoming};
 use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
 use piko_tunnel::dial::{Bundle, Dialed, Purpose};
+use piko_tunnel::grpc;
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::{SessionError, Settings, headers};
@@ -205,5 +206,5 @@ fn refuse(
     failure: Failure,
 ) {
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
-    counted.done(reply(&mut respond, request.method(), failure));
+    counted.done(reply(&mut respond, request.method(), grpc::asked(request.headers()), failure));
 }

@@ -1,6 +1,7 @@
 //! The one table from what went wrong to what the client reads, what is logged and what is counted.
 
 use http::StatusCode;
+use piko_tunnel::grpc;
 use piko_tunnel::headers::BadFraming;
 use pingora_error::{Error, ErrorSource, ErrorType};
 
@@ -43,8 +44,10 @@ pub enum Failure {
     NotHttp,
     /// No agent listens on the endpoint.
     NoUpstream,
-    /// An agent listens, but could not be reached or broke off.
+    /// An agent listens, but could not be reached, or its tunnel broke before an answer.
     Unreachable,
+    /// The service's answer had begun, and broke off.
+    BrokeOff,
     /// The service changed the protocol, and nobody had asked for that.
     UnaskedUpgrade,
     /// The service's answer is none that HTTP knows.
@@ -55,7 +58,19 @@ pub enum Failure {
     Plugin,
     /// A bug of ours.
     Internal,
+    /// The client sends nothing more of its request's body.
+    RequestTimeout,
+    /// The client left before its answer was whole. Nobody reads this one: it is for the log and the metrics.
+    ClientClosed,
+    /// The client takes nothing of its answer, and was cut off. For the log and the metrics, too.
+    ClientStalled,
 }
+
+/// In the access log, as NGINX has it: the client left before there was an answer.
+const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
 
 /// A row of the table.
 pub struct Reply {
@@ -65,11 +80,13 @@ pub struct Reply {
     pub code: &'static str,
     /// For people: the JSON's `error`.
     pub words: &'static str,
+    /// The same to a client that speaks gRPC.
+    pub grpc: grpc::Code,
 }
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 28] = [
+    pub const ALL: [Failure; 32] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
@@ -93,11 +110,15 @@ impl Failure {
         Failure::NotHttp,
         Failure::NoUpstream,
         Failure::Unreachable,
+        Failure::BrokeOff,
         Failure::UnaskedUpgrade,
         Failure::BadAnswer,
         Failure::Timeout,
         Failure::Plugin,
         Failure::Internal,
+        Failure::RequestTimeout,
+        Failure::ClientClosed,
+        Failure::ClientStalled,
     ];
 
     /// The table.
@@ -153,6 +174,9 @@ impl Failure {
             }
             Failure::NoUpstream => (StatusCode::BAD_GATEWAY, "no_upstream", "no available upstreams"),
             Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
+            Failure::BrokeOff => {
+                (StatusCode::BAD_GATEWAY, "upstream_broke_off", "upstream broke its answer off")
+            }
             Failure::UnaskedUpgrade => {
                 (StatusCode::BAD_GATEWAY, "upstream_unasked_upgrade", "upstream changed the protocol unasked")
             }
@@ -162,8 +186,13 @@ impl Failure {
             Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
             Failure::Plugin => (StatusCode::SERVICE_UNAVAILABLE, "plugin_failed", "a plugin failed"),
             Failure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
+            Failure::RequestTimeout => {
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "the request's body stopped coming")
+            }
+            Failure::ClientClosed => (CLIENT_CLOSED, "client_closed", "the client left"),
+            Failure::ClientStalled => (CLIENT_CLOSED, "client_stalled", "the client does not read"),
         };
-        Reply { status, code, words }
+        Reply { status, code, words, grpc: grpc::Code::of(status) }
     }
 
     /// Is the client's connection no longer to be trusted? What it sends next may not be what it seems
@@ -180,7 +209,13 @@ impl Failure {
                 | Failure::TransferCoding
                 | Failure::HeadersTooLarge
                 | Failure::Internal
+                | Failure::RequestTimeout
         )
+    }
+
+    /// Is there nobody left to answer?
+    pub fn is_the_clients(self) -> bool {
+        matches!(self, Failure::ClientClosed | Failure::ClientStalled)
     }
 
     /// As Pingora's error, to leave a filter with. Found again by [`Failure::of`].
@@ -189,24 +224,28 @@ impl Failure {
         Error::explain(ErrorType::CustomCode(reply.code, reply.status.as_u16()), reply.words)
     }
 
-    /// Which failure an error of Pingora's stands for; `None` when the client is gone and there is
-    /// nobody to answer.
-    pub fn of(error: &Error) -> Option<Failure> {
+    /// Which failure an error of Pingora's stands for.
+    pub fn of(error: &Error) -> Failure {
         if let ErrorType::CustomCode(code, _) = error.etype() {
-            return Failure::ALL.into_iter().find(|failure| failure.reply().code == *code);
+            let known = Failure::ALL.into_iter().find(|failure| failure.reply().code == *code);
+            return known.unwrap_or(Failure::Internal);
         }
         match error.esource() {
             ErrorSource::Upstream => match error.etype() {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout => {
-                    Some(Failure::Timeout)
+                    Failure::Timeout
                 }
-                _ => Some(Failure::Unreachable),
+                _ => Failure::Unreachable,
             },
             ErrorSource::Downstream => match error.etype() {
-                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => None,
-                _ => Some(Failure::BadRequest),
+                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => {
+                    Failure::ClientClosed
+                }
+                ErrorType::WriteTimedout => Failure::ClientStalled,
+                ErrorType::ReadTimedout => Failure::RequestTimeout,
+                _ => Failure::BadRequest,
             },
-            ErrorSource::Internal | ErrorSource::Unset => Some(Failure::Internal),
+            ErrorSource::Internal | ErrorSource::Unset => Failure::Internal,
         }
     }
 }
@@ -224,5 +263,29 @@ impl Reply {
     /// The JSON body, newline included, as Piko's.
     pub fn body(&self) -> String {
         format!("{{\"error\":\"{}\",\"code\":\"{}\"}}\n", self.words, self.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_is_found_again_by_its_code() {
+        for failure in Failure::ALL {
+            assert_eq!(Failure::of(&failure.into_error()), failure);
+        }
+    }
+
+    /// A client that leaves was counted as one that sent nonsense.
+    #[test]
+    fn clients_that_leave_are_no_bad_requests() {
+        let down = |kind| Failure::of(&Error::new(kind).into_down());
+        for kind in [ErrorType::ReadError, ErrorType::WriteError, ErrorType::ConnectionClosed] {
+            assert_eq!(down(kind), Failure::ClientClosed);
+        }
+        assert_eq!(down(ErrorType::WriteTimedout), Failure::ClientStalled);
+        assert_eq!(down(ErrorType::ReadTimedout), Failure::RequestTimeout);
+        assert_eq!(down(ErrorType::InvalidHTTPHeader), Failure::BadRequest);
     }
 }

@@ -37,7 +37,7 @@ pub struct ProxyMetrics {
     response_size: Histogram,
     /// `piko_proxy_retries_total`
     pub retries: IntCounter,
-    /// `piko_proxy_errors_total{code}`: replies this node made itself.
+    /// `piko_proxy_errors_total{code}`: requests that failed, by why.
     pub errors: IntCounterVec,
     /// `piko_upstreams_upstream_requests_total`
     pub upstream_requests: IntCounter,
@@ -135,7 +135,7 @@ impl Metrics {
                 "piko_proxy_retries_total",
                 "Requests sent to another upstream after a failure",
             ),
-            errors: counters(r, "piko_proxy_errors_total", "Replies this node made itself", &["code"]),
+            errors: counters(r, "piko_proxy_errors_total", "Requests that failed, by why", &["code"]),
             upstream_requests: counter(
                 r,
                 "piko_upstreams_upstream_requests_total",

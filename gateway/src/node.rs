@@ -23,7 +23,7 @@ use crate::peer::{Door, Links, PeerPort, Purpose};
 use crate::plugins::{ClusterDirectory, Plugins};
 use crate::ports::{Ports, Secured};
 use crate::proxy::endpoint::Domains;
-use crate::proxy::{Proxy, ProxyOptions};
+use crate::proxy::{PerEndpoint, Proxy, ProxyOptions, TrustedProxies};
 use crate::route::target::Targets;
 use crate::route::{Registry, Router};
 use crate::shutdown;
@@ -387,7 +387,9 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, key: Option<ClusterKey>)
 fn proxy_options(config: &Config, tls: Acceptor, plugins: Arc<Plugins>) -> Result<ProxyOptions, KeyError> {
     let proxy = &config.proxy;
     Ok(ProxyOptions {
-        timeout: proxy.timeout.on(),
+        endpoints: PerEndpoint::new(proxy),
+        // Checked with the rest of the configuration.
+        trusted_proxies: TrustedProxies::parse(&proxy.trusted_proxies).unwrap_or_default(),
         head: proxy.http.read_header_timeout.on(),
         read: proxy.http.read_timeout.on(),
         write: proxy.http.write_timeout.on(),

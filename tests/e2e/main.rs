@@ -7,13 +7,16 @@
 
 mod admin;
 mod auth;
+mod balancers;
 mod borders_cluster;
 mod cluster;
 mod config;
+mod edge;
 mod grpc;
 mod hostile_h2;
 mod http1;
 mod lanes;
+mod names;
 mod partition;
 mod plugin_faults;
 mod plugins;

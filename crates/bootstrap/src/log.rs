@@ -45,9 +45,10 @@ pub fn check_level(key: &str, level: &str) -> Result<(), Invalid> {
 /// Sets the process's log up, once its configuration is checked.
 pub fn init(config: &LogConfig, json: bool) {
     let level = &config.level;
-    // Third parties are heard from warn on, whatever our level: at info they are not about us.
+    // Third parties are heard from warn on, whatever our level: at info they are not about us. Pingora has a line at
+    // error for each request that fails and each client that leaves; the access log has those, under their names.
     let mut filter = format!(
-        "warn,piko={level},piko_gateway={level},piko_agent={level},piko_tunnel={level},piko_net={level},memberlist_core=error,memberlist_net=error"
+        "warn,piko={level},piko_gateway={level},piko_agent={level},piko_tunnel={level},piko_net={level},memberlist_core=error,memberlist_net=error,pingora_proxy=off,pingora_core=error"
     );
     for subsystem in &config.subsystems {
         filter.push_str(&format!(",{subsystem}=trace"));

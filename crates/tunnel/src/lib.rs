@@ -19,11 +19,13 @@ pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod gather;
+pub mod grpc;
 pub mod handshake;
 pub mod headers;
 pub mod io;
 pub mod limits;
 pub mod node_session;
+pub mod patience;
 mod probe;
 pub mod progress;
 pub mod receive;

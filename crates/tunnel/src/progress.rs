@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use crate::patience::Patience;
+
 /// When something last moved.
 #[derive(Debug)]
 pub struct Progress {
@@ -39,6 +41,15 @@ impl Progress {
         }
     }
 
+    /// Waits for `work` as long as `patience` lets it. `None`: it is over.
+    pub async fn with<T>(&self, patience: Patience, work: impl Future<Output = T>) -> Option<T> {
+        match patience {
+            Patience::Endless => Some(work.await),
+            Patience::Quiet(limit) => self.within(Some(limit), work).await,
+            Patience::Call(limit) => timeout_at(self.start + limit, work).await.ok(),
+        }
+    }
+
     fn deadline(&self, limit: Duration) -> Instant {
         self.start + Duration::from_millis(self.moved.load(Relaxed)) + limit
     }
@@ -64,5 +75,19 @@ mod tests {
         };
         assert_eq!(progress.within(limit, upload).await, Some(()));
         assert_eq!(progress.within(limit, sleep(Duration::from_secs(2))).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_calls_deadline_does_not_move() {
+        let second = Duration::from_secs(1);
+        let progress = Arc::new(Progress::default());
+        let moving = async {
+            loop {
+                sleep(second / 2).await;
+                progress.touch();
+            }
+        };
+        assert_eq!(progress.with(Patience::Call(second), moving).await, None::<()>);
+        assert_eq!(progress.with(Patience::Endless, sleep(second * 1000)).await, Some(()));
     }
 }

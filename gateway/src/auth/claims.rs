@@ -20,7 +20,7 @@ pub struct Claims {
     all: Map<String, Value>,
 }
 
-/// The endpoints that a token is good for.
+/// The endpoints that a token is good for: these, and all below those that are wildcards (`*.s3`).
 #[derive(Debug, Clone)]
 enum Endpoints {
     These(HashSet<String>),
@@ -89,7 +89,10 @@ impl Claims {
     /// Is the token good for this endpoint of this tenant?
     pub fn permits(&self, key: &EndpointKey) -> bool {
         let named = match &self.endpoints {
-            Endpoints::These(names) => names.contains(key.endpoint.as_str()),
+            Endpoints::These(names) => {
+                names.contains(key.endpoint.as_str())
+                    || key.endpoint.wildcards().any(|wildcard| names.contains(&wildcard))
+            }
             Endpoints::All => true,
         };
         named && self.is_of(key.tenant.as_ref())

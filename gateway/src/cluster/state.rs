@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::wire::{Identity, Message, Op};
 use crate::route::key::{EndpointKey, RouteKey};
+use crate::route::names::Names;
 
 /// Changes an owner keeps for those who missed some.
 const LOG: usize = 65_536;
@@ -88,6 +89,7 @@ pub struct NodeView {
 /// The shared view: routing and status read it, the registry and gossip write it.
 pub struct Table {
     state: RwLock<State>,
+    names: Arc<Names>,
     /// Counts this node's heartbeats and its goodbye.
     seq: AtomicU64,
     /// Wakes the flusher.
@@ -99,6 +101,8 @@ struct State {
     caps: Caps,
     identity: Identity,
     local: Local,
+    /// Of both tables: names that a look-up misses.
+    names: Arc<Names>,
     nodes: BTreeMap<SocketAddr, Node>,
     routes: HashMap<RouteKey, Arc<[RemoteRoute]>>,
 }
@@ -182,9 +186,11 @@ impl Table {
     /// A node that knows only itself.
     pub fn new(identity: Identity, caps: Caps) -> Self {
         let local = Local::default();
-        let state = State { caps, identity, local, nodes: BTreeMap::new(), routes: HashMap::new() };
+        let names = Arc::<Names>::default();
+        let (nodes, routes) = (BTreeMap::new(), HashMap::new());
+        let state = State { caps, identity, local, names: names.clone(), nodes, routes };
         let (dirty, changes) = (Notify::new(), watch::Sender::new(0));
-        Table { state: RwLock::new(state), seq: AtomicU64::new(0), dirty, changes }
+        Table { state: RwLock::new(state), names, seq: AtomicU64::new(0), dirty, changes }
     }
 
     /// This node's id.
@@ -199,8 +205,18 @@ impl Table {
 
     /// Sets how many upstreams this node has for an endpoint. The others hear of it within 20 ms.
     pub fn set_local(&self, route: &RouteKey, upstreams: u32) {
-        self.state.write().local.set(route, upstreams);
+        let had = self.state.write().local.set(route, upstreams);
+        match (had, upstreams > 0) {
+            (false, true) => self.names.learn(&route.endpoint),
+            (true, false) => self.names.forget(&route.endpoint),
+            _ => {}
+        }
         self.dirty.notify_one();
+    }
+
+    /// The names, here and elsewhere, that a look-up misses.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The active nodes with upstreams for an endpoint, by protocol.
@@ -212,8 +228,8 @@ impl Table {
     /// is of one tenant: those of `acme` start with `acme/`, without a `/` it is the default tenant's.
     pub fn endpoints(&self, prefix: &str, limit: usize) -> Vec<EndpointKey> {
         let (tenant, name) = prefix.rsplit_once('/').map_or((None, prefix), |(t, name)| (Some(t), name));
-        // `-` is the first of all names.
-        let least = if name.is_empty() { "-" } else { name };
+        // The first of all names, and of all wildcards.
+        let least = if "*.".starts_with(name) { "*.-" } else { name };
         let least = tenant.map_or_else(|| least.to_owned(), |tenant| format!("{tenant}/{least}"));
         let Ok(least) = least.parse::<RouteKey>() else { return Vec::new() };
         let tenant = least.endpoint.tenant.clone();
@@ -383,17 +399,19 @@ impl Table {
 }
 
 impl Local {
-    fn set(&mut self, route: &RouteKey, upstreams: u32) {
-        if upstreams == 0 {
-            self.endpoints.remove(route);
+    /// Says whether it had some before.
+    fn set(&mut self, route: &RouteKey, upstreams: u32) -> bool {
+        let before = if upstreams == 0 {
+            self.endpoints.remove(route)
         } else {
-            self.endpoints.insert(route.clone(), upstreams);
-        }
+            self.endpoints.insert(route.clone(), upstreams)
+        };
         self.version += 1;
         self.log.push_back((route.clone(), upstreams));
         if self.log.len() > LOG {
             self.log.pop_front();
         }
+        before.is_some()
     }
 
     fn since(&self, have: u64) -> Option<Vec<Op>> {
@@ -650,9 +668,11 @@ impl State {
                 })
                 .collect();
             if routes.is_empty() {
-                self.routes.remove(&endpoint);
-            } else {
-                self.routes.insert(endpoint, routes);
+                if self.routes.remove(&endpoint).is_some() {
+                    self.names.forget(&endpoint.endpoint);
+                }
+            } else if self.routes.insert(endpoint.clone(), routes).is_none() {
+                self.names.learn(&endpoint.endpoint);
             }
         }
     }

@@ -20,7 +20,7 @@ pub use advertise::advertised;
 pub use cluster::{ClusterConfig, GossipConfig};
 pub use connections::ConnectionsConfig;
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
-pub use proxy::{HttpConfig, ProxyConfig, ProxyTenantConfig, UnderscoreHeaders};
+pub use proxy::{EndpointConfig, HttpConfig, ProxyConfig, ProxyTenantConfig, UnderscoreHeaders};
 
 /// A node's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

@@ -11,8 +11,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConnectionsConfig, bind};
 use crate::auth::AuthConfig;
+use crate::proxy::TrustedProxies;
 use crate::proxy::endpoint::normal;
-use crate::route::TenantId;
+use crate::route::{EndpointKey, TenantId};
+
+/// Loopback, private, link-local, carriers' shared and unique local addresses (RFC 1918, 3927, 6598, 4193, 4291).
+const TRUSTED: [&str; 9] = [
+    "127.0.0.0/8",
+    "::1/128",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "169.254.0.0/16",
+    "fe80::/10",
+    "100.64.0.0/10",
+    "fc00::/7",
+];
 
 /// The proxy port.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -23,8 +37,16 @@ pub struct ProxyConfig {
     /// The address other nodes and status show. Default: the bound one, or this machine's address
     /// where that is every address.
     pub advertise_addr: String,
-    /// Time to the response headers, counted from the last byte of the request that moved. 0: no limit.
+    /// Time to the response headers, counted from the last byte of the request that moved. 0: no limit. None for
+    /// requests that accept `text/event-stream`; a gRPC call has its own deadline (`grpc-timeout`), or none.
     pub timeout: HumanDuration,
+    /// What single endpoints have of their own: `my-endpoint: {timeout: 10m}`, a tenant's as `acme/my-endpoint`. In the
+    /// file only.
+    pub endpoints: BTreeMap<String, EndpointConfig>,
+    /// Networks of proxies whose `X-Forwarded-…`, `X-Real-IP` and `Forwarded` are believed: addresses, or networks
+    /// as `10.0.0.0/8`. From anybody else these are replaced by what this node knows. `[]`: from everybody.
+    /// Default: this machine and private networks, where balancers live.
+    pub trusted_proxies: Vec<String>,
     /// Only hosts directly under these suffixes name an endpoint (`example.com`: `my-endpoint.example.com`).
     /// Empty: the first label of any host does.
     pub domains: Vec<String>,
@@ -44,6 +66,14 @@ pub struct ProxyConfig {
     pub tenants: BTreeMap<String, ProxyTenantConfig>,
     /// TLS on this port, with HTTP/2 by ALPN.
     pub tls: ServerTlsConfig,
+}
+
+/// What one endpoint has of its own. What is left out is as for all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointConfig {
+    /// Time to the response headers, as `proxy.timeout`. 0: no limit.
+    pub timeout: Option<HumanDuration>,
 }
 
 /// A tenant's clients.
@@ -95,7 +125,10 @@ impl Default for ProxyConfig {
         ProxyConfig {
             bind_addr: bind(":8000"),
             advertise_addr: String::new(),
-            timeout: HumanDuration::secs(30),
+            // As NGINX's, and the longest that most browsers and libraries wait without a word.
+            timeout: HumanDuration::secs(60),
+            endpoints: BTreeMap::new(),
+            trusted_proxies: TRUSTED.map(str::to_owned).into(),
             domains: Vec::new(),
             endpoint_grace: HumanDuration::secs(1),
             connections: ConnectionsConfig::default(),
@@ -127,6 +160,14 @@ impl ProxyConfig {
         self.tls.validate("proxy.tls")?;
         self.access_log.validate("proxy.access_log")?;
         self.validate_tenants()?;
+        for name in self.endpoints.keys() {
+            if let Err(e) = name.parse::<EndpointKey>() {
+                return Err(Invalid::new(format!("proxy.endpoints.{name}"), e.to_string()));
+            }
+        }
+        if let Err(e) = TrustedProxies::parse(&self.trusted_proxies) {
+            return Err(Invalid::new("proxy.trusted_proxies", e));
+        }
         self.connections.validate("proxy.connections")?;
         if !(1 << 10..=limits::MAX_MESSAGE_HEADERS as u64).contains(&self.http.max_header_bytes.0) {
             let message = "must be from 1KiB to 128KiB: no more fits through a tunnel";

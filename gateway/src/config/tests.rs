@@ -23,6 +23,7 @@ fn c2_a_file_with_every_key_is_read_as_it_is_written() {
     assert_eq!(tenants, ["tenant-1", "tenant-2"]);
     assert_eq!(config.upstream.tenants[1].auth.audience, "two");
     assert_eq!(config.proxy.tenants["tenant-1"].domains, ["tenant-1.example.com"]);
+    assert_eq!(config.proxy.endpoints["reports"].timeout, Some(HumanDuration::secs(600)));
     // Piko's spelling of how nodes reach each other.
     assert_eq!(config.cluster.peer.tls.client.server_name, "piko.internal");
     assert_eq!(config.cluster.join, ["10.26.104.14", "10.26.104.75:8003"]);
@@ -74,6 +75,7 @@ fn c3_every_key_is_a_flag_that_means_the_same() {
     // Lists and maps of mappings are in the file only.
     config.upstream.tenants.clear();
     config.proxy.tenants.clear();
+    config.proxy.endpoints.clear();
     let wanted = serde_json::to_value(&config).unwrap();
     let mut words = vec!["server".to_owned()];
     for (path, value) in leaves("", &wanted) {

@@ -7,10 +7,11 @@ use piko_bootstrap::access_line;
 use piko_bootstrap::access_log::AccessLogConfig;
 use pingora_proxy::Session;
 
-use super::{Request, client};
+use super::Request;
 use crate::route::Kind;
 
-/// Writes the line of one request. `status` 0: no response was sent.
+/// Writes the line of one request. `status` 0: no response was sent; where the client left before one, the line says
+/// 499, as NGINX's would.
 pub(super) fn log(
     config: &AccessLogConfig,
     session: &Session,
@@ -27,7 +28,9 @@ pub(super) fn log(
         Kind::Agent { agent_id, .. } => agent_id.as_str(),
         Kind::Node { id } => id.as_str(),
     });
-    let client = client(session).map(|client| client.to_string());
+    let client = ctx.came.client();
+    let gone = ctx.failure.filter(|failure| status == 0 && failure.is_the_clients());
+    let status = gone.map_or(status, |failure| failure.reply().status.as_u16());
     let failure = ctx.failure.map(|failure| failure.reply().code);
     let tries = ctx.tries;
     let duration_ms = elapsed.as_secs_f64() * 1e3;

@@ -47,7 +47,9 @@ impl<'s> Client<'s> {
     /// The next piece of the request's body. Cancel safe. After [`Piece::End`] it says so again.
     pub(super) async fn read(&self, limit: Option<Duration>) -> Result<Piece> {
         let piece = poll_fn(|cx| self.exchange.poll_read(cx));
-        within(limit, piece, "the request's body is silent").await.map_err(|e| e.into_down())
+        within(limit, piece, (ErrorType::ReadTimedout, "the request's body is silent"))
+            .await
+            .map_err(|e| e.into_down())
     }
 
     /// The last piece that was read ended the body, and nothing follows it.
@@ -98,7 +100,9 @@ impl<'s> Client<'s> {
     /// Writes what is queued, within the limit. Cancel safe.
     pub(super) async fn flush(&self, limit: Option<Duration>) -> Result<()> {
         let written = poll_fn(|cx| self.exchange.poll_flush(cx));
-        within(limit, written, "the client does not read").await.map_err(|e| e.into_down())
+        within(limit, written, (ErrorType::WriteTimedout, "the client does not read"))
+            .await
+            .map_err(|e| e.into_down())
     }
 
     /// Ends the way to the client: it sees the end of what it is sent and may still send.
@@ -144,11 +148,11 @@ impl<'s> Client<'s> {
 async fn within<T>(
     limit: Option<Duration>,
     work: impl Future<Output = Result<T>>,
-    late: &'static str,
+    late: (ErrorType, &'static str),
 ) -> Result<T> {
     let Some(limit) = limit else { return work.await };
     match timeout(limit, work).await {
         Ok(done) => done,
-        Err(_) => Error::e_explain(ErrorType::ReadTimedout, late),
+        Err(_) => Error::e_explain(late.0, late.1),
     }
 }

@@ -1,5 +1,5 @@
-//! Which endpoint a request is for: `x-piko-endpoint`, else the first label of the host. And whose: hosts under a
-//! tenant's domain are the tenant's.
+//! Which endpoint a request asks for: the one in `x-piko-endpoint`, else the one that its host names. And whose: hosts
+//! under a tenant's domain are the tenant's. Which listener that is, `route/resolve.rs` knows.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use http::HeaderMap;
 use piko_tunnel::{EndpointId, headers};
 
 use crate::error::Failure;
-use crate::route::TenantId;
+use crate::route::{Asked, TenantId};
 
 /// Hosts whose first label names an endpoint: all, or only those under given domains, some of them tenants'.
 #[derive(Debug, Clone, Default)]
@@ -56,19 +56,18 @@ impl Domains {
         self.under(host.strip_suffix('.').unwrap_or(host))?.1
     }
 
-    /// The endpoint a host names: the label before the suffix, case kept. `None` for addresses,
-    /// single labels and hosts under no suffix.
-    fn endpoint<'h>(&self, host: &'h str) -> Option<&'h str> {
+    /// What a host says of an endpoint. `None` for addresses, single labels and hosts under no suffix.
+    fn asked<'h>(&self, host: &'h str) -> Option<Asked<'h>> {
         let host = without_port(host)?;
         if host.parse::<IpAddr>().is_ok() {
             return None;
         }
-        let label = match self.under(host.strip_suffix('.').unwrap_or(host)) {
-            Some((label, _)) => label,
+        let name = match self.under(host.strip_suffix('.').unwrap_or(host)) {
+            Some((name, _)) => return (!name.is_empty()).then_some(Asked::Under(name)),
             None if self.only_these => return None,
             None => host.split_once('.')?.0,
         };
-        (!label.is_empty() && !label.contains('.')).then_some(label)
+        (!name.is_empty()).then_some(Asked::Host(host))
     }
 }
 
@@ -80,14 +79,23 @@ fn without_port(authority: &str) -> Option<&str> {
     Some(authority.split_once(':').map_or(authority, |(host, _port)| host))
 }
 
-/// The endpoint of a request. The header wins; its first value counts if it is repeated.
-pub fn find(headers: &HeaderMap, authority: Option<&str>, domains: &Domains) -> Result<EndpointId, Failure> {
+/// What a request asks for. The header wins; its first value counts if it is repeated.
+pub fn find<'h>(
+    headers: &HeaderMap,
+    authority: Option<&'h str>,
+    domains: &Domains,
+) -> Result<Asked<'h>, Failure> {
     let named = headers.get(headers::ENDPOINT).filter(|value| !value.is_empty());
-    let name = match named {
-        Some(value) => value.to_str().map_err(|_| Failure::InvalidEndpoint)?,
-        None => authority.and_then(|host| domains.endpoint(host)).ok_or(Failure::MissingEndpoint)?,
-    };
-    name.parse().map_err(|_| Failure::InvalidEndpoint)
+    match named {
+        Some(value) => name(value.to_str().map_err(|_| Failure::InvalidEndpoint)?).map(Asked::Exact),
+        None => authority.and_then(|host| domains.asked(host)).ok_or(Failure::MissingEndpoint),
+    }
+}
+
+/// The name of an endpoint that is asked for. A wildcard is a listener's: a request is for one name below it.
+pub fn name(text: &str) -> Result<EndpointId, Failure> {
+    let id: EndpointId = text.parse().map_err(|_| Failure::InvalidEndpoint)?;
+    if id.is_wildcard() { Err(Failure::InvalidEndpoint) } else { Ok(id) }
 }
 
 #[cfg(test)]
@@ -95,16 +103,15 @@ pub fn find(headers: &HeaderMap, authority: Option<&str>, domains: &Domains) -> 
 mod tests {
     use super::*;
 
-    fn by_host(host: &str, domains: &[&str]) -> Result<String, Failure> {
+    fn by_host<'h>(host: &'h str, domains: &[&str]) -> Result<Asked<'h>, Failure> {
         let domains = Domains::new(&domains.iter().map(|d| d.to_string()).collect::<Vec<_>>(), []);
-        find(&HeaderMap::new(), Some(host), &domains).map(|id| id.to_string())
+        find(&HeaderMap::new(), Some(host), &domains)
     }
 
     #[test]
-    fn the_first_label_of_a_host_names_the_endpoint() {
-        assert_eq!(by_host("my-endpoint.piko.com:9000", &[]).unwrap(), "my-endpoint");
-        assert_eq!(by_host("MY-endpoint.example.com", &[]).unwrap(), "MY-endpoint");
-        assert_eq!(by_host("my-endpoint.", &[]).unwrap(), "my-endpoint");
+    fn a_host_of_two_labels_or_more_names_an_endpoint() {
+        assert_eq!(by_host("my-endpoint.piko.com:9000", &[]), Ok(Asked::Host("my-endpoint.piko.com")));
+        assert_eq!(by_host("my-endpoint.", &[]), Ok(Asked::Host("my-endpoint.")));
         for none in ["localhost:8000", "127.0.0.1:9000", "127.0.0.1", "[::1]:80", ".example.com", ""] {
             assert_eq!(by_host(none, &[]), Err(Failure::MissingEndpoint), "{none}");
         }
@@ -112,9 +119,11 @@ mod tests {
 
     #[test]
     fn with_domains_only_hosts_under_them_count() {
-        assert_eq!(by_host("a.tunnel.example.com:80", &[".Tunnel.example.com"]).unwrap(), "a");
-        for none in ["tunnel.example.com", "a.b.tunnel.example.com", "a.other.com"] {
-            assert_eq!(by_host(none, &["tunnel.example.com"]), Err(Failure::MissingEndpoint), "{none}");
+        let domains = [".Tunnel.example.com"];
+        assert_eq!(by_host("a.tunnel.EXAMPLE.com:80", &domains), Ok(Asked::Under("a")));
+        assert_eq!(by_host("A.b.tunnel.example.com", &domains), Ok(Asked::Under("A.b")));
+        for none in ["tunnel.example.com", "a.other.com", ".tunnel.example.com"] {
+            assert_eq!(by_host(none, &domains), Err(Failure::MissingEndpoint), "{none}");
         }
     }
 
@@ -123,21 +132,29 @@ mod tests {
         let (acme, shop) = (["acme.example.com".to_owned()], [".Shop.acme.example.com".to_owned()]);
         let tenants = || [("acme".parse().unwrap(), &acme[..]), ("shop".parse().unwrap(), &shop[..])];
         let domains = Domains::new(&["example.com".to_owned()], tenants());
-        let find = |host: &str| {
+        let find = |host: &'static str| {
             let endpoint = find(&HeaderMap::new(), Some(host), &domains);
-            (domains.tenant(host).map(TenantId::as_str), endpoint.ok().map(|id| id.to_string()))
+            (domains.tenant(host).map(TenantId::as_str), endpoint.ok())
         };
-        assert_eq!(find("a.example.com"), (None, Some("a".into())));
-        assert_eq!(find("a.ACME.example.com:80"), (Some("acme"), Some("a".into())));
-        assert_eq!(find("a.acme.example.com."), (Some("acme"), Some("a".into())));
-        assert_eq!(find("a.shop.acme.example.com"), (Some("shop"), Some("a".into())), "the longest counts");
+        assert_eq!(find("a.example.com"), (None, Some(Asked::Under("a"))));
+        assert_eq!(find("a.ACME.example.com:80"), (Some("acme"), Some(Asked::Under("a"))));
+        assert_eq!(find("a.acme.example.com."), (Some("acme"), Some(Asked::Under("a"))));
+        assert_eq!(
+            find("a.shop.acme.example.com"),
+            (Some("shop"), Some(Asked::Under("a"))),
+            "the longest counts"
+        );
         assert_eq!(find("acme.example.com"), (Some("acme"), None), "not the default tenant's `acme`");
-        assert_eq!(find("a.b.acme.example.com"), (Some("acme"), None));
-        assert_eq!(find("a.notacme.example.com"), (None, None));
+        assert_eq!(find("a.b.acme.example.com"), (Some("acme"), Some(Asked::Under("a.b"))));
+        assert_eq!(find("a.notacme.example.com"), (None, Some(Asked::Under("a.notacme"))));
         assert_eq!(find("a.other.com"), (None, None));
         let domains = Domains::new(&[], tenants());
         assert_eq!(domains.tenant("a.other.com"), None);
-        assert_eq!(domains.endpoint("a.other.com"), Some("a"), "without proxy.domains any host names one");
+        assert_eq!(
+            domains.asked("a.other.com"),
+            Some(Asked::Host("a.other.com")),
+            "without proxy.domains any host names one"
+        );
     }
 
     #[test]
@@ -145,8 +162,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(headers::ENDPOINT, "mine".parse().unwrap());
         let found = find(&headers, Some("other.example.com"), &Domains::default());
-        assert_eq!(found.unwrap().as_str(), "mine");
-        headers.insert(headers::ENDPOINT, "a/b".parse().unwrap());
-        assert_eq!(find(&headers, None, &Domains::default()), Err(Failure::InvalidEndpoint));
+        assert_eq!(found, Ok(Asked::Exact("mine".parse().unwrap())));
+        for wrong in ["a/b", "*.s3", "*"] {
+            headers.insert(headers::ENDPOINT, wrong.parse().unwrap());
+            assert_eq!(find(&headers, None, &Domains::default()), Err(Failure::InvalidEndpoint), "{wrong}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use h2::{Reason, SendStream};
 use http::{Response, StatusCode, Version};
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
+use piko_tunnel::patience::Patience;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::{ReceiveError, Receiver};
 use pingora_error::{Error, ErrorType, Result};
@@ -21,7 +22,7 @@ use pingora_proxy::Session;
 use super::client::Client;
 use super::download::{Download, Next};
 use super::incoming::Framing;
-use super::outgoing::{self, Came};
+use super::outgoing;
 use super::retry::{Attempted, Happened, may_retry};
 use super::upload::Upload;
 use super::{Gateway, Request, plugins, upgraded};
@@ -32,8 +33,6 @@ use crate::route::{Kind, Target};
 /// How long one request may wait, beside what is counted for a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
-    /// For response headers, counted from the last byte of the request that moved.
-    pub(super) response: Option<Duration>,
     /// For the next bytes of a request's body.
     pub(super) request_body: Option<Duration>,
     /// For the client to take bytes of the answer that wait for it.
@@ -52,7 +51,7 @@ impl Broken {
     /// What an error of a stream to an upstream means.
     pub(super) fn stream(error: &h2::Error, answered: bool) -> Broken {
         if answered {
-            return Broken::Upstream(Happened::AnswerBegan, Failure::Unreachable);
+            return Broken::Upstream(Happened::AnswerBegan, Failure::BrokeOff);
         }
         let reason = error.reason();
         let refused = error.is_reset() && reason == Some(Reason::REFUSED_STREAM)
@@ -62,7 +61,9 @@ impl Broken {
             (false, true) => Happened::Reset,
             (false, false) => Happened::TunnelBroke,
         };
-        Broken::Upstream(happened, Failure::Unreachable)
+        // An agent that fails says so with an answer. One that resets had begun to pass its service's on.
+        let failure = if happened == Happened::Reset { Failure::BrokeOff } else { Failure::Unreachable };
+        Broken::Upstream(happened, failure)
     }
 
     /// What a failure to read an answer's body means.
@@ -87,9 +88,10 @@ impl Broken {
 
 /// Sends the request to an upstream and its answer to the client; to another upstream where that is safe.
 pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut Request) -> Result<()> {
-    let came = Came { from: super::client(session).map(|addr| addr.ip()), scheme: super::scheme(session) };
     let client = Client::of(&session.downstream_session)?;
     let idempotent = client.head().method.is_idempotent();
+    let endpoint = ctx.endpoint.as_ref().ok_or_else(|| Failure::Internal.into_error())?;
+    let patience = gateway.endpoints.patience(endpoint, &client.head().headers);
     let mut upload = Upload::new(matches!(ctx.incoming.body, Framing::Absent | Framing::Length(0)));
     loop {
         let target = upstream(gateway, ctx).await.map_err(Failure::into_error)?;
@@ -97,7 +99,7 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
             client.go_on(gateway.keeps(), gateway.timeouts.write).await?;
         }
         let Lane { opener, first } = target.opener();
-        let attempt = Attempt { gateway, client: &client, ctx, came, opener };
+        let attempt = Attempt { gateway, client: &client, ctx, patience, opener };
         let (happened, failure) = match attempt.run(target, &mut upload).await {
             Ok(()) => break,
             Err(Broken::Client(error)) => return Err(error),
@@ -118,8 +120,8 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
 
 /// An upstream that was not tried yet.
 async fn upstream(gateway: &Gateway, ctx: &mut Request) -> Result<Arc<Target>, Failure> {
-    let endpoint = ctx.endpoint.as_ref().ok_or(Failure::Internal)?;
-    let route = endpoint.by(ctx.incoming.protocol());
+    let listener = ctx.listener.as_ref().ok_or(Failure::Internal)?;
+    let route = listener.by(ctx.incoming.protocol());
     let first = ctx.tries == 0;
     let Some(target) = gateway.router.select(&route, &ctx.tried).await else {
         return Err(gateway.router.why_none(&route, &ctx.tried));
@@ -142,7 +144,8 @@ pub(super) struct Attempt<'a, 's> {
     pub(super) gateway: &'a Gateway,
     pub(super) client: &'a Client<'s>,
     pub(super) ctx: &'a Request,
-    came: Came,
+    /// With the answer's head.
+    patience: Patience,
     /// Of the tunnel that is tried.
     opener: Opener,
 }
@@ -151,8 +154,8 @@ impl Attempt<'_, '_> {
     async fn run(&self, target: Arc<Target>, upload: &mut Upload) -> Result<(), Broken> {
         let nothing_sent = |_| Broken::Upstream(Happened::NothingSent, Failure::Unreachable);
         let mut sender = self.opener.ready().await.map_err(nothing_sent)?;
-        let endpoint = self.ctx.endpoint.as_ref().ok_or(Broken::last(Failure::Internal))?;
-        let request = outgoing::request(self.client.head(), &self.ctx.incoming, endpoint, self.came);
+        let listener = self.ctx.listener.as_ref().ok_or(Broken::last(Failure::Internal))?;
+        let request = outgoing::request(self.client.head(), &self.ctx.incoming, listener, &self.ctx.came);
         let request = request.map_err(Broken::last)?;
         let _in_flight = target.enter();
         let upgrade = self.ctx.incoming.upgrade.as_ref();
@@ -240,7 +243,7 @@ impl Attempt<'_, '_> {
                 Pin::new(&mut response).poll(cx).map_ok(Ok)
             });
             // While an upload goes on, the answer is not late.
-            let next = progress.within(self.gateway.timeouts.response, next).await;
+            let next = progress.with(self.patience, next).await;
             match next.ok_or(Broken::last(Failure::Timeout))? {
                 Ok(Ok(answer)) => return Ok(answer.map(|body| self.opener.windows().receive(body))),
                 Ok(Err(interim)) => self.interim(interim).await?,

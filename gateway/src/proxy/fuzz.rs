@@ -5,14 +5,15 @@ use http::{Method, header};
 use piko_tunnel::headers::{self, Framing};
 
 use super::endpoint::Domains;
+use super::forwarded::{Came, TrustedProxies};
 use super::http1;
 use super::incoming::Incoming;
-use super::outgoing::{self, Came};
-use crate::route::EndpointKey;
+use super::outgoing;
+use crate::route::{Asked, EndpointKey};
 
 /// The input is the head as it is on the wire. What is taken, httparse takes as well, and ends it at the same byte.
 pub fn client_head(input: &[u8]) {
-    let Some((head, len)) = http1::fuzz::head(input) else { return };
+    let Some((mut head, len)) = http1::fuzz::head(input) else { return };
     let empty_lines = input.chunks(2).take_while(|line| line == b"\r\n").count();
     let begin = 2 * empty_lines;
     let mut fields = [httparse::EMPTY_HEADER; 1024];
@@ -53,14 +54,23 @@ pub fn client_head(input: &[u8]) {
         assert!(version == 1 && head.method == Method::GET);
         assert!(matches!(incoming.body, Framing::Absent | Framing::Length(0)), "an upgrade has no body");
     }
-    let Ok(endpoint) = incoming.endpoint(&head, &Domains::default()) else { return };
+    let Ok(asked) = incoming.asked(&head, &Domains::default()) else { return };
+    let endpoint = match asked {
+        Asked::Exact(endpoint) => endpoint,
+        Asked::Under(name) | Asked::Host(name) => match name.split('.').next().unwrap_or_default().parse() {
+            Ok(endpoint) => endpoint,
+            Err(_) => return,
+        },
+    };
     let endpoint = EndpointKey { tenant: None, endpoint };
-    let came = Came { from: None, scheme: "http" };
-    let Ok(request) = outgoing::request(&head, &incoming, &endpoint, came) else { return };
+    let peer = Some(([192, 0, 2, 1], 1).into());
+    let came = Came::settle(&mut head, peer, "http", &TrustedProxies::default());
+    let Ok(request) = outgoing::request(&head, &incoming, &endpoint, &came) else { return };
     let onward = request.headers();
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         assert!(!onward.contains_key(&name), "{name} goes on");
     }
+    assert_eq!(onward["x-forwarded-for"], "192.0.2.1", "a stranger states nothing");
     let listener = onward.get_all(headers::LISTENER).iter().collect::<Vec<_>>();
     assert_eq!(listener, [endpoint.endpoint.as_str()], "whoever asks, we say for whom it is");
     let length = onward.get_all(header::CONTENT_LENGTH).iter().collect::<Vec<_>>();

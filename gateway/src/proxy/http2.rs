@@ -47,6 +47,8 @@ const MAX_REMEMBERED_RESETS: usize = 1_000;
 const MAX_MALFORMED: usize = 32;
 /// How long the client's preface and settings may take.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long requests may outlive their connection.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves one client's connection to its end. The connection itself ends it when it is idle for too long, and
 /// when its frames cost more than its requests: see `piko_net::http2`.
@@ -77,7 +79,6 @@ pub(super) async fn serve(
     let mut shutdown = shutdown.clone();
     let mut leaving = false;
     let mut malformed = 0;
-    // The tasks end with the connection: dropping the set cuts what is left.
     let mut requests = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -92,8 +93,11 @@ pub(super) async fn serve(
         };
         let (request, mut respond) = match accepted {
             Some(Ok(accepted)) => accepted,
-            Some(Err(error)) => return debug!(%error, "a client's HTTP/2 connection failed"),
-            None => return,
+            Some(Err(error)) => {
+                debug!(%error, "a client's HTTP/2 connection failed");
+                break;
+            }
+            None => break,
         };
         if requests.len() >= 2 * MAX_STREAMS as usize {
             // Streams that the client reset are still being taken down: nothing new until they are.
@@ -113,4 +117,8 @@ pub(super) async fn serve(
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }
     }
+    // Requests in flight notice that their streams are gone, and are logged and counted like any whose client leaves.
+    // What is left then is cut as the set drops.
+    drop(connection);
+    let _ = timeout(LAST_WORDS, async { while requests.join_next().await.is_some() {} }).await;
 }

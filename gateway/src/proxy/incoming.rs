@@ -9,6 +9,7 @@ use pingora_http::RequestHeader;
 
 use super::endpoint::{self, Domains};
 use crate::error::Failure;
+use crate::route::Asked;
 
 /// What a request asks for, apart from its path and the headers that go through.
 #[derive(Debug, Default)]
@@ -63,10 +64,10 @@ impl Incoming {
         }
     }
 
-    /// Which endpoint is asked for: the TCP path's, else the header's, else the host's.
-    pub(super) fn endpoint(&self, head: &RequestHeader, domains: &Domains) -> Result<EndpointId, Failure> {
+    /// What is asked for: the TCP path's endpoint, else the header's, else the host's.
+    pub(super) fn asked<'h>(&self, head: &'h RequestHeader, domains: &Domains) -> Result<Asked<'h>, Failure> {
         match &self.upgrade {
-            Some(Upgrade::Tcp(endpoint, _)) => Ok(endpoint.clone()),
+            Some(Upgrade::Tcp(endpoint, _)) => Ok(Asked::Exact(endpoint.clone())),
             _ => endpoint::find(&head.headers, authority(head)?, domains),
         }
     }
@@ -160,7 +161,7 @@ fn upgrade(head: &RequestHeader) -> Result<Option<Upgrade>, Failure> {
     } else {
         return Err(Failure::UpgradeRequired);
     };
-    let endpoint = endpoint.trim_end_matches('/').parse().map_err(|_| Failure::InvalidEndpoint)?;
+    let endpoint = endpoint::name(endpoint.trim_end_matches('/'))?;
     Ok(Some(Upgrade::Tcp(endpoint, carrier)))
 }
 

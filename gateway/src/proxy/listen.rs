@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Domains;
 use super::forward::Timeouts;
+use super::forwarded::TrustedProxies;
+use super::per_endpoint::PerEndpoint;
 use super::{Gateway, http1, http2, stream};
 use crate::auth::Guard;
 use crate::config::UnderscoreHeaders;
@@ -27,8 +29,10 @@ use crate::workers::Workers;
 
 /// What the proxy port needs to know.
 pub struct ProxyOptions {
-    /// Time to the response headers. `None`: no limit.
-    pub timeout: Option<Duration>,
+    /// What single endpoints have of their own.
+    pub endpoints: PerEndpoint,
+    /// Whose word about a client is taken.
+    pub trusted_proxies: TrustedProxies,
     /// For a request's head. `None`: no limit.
     pub head: Option<Duration>,
     /// Silence allowed in a request's body. `None`: no limit.
@@ -93,13 +97,11 @@ impl Proxy {
             auth: Arc::new(options.auth),
             plugins: options.plugins,
             domains: options.domains,
+            endpoints: options.endpoints,
+            trusted_proxies: options.trusted_proxies,
             access_log: options.access_log,
             draining: draining.subscribe(),
-            timeouts: Timeouts {
-                response: options.timeout,
-                request_body: options.read,
-                write: options.write,
-            },
+            timeouts: Timeouts { request_body: options.read, write: options.write },
             max_header_bytes: options.max_header_bytes,
             underscore_headers: options.underscore_headers,
             keep: options.keepalive.is_some(),

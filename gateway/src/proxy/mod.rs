@@ -5,7 +5,9 @@ mod client;
 mod download;
 pub mod endpoint;
 mod exchange;
+mod failed;
 mod forward;
+mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod http1;
@@ -13,6 +15,7 @@ mod http2;
 mod incoming;
 mod listen;
 mod outgoing;
+mod per_endpoint;
 mod plugins;
 mod retry;
 mod session;
@@ -42,13 +45,16 @@ use crate::config::UnderscoreHeaders;
 use crate::error::Failure;
 use crate::metrics::{Counted, Metrics};
 use crate::plugins::Plugins;
-use crate::route::{EndpointKey, Router, Target};
+use crate::route::{Asked, EndpointKey, Router, Target};
 use client::Client;
 use endpoint::Domains;
 use forward::{Timeouts, forward};
+use forwarded::Came;
+pub use forwarded::TrustedProxies;
 use incoming::Incoming;
 pub use listen::{Proxy, ProxyOptions};
-use plugins::{Asked, Decision};
+pub use per_endpoint::PerEndpoint;
+use plugins::{Decision, Known};
 use session::Refused;
 
 /// The proxy port's logic.
@@ -59,6 +65,8 @@ pub(crate) struct Gateway {
     auth: Arc<Guard>,
     plugins: Arc<Plugins>,
     domains: Domains,
+    endpoints: PerEndpoint,
+    trusted_proxies: TrustedProxies,
     access_log: AccessLogConfig,
     /// True once this node is leaving.
     draining: watch::Receiver<bool>,
@@ -73,11 +81,15 @@ pub(crate) struct Gateway {
 pub(crate) struct Request {
     started: Instant,
     incoming: Incoming,
+    came: Came,
     /// The client waits for a 100 before it sends its body (RFC 9110, section 10.1.1).
     expects: bool,
     /// Path and headers, bytes.
     request_size: usize,
+    /// The endpoint it asks for.
     endpoint: Option<EndpointKey>,
+    /// The same, or the wildcard that takes it.
+    listener: Option<EndpointKey>,
     /// The plugins that want its response.
     taken: Option<Taken>,
     target: Option<Arc<Target>>,
@@ -97,9 +109,11 @@ impl ProxyHttp for Gateway {
         Request {
             started: Instant::now(),
             incoming: Incoming::default(),
+            came: Came::default(),
             expects: false,
             request_size: 0,
             endpoint: None,
+            listener: None,
             taken: None,
             target: None,
             tried: Vec::new(),
@@ -113,6 +127,8 @@ impl ProxyHttp for Gateway {
     /// later phases belong to its own upstream paths, which are not used: see docs/request.md.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Request) -> Result<bool> {
         ctx.in_flight = Some(self.metrics.proxy.enter());
+        let (peer, scheme) = (client(session), scheme(session));
+        ctx.came = Came::settle(session.req_header_mut(), peer, scheme, &self.trusted_proxies);
         self.prepare_connection(session, ctx)?;
         self.parse(session, ctx).map_err(Failure::into_error)?;
         let admitted = self.admit(session).await.map_err(Failure::into_error)?;
@@ -133,19 +149,21 @@ impl ProxyHttp for Gateway {
         let failure = Failure::of(error);
         debug!(error = %error, endpoint = ctx.endpoint.as_ref().map(tracing::field::display), "request failed");
         let broken = FailToProxy { error_code: 0, can_reuse_downstream: false };
-        let Some(failure) = failure else { return broken };
+        ctx.failure = Some(failure);
+        let reply = failure.reply();
+        self.metrics.proxy.errors.with_label_values(&[reply.code]).inc();
         if answered(session).is_some() {
             // An answer that has begun can only be broken off.
             session.downstream_session.shutdown().await;
             return broken;
         }
-        ctx.failure = Some(failure);
-        let reply = failure.reply();
-        self.metrics.proxy.errors.with_label_values(&[reply.code]).inc();
+        if failure.is_the_clients() {
+            return broken;
+        }
         if failure.ends_connection() {
             let _ = Client::of(&session.downstream_session).map(|client| client.keep(false));
         }
-        let Ok((head, body)) = failure_reply(failure) else { return broken };
+        let Ok((head, body)) = failed::reply(failure, session.req_header()) else { return broken };
         if self.reply(session, ctx, head, body).await.is_err() {
             return broken;
         }
@@ -281,17 +299,22 @@ impl Gateway {
     ) -> Result<bool> {
         let head = session.req_header();
         let authority = incoming::authority(head).map_err(Failure::into_error)?;
-        let found = ctx.incoming.endpoint(head, &self.domains);
-        let found = found.map(|endpoint| EndpointKey { tenant: admitted.tenant.clone(), endpoint });
-        let endpoint = match self.plugins.current() {
+        let asked = ctx.incoming.asked(head, &self.domains);
+        let found = asked.and_then(|asked| self.router.resolve(&admitted.tenant, &asked));
+        let destination = match self.plugins.current() {
             None => found.map_err(Failure::into_error)?,
             Some(chain) => {
                 let authority = authority.map(str::to_owned);
-                let asked = Asked { found, authority: authority.as_deref(), admitted };
-                match plugins::on_request(&chain, session, asked).await? {
-                    Decision::Go(endpoint, taken) => {
+                let known = Known { found, authority: authority.as_deref(), admitted };
+                match plugins::on_request(&chain, session, known).await? {
+                    Decision::Go(destination, taken) => {
                         ctx.taken = Some(taken).filter(Taken::wants_response);
-                        endpoint
+                        destination
+                    }
+                    Decision::Elsewhere(EndpointKey { tenant, endpoint }, taken) => {
+                        ctx.taken = Some(taken).filter(Taken::wants_response);
+                        let resolved = self.router.resolve(&tenant, &Asked::Exact(endpoint));
+                        resolved.map_err(Failure::into_error)?
                     }
                     Decision::Answer(endpoint, head, body) => {
                         ctx.endpoint = endpoint;
@@ -302,10 +325,11 @@ impl Gateway {
             }
         };
         // After the last plugin: what is permitted and what is routed are one value.
-        if !admitted.permits(&endpoint) {
+        if !destination.all_permitted(|endpoint| admitted.permits(endpoint)) {
             return Err(Failure::NotPermitted.into_error());
         }
-        ctx.endpoint = Some(endpoint);
+        ctx.listener = Some(destination.listener());
+        ctx.endpoint = Some(destination.endpoint);
         Ok(false)
     }
 }
@@ -346,22 +370,4 @@ fn client(session: &Session) -> Option<SocketAddr> {
 fn scheme(session: &Session) -> &'static str {
     let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     if tls { "https" } else { "http" }
-}
-
-/// A failure as its row of the table says.
-fn failure_reply(failure: Failure) -> Result<(ResponseHeader, Bytes)> {
-    let reply = failure.reply();
-    let body = reply.body();
-    let mut head = ResponseHeader::build(reply.status, Some(6))?;
-    head.insert_header(header::CONTENT_TYPE, "application/json")?;
-    head.insert_header(header::CONTENT_LENGTH, body.len())?;
-    head.insert_header(headers::ERROR, reply.code)?;
-    head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;
-    if reply.status == StatusCode::SERVICE_UNAVAILABLE {
-        head.insert_header(header::RETRY_AFTER, "1")?;
-    }
-    if reply.status == StatusCode::UNAUTHORIZED {
-        head.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
-    }
-    Ok((head, Bytes::from(body)))
 }

@@ -1,49 +1,27 @@
 //! What goes on from here: the request to an upstream, the answer to a client. Both are built from what
 //! was parsed; framing is always our own.
 
-use std::fmt::Write as _;
-use std::net::IpAddr;
-
-use bytes::Bytes;
-use http::header::{self, HeaderName};
+use http::header;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, uri};
 use piko_tunnel::{EndpointId, headers};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use super::forwarded::Came;
 use super::incoming::{Carrier, Framing, Incoming, Upgrade};
 use crate::error::Failure;
 use crate::route::EndpointKey;
-
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// How the client came here, as the service is told.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Came {
-    /// The other end of its connection.
-    pub(super) from: Option<IpAddr>,
-    /// `http` or `https`.
-    pub(super) scheme: &'static str,
-}
 
 /// The request as it goes over the tunnel (RFC 9113, section 8.3), in one pass over the client's.
 pub(super) fn request(
     head: &RequestHeader,
     incoming: &Incoming,
-    endpoint: &EndpointKey,
-    came: Came,
+    listener: &EndpointKey,
+    came: &Came,
 ) -> Result<Request<()>, Failure> {
-    let mut fields = HeaderMap::with_capacity(head.headers.len() + 5);
-    let mut chain = String::new();
+    let mut fields = HeaderMap::with_capacity(head.headers.len() + 8);
     for (name, value) in &head.headers {
         if headers::ends_here(name) {
-            continue;
-        }
-        if *name == FORWARDED_FOR {
-            chain.push_str(&String::from_utf8_lossy(value.as_bytes()));
-            chain.push_str(", ");
             continue;
         }
         fields.append(name.clone(), value.clone());
@@ -56,8 +34,8 @@ pub(super) fn request(
     if let (Framing::Length(length), None) = (incoming.body, &incoming.upgrade) {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    forwarded(&mut fields, chain, head.headers.get(header::HOST), came);
-    for (name, value) in endpoint.headers() {
+    came.state(&mut fields, head);
+    for (name, value) in listener.headers() {
         let value = HeaderValue::from_str(value).map_err(|_| Failure::InvalidEndpoint)?;
         fields.insert(name, value);
     }
@@ -69,7 +47,7 @@ pub(super) fn request(
                 fields.insert(headers::UPGRADE, websocket());
             }
             *request.method_mut() = Method::CONNECT;
-            *request.uri_mut() = connect_target(&endpoint.endpoint)?;
+            *request.uri_mut() = connect_target(&listener.endpoint)?;
         }
         upgrade => {
             if upgrade.is_some() {
@@ -82,23 +60,6 @@ pub(super) fn request(
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = fields;
     Ok(request)
-}
-
-/// `X-Forwarded-For` gets the client appended; `-Proto` and `-Host` are set where no proxy before us
-/// has. `Forwarded` is left as it came.
-fn forwarded(fields: &mut HeaderMap, mut chain: String, host: Option<&HeaderValue>, came: Came) {
-    if let Some(client) = came.from {
-        let _ = write!(chain, "{client}");
-        if let Ok(chain) = HeaderValue::from_maybe_shared(Bytes::from(chain)) {
-            fields.insert(FORWARDED_FOR, chain);
-        }
-    }
-    if !fields.contains_key(FORWARDED_PROTO) {
-        fields.insert(FORWARDED_PROTO, HeaderValue::from_static(came.scheme));
-    }
-    if let Some(host) = host.filter(|_| !fields.contains_key(FORWARDED_HOST)) {
-        fields.insert(FORWARDED_HOST, host.clone());
-    }
 }
 
 /// Host, path and query as the client has them.

@@ -11,19 +11,21 @@ use smol_str::SmolStr;
 
 use crate::auth::{Admitted, Claims};
 use crate::error::Failure;
-use crate::route::EndpointKey;
+use crate::route::{Destination, EndpointKey};
 
-/// What is known about a request before the plugins are asked.
-pub(super) struct Asked<'a> {
-    pub(super) found: Result<EndpointKey, Failure>,
+/// What is known about a request before the plugins are known.
+pub(super) struct Known<'a> {
+    pub(super) found: Result<Destination, Failure>,
     pub(super) authority: Option<&'a str>,
     pub(super) admitted: &'a Admitted,
 }
 
 /// What the plugins made of it.
 pub(super) enum Decision {
-    /// It goes on, to this endpoint.
-    Go(EndpointKey, Taken),
+    /// It goes on, to where it was going.
+    Go(Destination, Taken),
+    /// It goes on, to an endpoint that a plugin names.
+    Elsewhere(EndpointKey, Taken),
     /// The client, which had asked for this endpoint, gets this answer.
     Answer(Option<EndpointKey>, Box<ResponseHeader>, Bytes),
 }
@@ -32,13 +34,18 @@ pub(super) enum Decision {
 pub(super) async fn on_request(
     chain: &Arc<Chain>,
     session: &mut Session,
-    asked: Asked<'_>,
+    known: Known<'_>,
 ) -> pingora_error::Result<Decision> {
-    let found = match asked.found {
+    let found = match known.found {
         Err(Failure::MissingEndpoint) => None,
         found => Some(found.map_err(Failure::into_error)?),
     };
-    let head = request_head(session, found.as_ref(), asked.authority, asked.admitted.claims.as_ref());
+    let head = request_head(
+        session,
+        found.as_ref().map(|found| &found.endpoint),
+        known.authority,
+        known.admitted.claims.as_ref(),
+    );
     let (outcome, taken) = chain.on_request(head).await;
     match outcome {
         Outcome::Next { edits, endpoint } => {
@@ -48,13 +55,19 @@ pub(super) async fn on_request(
             }
             let endpoint = endpoint.ok_or_else(|| Failure::MissingEndpoint.into_error())?;
             // A plugin that names no tenant stays in the request's.
-            let endpoint = EndpointKey::within(asked.admitted.tenant.as_ref(), &endpoint);
+            let endpoint = EndpointKey::within(known.admitted.tenant.as_ref(), &endpoint);
             let endpoint = endpoint.map_err(|_| Failure::InvalidEndpoint.into_error())?;
-            Ok(Decision::Go(endpoint, taken))
+            if endpoint.endpoint.is_wildcard() {
+                return Err(Failure::InvalidEndpoint.into_error());
+            }
+            Ok(match found.filter(|found| found.endpoint == endpoint) {
+                Some(found) => Decision::Go(found, taken),
+                None => Decision::Elsewhere(endpoint, taken),
+            })
         }
         Outcome::Answer(answer) => {
             let (head, body) = own_answer(answer)?;
-            Ok(Decision::Answer(found, Box::new(head), body))
+            Ok(Decision::Answer(found.map(|found| found.endpoint), Box::new(head), body))
         }
         Outcome::Failed => Err(Failure::Plugin.into_error()),
     }
@@ -94,7 +107,7 @@ fn request_head(
     claims: Option<&Claims>,
 ) -> RequestHead {
     let request = session.req_header();
-    // The load balancer's word for it, where there is one.
+    // The word of a proxy that is trusted, where there is one.
     let told = request.headers.get("x-forwarded-proto").and_then(|proto| proto.to_str().ok());
     let scheme = match told {
         Some("https") => "https",

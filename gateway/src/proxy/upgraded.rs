@@ -89,7 +89,7 @@ async fn splice(
                 Piece::Data(data) => {
                     moved.touch();
                     let sent = send_data(&mut stream, data, false).await;
-                    sent.map_err(|_| Broken::last(Failure::Unreachable))?;
+                    sent.map_err(|_| Broken::last(Failure::BrokeOff))?;
                 }
                 Piece::Trailers(_) | Piece::End => {
                     // It fails only on a stream that has ended already.

@@ -1,8 +1,10 @@
 //! Which upstream takes a request: local and remote together, least in flight of two.
 
 pub mod key;
+pub(crate) mod names;
 mod recent;
 pub mod registry;
+mod resolve;
 pub mod target;
 
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use key::RouteKey;
 pub use key::{EndpointKey, TenantId};
 use recent::Recent;
 pub use registry::{Registration, Registry, UpstreamView};
+use resolve::Lives;
+pub use resolve::{Asked, Destination};
 pub use target::{Kind, Target};
 
 /// Finds upstreams. One a node, shared by the proxy port and the peer port.
@@ -41,6 +45,23 @@ impl Router {
     /// `grace`: how long a request waits for an endpoint that has just lost its last upstream.
     pub fn new(registry: Arc<Registry>, table: Arc<Table>, links: Arc<Links>, grace: Duration) -> Self {
         Router { registry, table, links, recent: Recent::default(), grace }
+    }
+
+    /// Which listener a request means, of one protocol or the other. Without one, what it would be called.
+    ///
+    /// # Errors
+    /// A host that names nothing, or what cannot be an endpoint.
+    pub fn resolve(&self, tenant: &Option<TenantId>, asked: &Asked<'_>) -> Result<Destination, Failure> {
+        let lives = |key: &EndpointKey| {
+            let routes = [Protocol::Http, Protocol::Tcp].map(|protocol| key.by(protocol));
+            let is = |route| self.registry.lookup(route).is_some() || self.table.remote(route).is_some();
+            match () {
+                () if routes.iter().any(is) => Lives::Now,
+                () if routes.iter().any(|route| self.recent.contains(route)) => Lives::Lately,
+                () => Lives::No,
+            }
+        };
+        resolve::resolve(self.table.names(), &lives, tenant, asked)
     }
 
     /// An upstream of the endpoint that speaks the protocol and is not among `tried`. Waits up to the grace where the

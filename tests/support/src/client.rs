@@ -9,6 +9,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
 /// No request of a test takes longer, unless the test says so.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -97,4 +98,36 @@ pub async fn raw(addr: SocketAddr, bytes: &[u8]) -> Result<String, Error> {
     };
     let _ = tokio::time::timeout(WITHIN, reading).await;
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// `GET` over HTTP/2 with prior knowledge, to the host in `url`.
+pub async fn get_h2(addr: SocketAddr, url: &str, headers: &[(&str, &str)]) -> Result<Answer, Error> {
+    let mut request = Request::get(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    send_h2(addr, request.body(())?, None).await
+}
+
+/// Any request over HTTP/2. Trailers are added to the headers.
+pub async fn send_h2(addr: SocketAddr, request: Request<()>, body: Option<Bytes>) -> Result<Answer, Error> {
+    let exchange = async {
+        let stream = TcpStream::connect(addr).await?;
+        let (sender, connection) = h2::client::handshake(stream).await?;
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let (answer, mut stream) = sender.ready().await?.send_request(request, body.is_none())?;
+        if let Some(body) = body {
+            stream.send_data(body, true)?;
+        }
+        let (mut parts, mut stream) = answer.await?.into_parts();
+        let mut body = Vec::new();
+        while let Some(data) = stream.data().await {
+            let data = data?;
+            stream.flow_control().release_capacity(data.len())?;
+            body.extend_from_slice(&data);
+        }
+        parts.headers.extend(stream.trailers().await?.unwrap_or_default());
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.into() })
+    };
+    tokio::time::timeout(WITHIN, exchange).await?
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stderr, reason = "a failed test shows what its processes wrote")]
 
+pub mod balancer;
 pub mod client;
 pub mod lan;
 pub mod nginx;

@@ -1,0 +1,90 @@
+//! What is configured for single endpoints, found by a request's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use piko_tunnel::patience::{self, Patience};
+
+use crate::config::ProxyConfig;
+use crate::route::EndpointKey;
+
+/// `proxy.endpoints`, and what holds for all others.
+#[derive(Debug, Clone)]
+pub struct PerEndpoint {
+    /// Time to the response headers. `None`: no limit.
+    timeout: Option<Duration>,
+    endpoints: Arc<HashMap<EndpointKey, Settings>>,
+}
+
+/// What one endpoint has of its own.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    /// See [`PerEndpoint::timeout`]. The outer `None`: the usual one.
+    timeout: Option<Option<Duration>>,
+}
+
+impl PerEndpoint {
+    /// As configured, and checked.
+    pub fn new(config: &ProxyConfig) -> PerEndpoint {
+        let of = |(name, own): (&String, &crate::config::EndpointConfig)| {
+            Some((name.parse().ok()?, Settings { timeout: own.timeout.map(|timeout| timeout.on()) }))
+        };
+        PerEndpoint {
+            timeout: config.timeout.on(),
+            endpoints: Arc::new(config.endpoints.iter().filter_map(of).collect()),
+        }
+    }
+
+    /// How long a request to this endpoint waits for its answer.
+    pub(super) fn patience(&self, endpoint: &EndpointKey, headers: &HeaderMap) -> Patience {
+        patience::with(headers, self.of(endpoint).and_then(|own| own.timeout).unwrap_or(self.timeout))
+    }
+
+    /// Of the endpoint itself, else of the longest wildcard it is below.
+    fn of(&self, endpoint: &EndpointKey) -> Option<&Settings> {
+        if self.endpoints.is_empty() {
+            return None;
+        }
+        self.endpoints.get(endpoint).or_else(|| {
+            endpoint.endpoint.wildcards().find_map(|wildcard| {
+                let tenant = endpoint.tenant.clone();
+                self.endpoints.get(&EndpointKey { tenant, endpoint: wildcard.parse().ok()? })
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::config::EndpointConfig;
+
+    #[test]
+    fn an_endpoint_may_have_its_own_time() {
+        let own = |text: &str| EndpointConfig { timeout: Some(text.parse().unwrap()) };
+        let config = ProxyConfig {
+            endpoints: [
+                ("reports", own("10m")),
+                ("*.s3", own("5m")),
+                ("log.s3", own("6m")),
+                ("acme/watch", own("0")),
+                ("plain", EndpointConfig::default()),
+            ]
+            .map(|(name, own)| (name.to_owned(), own))
+            .into(),
+            ..ProxyConfig::default()
+        };
+        let settings = PerEndpoint::new(&config);
+        let patience = |name: &str| settings.patience(&name.parse().unwrap(), &HeaderMap::new());
+        assert_eq!(patience("reports"), Patience::Quiet(Duration::from_secs(600)));
+        assert_eq!(patience("acme/watch"), Patience::Endless);
+        assert_eq!(patience("a.b.s3"), Patience::Quiet(Duration::from_secs(300)));
+        assert_eq!(patience("log.s3"), Patience::Quiet(Duration::from_secs(360)));
+        for usual in ["watch", "acme/reports", "plain", "other"] {
+            assert_eq!(patience(usual), Patience::Quiet(Duration::from_secs(60)), "{usual}");
+        }
+    }
+}
