@@ -33,10 +33,10 @@ lint:
 	cd plugins && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-# Compares throughput, CPU, latency and memory; writes docs/benchmarks.md. Some four minutes.
+# Compares throughput, CPU, latency and memory; writes docs/benchmarks.md. Some fifteen minutes.
 bench: piko
 	tools/setup bench
-	tools/bench --write
+	python3 tools/bench --write
 
 # piko:latest, in the local container engine.
 image:
