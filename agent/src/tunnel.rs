@@ -14,7 +14,7 @@ use piko_tunnel::dial::{Bundle, Dialed, Purpose};
 use piko_tunnel::grpc;
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::receive::Receiver;
-use piko_tunnel::{SessionError, Settings, headers};
+use piko_tunnel::{SessionError, Settings, headers, limits};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +28,10 @@ use crate::{lanes, request, tcp};
 
 /// The node answers each listen at once; one that does not is stuck.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Streams served at once, over all tunnels and lanes. Those that a node resets count until their tasks have
+/// noticed, so a node that opens and resets without end cannot fill the memory.
+const MAX_SERVED: usize = 2 * limits::MAX_STREAMS as usize;
 
 /// What a tunnel serves, by endpoint.
 pub(crate) type Services = Arc<HashMap<String, Arc<Service>>>;
@@ -184,6 +188,10 @@ pub(crate) fn spawn(incoming: Incoming, services: &Services, streams: &Streams) 
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
     };
+    if streams.tasks.len() >= MAX_SERVED {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return;
+    }
     let serving = async move {
         let connect = request.method() == Method::CONNECT;
         match &service.target {

@@ -204,7 +204,7 @@ class Bench:
         self.target("node, KiB per idle tunnel", (tunnels[1] - tunnels[0]) / count, "≤ 24")
         stop(node.process)
         for kind, wanted in (("silent client", "≤ 17"), ("kept client", "≤ 30"), ("WebSocket", "≤ 36")):
-            node = Node("node-idle", flags=("--proxy.http.read-header-timeout=0s", "--proxy.max-connections-per-address=0"))
+            node = Node("node-idle")
             service = load.websocket_service() if kind == "WebSocket" else self.origin_port
             behind = agent("agent-idle", node.upstream, f"bench/127.0.0.1:{service}")
             wait_for("the endpoint is there", lambda: connected_to(node) >= 1)

@@ -1,5 +1,5 @@
 """The load: wrk, h2load, curl, and what an idle connection costs."""
-import base64, os, re, socket, subprocess, sys, threading, time
+import base64, hashlib, re, select, socket, subprocess, sys, threading, time
 
 from parts import HEADERS, PIKO, ROOT, get, rss, scratch
 
@@ -142,6 +142,11 @@ def idle_kib(process, port, kind, count):
                         seen += more
             time.sleep(2)
             memory.append(rss(process))
+        watch = select.poll()
+        for s in held:
+            watch.register(s, select.POLLIN)
+        if closed := len(watch.poll(0)):
+            sys.exit(f"{closed} of {len(held)} idle connections ({kind}) were closed meanwhile")
     finally:
         for s in held:
             s.close()
@@ -158,7 +163,6 @@ def websocket_service():
         while b"\r\n\r\n" not in head:
             head += s.recv(4096)
         key = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)[1]
-        import hashlib
         accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
         s.sendall(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: " + accept + b"\r\n\r\n")
         held.append(s)

@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{Method, Request, Response};
+use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, timeout};
 
 use crate::control::ControlStream;
@@ -71,7 +72,13 @@ impl<I: Io> AgentSession<I> {
             if let Poll::Ready(dead) = self.upkeep.poll(cx, now, &mut *self.connection) {
                 return Poll::Ready(Some(Err(dead)));
             }
+            // One read may bring hundreds of streams, and a node that floods keeps them coming. Without a pause
+            // the tasks that serve them would never run, to see that most were reset, and would pile up.
+            let turn = ready!(poll_proceed(cx));
             let accepted = self.connection.poll_accept(cx);
+            if accepted.is_ready() {
+                turn.made_progress();
+            }
             if accepted.is_pending() && self.upkeep.is_due(now) {
                 cx.waker().wake_by_ref();
             }

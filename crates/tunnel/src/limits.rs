@@ -35,8 +35,9 @@ pub const BYTES_PATIENCE: u64 = 10;
 pub const MAX_SMALL_FRAMES: usize = 64 << 20;
 /// Streams open at once on one tunnel.
 pub const MAX_STREAMS: u32 = 10_000;
-/// Streams reset before they were accepted. A node resets one for each client that hangs up.
-pub const MAX_PENDING_RESETS: usize = 100_000;
+/// Streams reset before they were accepted. A node resets one for each client that hangs up: all that were
+/// open may be, at once.
+pub const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
 /// Reset streams remembered so that frames already on the way are not an error.
 pub const MAX_REMEMBERED_RESETS: usize = 1_000;
 /// Handshake, from the first byte to the control stream.

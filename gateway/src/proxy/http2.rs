@@ -17,6 +17,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_http::RequestHeader;
 use pingora_proxy::HttpProxy;
 use tokio::task::JoinSet;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -104,6 +105,8 @@ pub(super) async fn serve(
             respond.send_reset(Reason::REFUSED_STREAM);
             continue;
         }
+        // One read may bring hundreds of requests: their tasks have to come to run in between.
+        consume_budget().await;
         let (parts, body) = request.into_parts();
         let head = RequestHeader::from(parts);
         // It means one thing only (RFC 9113, section 8.1.1), or the lifecycle refuses it.
