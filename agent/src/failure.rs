@@ -140,7 +140,28 @@ pub(crate) fn reply(
 
 #[cfg(test)]
 mod tests {
+    use piko_tunnel::blame::Blame;
+
     use super::*;
+
+    /// A node sends a request elsewhere, or leaves a service aside, by these.
+    #[test]
+    fn each_code_blames_the_service_as_its_failure_does() {
+        for (failure, blame) in [
+            (Failure::Unreachable, Blame::NotReached),
+            (Failure::Tls, Blame::NotReached),
+            (Failure::Timeout, Blame::Late),
+            (Failure::Closed, Blame::Broken),
+            (Failure::BadResponse, Blame::Broken),
+            (Failure::ResponseHeaders, Blame::Nobody),
+            (Failure::UnaskedUpgrade, Blame::Nobody),
+            (Failure::ConnectionAuth, Blame::Nobody),
+            (Failure::NotTcp, Blame::Nobody),
+            (Failure::Framing(BadFraming::Length), Blame::Nobody),
+        ] {
+            assert_eq!(Blame::of_code(failure.row().1), blame, "{failure:?}");
+        }
+    }
 
     #[test]
     fn framing_failures_have_the_codes_of_the_rule() {

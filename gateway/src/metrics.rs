@@ -50,6 +50,8 @@ pub struct UpstreamMetrics {
     tunnels: IntGauge,
     lanes: IntGauge,
     handshakes: IntCounterVec,
+    /// `piko_upstreams_ejections_total{reason}`
+    pub ejections: IntCounterVec,
 }
 
 /// The gossip port: what table replication sends and receives. memberlist's own probes and exchanges are
@@ -92,6 +94,8 @@ pub struct PortCounts {
 pub struct Gauges {
     /// `piko_upstreams_connected_upstreams`
     pub upstreams: IntGauge,
+    /// `piko_upstreams_set_aside`
+    pub aside: IntGauge,
     /// `piko_upstreams_registered_endpoints`
     pub endpoints: IntGauge,
     /// `piko_cluster_nodes{status}`
@@ -157,9 +161,20 @@ impl Metrics {
                 "Agents that asked for a tunnel, by what became of it",
                 &["result"],
             ),
+            ejections: counters(
+                r,
+                "piko_upstreams_ejections_total",
+                "Upstreams set aside for what their services did, by why",
+                &["reason"],
+            ),
         };
         let gauge_values = Gauges {
             upstreams: gauge(r, "piko_upstreams_connected_upstreams", "Upstreams connected to this node"),
+            aside: gauge(
+                r,
+                "piko_upstreams_set_aside",
+                "Upstreams of this node that are set aside for what their services did",
+            ),
             endpoints: gauge(
                 r,
                 "piko_upstreams_registered_endpoints",

@@ -148,7 +148,8 @@ impl Node {
 
         directory.set(table.clone());
         let targets = Arc::new(Targets::default());
-        let registry = Registry::new(table.clone());
+        let registry =
+            Registry::new(table.clone(), config.health.rules(), metrics.upstream.ejections.clone());
         let certified = tls
             .peer
             .as_ref()
@@ -165,6 +166,7 @@ impl Node {
         ));
         let background = Background::default();
         background.spawn(links.clone().run(table.clone(), background.stop.clone()));
+        background.spawn(registry.clone().keep_time(background.stop.clone()));
         background.spawn(plugins.clone().watch(background.stop.clone()));
 
         for cert in tls.certificates() {

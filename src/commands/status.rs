@@ -87,9 +87,13 @@ pub(crate) fn command() -> Command {
             Command::new("endpoints").about("Endpoints of a node, with the addresses of agents' connections"),
         ))
         .subcommand(
-            group("upstream", "Upstreams").subcommand(
-                Command::new("endpoints").about("Endpoints of a node, with the number of upstreams"),
-            ),
+            group("upstream", "Upstreams")
+                .subcommand(
+                    Command::new("endpoints").about("Endpoints of a node, with the number of upstreams"),
+                )
+                .subcommand(
+                    Command::new("health").about("Upstreams of a node that are set aside: why, until when"),
+                ),
         )
         .subcommand(Command::new("plugins").about("Plugins of a node: versions, state, calls, errors"))
         .subcommand(

@@ -13,6 +13,7 @@ mod cluster;
 mod config;
 mod edge;
 mod grpc;
+mod health;
 mod hostile_h2;
 mod http1;
 mod lanes;

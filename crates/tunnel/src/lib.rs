@@ -11,6 +11,7 @@
 
 pub mod agent_session;
 pub mod backoff;
+pub mod blame;
 pub mod body;
 pub mod control;
 pub mod dial;

@@ -58,6 +58,7 @@ fn local(path: &str, state: &State) -> Option<Answer> {
         "/metrics" => metrics(state),
         "/status/cluster/nodes" => json(&view::nodes(&state.table.nodes())),
         "/status/upstream/endpoints" => json(&view::endpoint_counts(&state.registry)),
+        "/status/upstream/health" => json(&view::set_aside(&state.registry)),
         "/status/proxy/endpoints" => json(&view::endpoint_addresses(&state.registry)),
         "/status/plugins" => json(&state.plugins.status()),
         "/status/gossip/nodes" => json(&view::gossip_nodes(state)),
@@ -81,9 +82,10 @@ fn local(path: &str, state: &State) -> Option<Answer> {
 
 fn metrics(state: &State) -> Answer {
     let gauges = &state.metrics.gauges;
-    let (endpoints, upstreams) = state.registry.size();
+    let (endpoints, upstreams, aside) = state.registry.size();
     gauges.endpoints.set(endpoints as i64);
     gauges.upstreams.set(upstreams as i64);
+    gauges.aside.set(aside as i64);
     let nodes = state.table.nodes();
     for status in [Status::Active, Status::Unreachable, Status::Left] {
         let count = nodes.iter().filter(|node| node.status == status).count();

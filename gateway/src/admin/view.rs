@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::State;
 use crate::cluster::{NodeView, Status};
@@ -32,7 +33,7 @@ pub(super) fn nodes(nodes: &[NodeView]) -> Vec<NodeRow> {
         proxy_addr: node.identity.proxy_addr.clone(),
         admin_addr: node.identity.admin_addr.clone(),
         endpoints: count(node),
-        upstreams: node.endpoints.values().map(|n| u64::from(*n)).sum(),
+        upstreams: node.endpoints.values().map(|listed| u64::from(listed.upstreams)).sum(),
     };
     nodes.iter().map(row).collect()
 }
@@ -62,6 +63,37 @@ pub(super) fn endpoint_addresses(registry: &Registry) -> BTreeMap<String, Vec<St
     };
     let endpoints = registry.endpoints().into_iter();
     endpoints.map(|(endpoint, upstreams)| (endpoint.to_string(), addresses(upstreams))).collect()
+}
+
+/// One upstream that is set aside.
+#[derive(Serialize)]
+pub(super) struct AsideRow {
+    endpoint: String,
+    agent: String,
+    addr: String,
+    reason: &'static str,
+    /// Seconds since it was, trials included.
+    for_secs: u64,
+    /// Seconds until a request tries it. 0: the next one does.
+    tried_in_secs: u64,
+}
+
+/// `GET /status/upstream/health`: the upstreams of this node that are set aside, and why.
+pub(super) fn set_aside(registry: &Registry) -> Vec<AsideRow> {
+    let now = Instant::now();
+    let upstreams = registry.endpoints().into_values().flatten();
+    let row = |upstream: crate::route::UpstreamView| {
+        let out = upstream.out?;
+        Some(AsideRow {
+            endpoint: upstream.route.to_string(),
+            agent: upstream.agent_id,
+            addr: upstream.addr.to_string(),
+            reason: out.why.as_str(),
+            for_secs: now.duration_since(out.since).as_secs(),
+            tried_in_secs: out.until.duration_since(now).as_secs_f64().ceil() as u64,
+        })
+    };
+    upstreams.filter_map(row).collect()
 }
 
 /// `GET /status/gossip/nodes`
@@ -99,8 +131,8 @@ fn gossip_meta(state: &State, node: &NodeView) -> Value {
 /// A node's endpoints, `tenant/endpoint` where they are a tenant's, with their upstreams whatever they speak.
 fn endpoints(node: &NodeView) -> BTreeMap<String, u32> {
     let mut shown = BTreeMap::new();
-    for (route, upstreams) in &node.endpoints {
-        *shown.entry(route.endpoint.to_string()).or_default() += upstreams;
+    for (route, listed) in &node.endpoints {
+        *shown.entry(route.endpoint.to_string()).or_default() += listed.upstreams;
     }
     shown
 }

@@ -34,7 +34,7 @@ use crate::metrics::GossipMetrics;
 use gossip::Gossip;
 pub use secret::ClusterKey;
 pub use state::{Caps, NodeView, RemoteNode, RemoteRoute, Status, Table};
-pub use wire::Identity;
+pub use wire::{Identity, Listed};
 
 /// How to take part in a cluster.
 pub struct Options {

@@ -14,9 +14,10 @@ use parking_lot::RwLock;
 use piko_tunnel::control::Protocol;
 use tokio::sync::{Notify, watch};
 
-use super::wire::{Identity, Message, Op};
+use super::wire::{Identity, Listed, Message, Op};
 use crate::route::key::{EndpointKey, RouteKey};
 use crate::route::names::Names;
+use crate::route::upstream::Load;
 
 /// Changes an owner keeps for those who missed some.
 const LOG: usize = 65_536;
@@ -67,8 +68,10 @@ pub struct RemoteNode {
 pub struct RemoteRoute {
     /// The node.
     pub node: Arc<RemoteNode>,
-    /// How many upstreams it has.
-    pub upstreams: u32,
+    /// What it has for the endpoint.
+    pub listed: Listed,
+    /// Requests that this node has there for it.
+    pub(crate) load: Load,
 }
 
 /// A node, as status shows it.
@@ -83,7 +86,7 @@ pub struct NodeView {
     /// The version of its table.
     pub version: u64,
     /// Its endpoints, by protocol, and their upstreams.
-    pub endpoints: BTreeMap<RouteKey, u32>,
+    pub endpoints: BTreeMap<RouteKey, Listed>,
 }
 
 /// The shared view: routing and status read it, the registry and gossip write it.
@@ -120,7 +123,7 @@ pub struct Caps {
 #[derive(Default)]
 struct Local {
     version: u64,
-    endpoints: BTreeMap<RouteKey, u32>,
+    endpoints: BTreeMap<RouteKey, Listed>,
     log: VecDeque<Op>,
     flushed: u64,
 }
@@ -139,7 +142,7 @@ struct Node {
     /// Seconds since the last heartbeat.
     silent: u32,
     version: u64,
-    endpoints: BTreeMap<RouteKey, u32>,
+    endpoints: BTreeMap<RouteKey, Listed>,
     /// By base version.
     pending: BTreeMap<u64, Vec<Op>>,
 }
@@ -203,10 +206,11 @@ impl Table {
         self.state.read().identity.clone()
     }
 
-    /// Sets how many upstreams this node has for an endpoint. The others hear of it within 20 ms.
-    pub fn set_local(&self, route: &RouteKey, upstreams: u32) {
-        let had = self.state.write().local.set(route, upstreams);
-        match (had, upstreams > 0) {
+    /// Sets what this node has for an endpoint. The others hear of it within 20 ms.
+    pub fn set_local(&self, route: &RouteKey, listed: Listed) {
+        let has = listed.upstreams > 0;
+        let had = self.state.write().local.set(route, listed);
+        match (had, has) {
             (false, true) => self.names.learn(&route.endpoint),
             (true, false) => self.names.forget(&route.endpoint),
             _ => {}
@@ -240,7 +244,8 @@ impl Table {
         let mut found = BTreeSet::new();
         for table in tables {
             let from = table.range((Bound::Included(&least), Bound::Unbounded));
-            let here = from.take_while(|(key, _)| wanted(&key.endpoint)).filter(|(_, n)| **n > 0);
+            let here =
+                from.take_while(|(key, _)| wanted(&key.endpoint)).filter(|(_, listed)| listed.upstreams > 0);
             // Each may be there twice: by HTTP and by TCP.
             found.extend(here.take(2 * limit).map(|(key, _)| &key.endpoint));
         }
@@ -253,8 +258,9 @@ impl Table {
         let by = |protocol| {
             let route = endpoint.by(protocol);
             let remote = state.routes.get(&route).into_iter().flat_map(|routes| routes.iter());
-            let remote = remote.map(|route| route.upstreams);
-            remote.chain(state.local.endpoints.get(&route).copied()).fold(0, u32::saturating_add)
+            let remote = remote.map(|route| route.listed);
+            let all = remote.chain(state.local.endpoints.get(&route).copied());
+            all.map(|listed| listed.upstreams).fold(0, u32::saturating_add)
         };
         by(Protocol::Http).saturating_add(by(Protocol::Tcp))
     }
@@ -265,7 +271,7 @@ impl Table {
         let active = state.nodes.values().filter(|node| node.status == Status::Active);
         let tables = active.map(|node| &node.endpoints).chain([&state.local.endpoints]);
         tables.fold((0, 0), |(nodes, total), table| {
-            (nodes + 1, total + table.values().map(|n| u64::from(*n)).sum::<u64>())
+            (nodes + 1, total + table.values().map(|listed| u64::from(listed.upstreams)).sum::<u64>())
         })
     }
 
@@ -400,14 +406,14 @@ impl Table {
 
 impl Local {
     /// Says whether it had some before.
-    fn set(&mut self, route: &RouteKey, upstreams: u32) -> bool {
-        let before = if upstreams == 0 {
+    fn set(&mut self, route: &RouteKey, listed: Listed) -> bool {
+        let before = if listed.upstreams == 0 {
             self.endpoints.remove(route)
         } else {
-            self.endpoints.insert(route.clone(), upstreams)
+            self.endpoints.insert(route.clone(), listed)
         };
         self.version += 1;
-        self.log.push_back((route.clone(), upstreams));
+        self.log.push_back((route.clone(), listed));
         if self.log.len() > LOG {
             self.log.pop_front();
         }
@@ -634,7 +640,7 @@ impl State {
             return Err(Ignored::Old);
         }
         let mut left_out = endpoints.len().saturating_sub(cap);
-        let taken = endpoints.into_iter().filter(|(_, n)| *n > 0).take(cap);
+        let taken = endpoints.into_iter().filter(|(_, listed)| listed.upstreams > 0).take(cap);
         let before = std::mem::replace(&mut node.endpoints, taken.collect());
         node.version = version;
         let mut changed: Vec<_> = before.into_keys().chain(node.endpoints.keys().cloned()).collect();
@@ -661,10 +667,16 @@ impl State {
     fn reroute(&mut self, endpoints: impl IntoIterator<Item = RouteKey>) {
         for endpoint in endpoints {
             let active = self.nodes.values().filter(|node| node.status == Status::Active);
+            let before = self.routes.get(&endpoint);
+            // What is in flight there stays counted.
+            let load = |node: &Node| {
+                let same = before.iter().flat_map(|all| all.iter()).find(|there| there.node == node.remote);
+                same.map_or_else(Load::default, |there| there.load.clone())
+            };
             let routes: Arc<[RemoteRoute]> = active
                 .filter_map(|node| {
-                    let upstreams = *node.endpoints.get(&endpoint)?;
-                    Some(RemoteRoute { node: node.remote.clone(), upstreams })
+                    let listed = *node.endpoints.get(&endpoint)?;
+                    Some(RemoteRoute { node: node.remote.clone(), listed, load: load(node) })
                 })
                 .collect();
             if routes.is_empty() {
@@ -682,15 +694,15 @@ impl Node {
     /// Applies operations from `base` on, skipping those already known. Says how many were above the cap.
     fn take(&mut self, base: u64, ops: Vec<Op>, cap: usize, changed: &mut Vec<RouteKey>) -> usize {
         let mut left_out = 0;
-        for (version, (endpoint, upstreams)) in (base.saturating_add(1)..).zip(ops) {
+        for (version, (endpoint, listed)) in (base.saturating_add(1)..).zip(ops) {
             if version <= self.version {
                 continue;
             }
             self.version = version;
-            if upstreams == 0 {
+            if listed.upstreams == 0 {
                 self.endpoints.remove(&endpoint);
             } else if self.endpoints.len() < cap || self.endpoints.contains_key(&endpoint) {
-                self.endpoints.insert(endpoint.clone(), upstreams);
+                self.endpoints.insert(endpoint.clone(), listed);
             } else {
                 left_out += 1;
                 continue;

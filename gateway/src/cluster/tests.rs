@@ -10,7 +10,7 @@ use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::state::{Answer, Caps, Ignored, Status, Table, Then};
-use super::wire::{self, Identity, Message};
+use super::wire::{self, Identity, Listed, Message};
 use crate::route::key::RouteKey;
 
 /// Room for all that these tests do.
@@ -30,7 +30,7 @@ fn addr(n: u16) -> SocketAddr {
 }
 
 fn set(table: &Table, endpoint: &str, upstreams: u32) {
-    table.set_local(&route(endpoint), upstreams);
+    table.set_local(&route(endpoint), Listed { upstreams, out: 0 });
 }
 
 fn deltas(table: &Table) -> Vec<Message> {
@@ -60,8 +60,8 @@ fn pulled(owner: &Table, follower: &Table, at: SocketAddr) -> Vec<Message> {
     }
 }
 
-fn texts(endpoints: BTreeMap<RouteKey, u32>) -> BTreeMap<String, u32> {
-    endpoints.into_iter().map(|(route, n)| (route.to_string(), n)).collect()
+fn texts(endpoints: BTreeMap<RouteKey, Listed>) -> BTreeMap<String, u32> {
+    endpoints.into_iter().map(|(route, listed)| (route.to_string(), listed.upstreams)).collect()
 }
 
 fn route(text: &str) -> RouteKey {
@@ -135,7 +135,7 @@ fn s10_only_active_nodes_are_routed_to() {
         let _ = follower.apply(addr(1), delta);
     }
     let routes = follower.remote(&route("a")).unwrap();
-    assert_eq!((routes.len(), routes[0].upstreams, routes[0].node.id.as_str()), (1, 2, "owner"));
+    assert_eq!((routes.len(), routes[0].listed.upstreams, routes[0].node.id.as_str()), (1, 2, "owner"));
 
     follower.member_down(addr(1));
     assert_eq!(status(&follower, "owner"), Some(Status::Unreachable));
@@ -178,7 +178,12 @@ fn s5_nobody_speaks_for_this_node() {
     let follower = new(identity("follower", 1));
     set(&follower, "mine", 1);
     assert!(!follower.member_up(addr(9), identity("follower", 7)));
-    let delta = Message::Delta { owner: "follower".into(), epoch: 1, base: 1, ops: vec![(route("mine"), 0)] };
+    let delta = Message::Delta {
+        owner: "follower".into(),
+        epoch: 1,
+        base: 1,
+        ops: vec![(route("mine"), Listed::default())],
+    };
     let _ = follower.apply(addr(1), delta);
     assert_eq!(seen(&follower, "follower"), BTreeMap::from([("mine".to_owned(), 1)]));
 }
@@ -334,7 +339,7 @@ fn r13_nodes_and_their_endpoints_are_capped() {
     deltas(&owner).into_iter().for_each(|delta| drop(follower.apply(addr(1), delta)));
     let wanted = [("e1", 7), ("e2", 1), ("e9", 1)].map(|(name, n)| (name.to_owned(), n));
     assert_eq!(seen(&follower, "owner"), BTreeMap::from(wanted));
-    let endpoints = (0..1000).map(|n| (route(&format!("s{n}")), 1)).collect();
+    let endpoints = (0..1000).map(|n| (route(&format!("s{n}")), Listed { upstreams: 1, out: 0 })).collect();
     let all = Message::Snapshot { owner: "owner".into(), epoch: 1, version: 99, endpoints };
     assert_eq!(follower.apply(addr(1), all), Err(Ignored::Capped));
     assert_eq!(seen(&follower, "owner").len(), 3);
@@ -370,7 +375,7 @@ fn the_same_name_in_two_tenants_or_by_two_protocols_is_two_routes() {
         // As it is written and read.
         let _ = follower.apply(addr(1), wire::decode(&wire::encode(&delta)).unwrap());
     }
-    let upstreams = |text| follower.remote(&route(text)).map(|routes| routes[0].upstreams);
+    let upstreams = |text| follower.remote(&route(text)).map(|routes| routes[0].listed.upstreams);
     assert_eq!(upstreams("shop"), Some(1));
     assert_eq!(upstreams("acme/shop"), Some(2));
     assert_eq!(upstreams("tcp:acme/shop"), Some(3));
@@ -390,9 +395,9 @@ fn the_same_name_in_two_tenants_or_by_two_protocols_is_two_routes() {
 #[test]
 fn a_message_with_a_name_that_is_none_is_not_taken() {
     let snapshot = |name: &str| {
-        let endpoints = vec![(name.to_owned(), 1_u32)];
+        let endpoints = vec![(name.to_owned(), (1_u32, 0_u32))];
         // As another program would write it: `Snapshot` is the fourth message.
-        postcard::to_extend(&(3_u8, "owner", 1_u64, 1_u64, endpoints), vec![2]).unwrap()
+        postcard::to_extend(&(3_u8, "owner", 1_u64, 1_u64, endpoints), vec![3]).unwrap()
     };
     assert!(matches!(wire::decode(&snapshot("acme/shop")), Some(Message::Snapshot { .. })));
     for name in ["", "a b", "a/b/c", "udp:a"] {

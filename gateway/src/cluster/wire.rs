@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::route::key::RouteKey;
 
 /// First byte of every message. Another one is another version's: ignored.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 /// Largest message taken, bytes: a table of some million endpoints.
 pub(super) const MAX_MESSAGE: usize = 64 << 20;
 /// Operations in one delta at most.
@@ -30,8 +30,24 @@ pub struct Identity {
     pub peer_addr: String,
 }
 
-/// One change of one endpoint, by protocol: its upstreams now; 0 is gone. The name is checked as it is read.
-pub(super) type Op = (RouteKey, u32);
+/// What a node has for one endpoint, by one protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Upstreams. 0: the endpoint is gone there.
+    pub upstreams: u32,
+    /// Those of them that are set aside for what their services did: requests do better elsewhere.
+    pub out: u32,
+}
+
+impl Listed {
+    /// Upstreams that are not set aside.
+    pub fn good(self) -> u32 {
+        self.upstreams.saturating_sub(self.out)
+    }
+}
+
+/// One change of one endpoint, by protocol: what its owner has now. The name is checked as it is read.
+pub(super) type Op = (RouteKey, Listed);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Message {
@@ -132,7 +148,7 @@ pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_del
     while !rest.is_empty() {
         let mut size = owner.len() + 32;
         let fits = rest.iter().take(MAX_OPS).take_while(|(name, _)| {
-            size += name.text_len() + 7;
+            size += name.text_len() + 12;
             size <= max_delta
         });
         let n = fits.count().max(1);

@@ -5,6 +5,7 @@ mod cluster;
 mod connections;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod health;
 mod ports;
 mod proxy;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use advertise::advertised;
 pub use cluster::{ClusterConfig, GossipConfig};
 pub use connections::ConnectionsConfig;
+pub use health::HealthConfig;
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
 pub use proxy::{EndpointConfig, HttpConfig, ProxyConfig, ProxyTenantConfig, UnderscoreHeaders};
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// Tunnels and peer links.
     pub tunnel: TunnelConfig,
+    /// Setting upstreams aside whose services fail.
+    pub health: HealthConfig,
     /// WebAssembly plugins, in the order they see a request. In the file only; see docs/plugins.md.
     pub plugins: Vec<PluginConfig>,
     /// Where compiled plugins are kept, open to this user alone. Default: `piko/plugins` in the user's
@@ -58,6 +62,7 @@ impl Default for Config {
             admin: AdminConfig::default(),
             cluster: ClusterConfig::default(),
             tunnel: TunnelConfig::default(),
+            health: HealthConfig::default(),
             plugins: Vec::new(),
             plugin_cache_dir: None,
             log: LogConfig::default(),
@@ -109,6 +114,7 @@ impl ConfigSpec for Config {
         self.log.validate()?;
         PluginConfig::validate(&self.plugins)?;
         self.tunnel.validate()?;
+        self.health.validate()?;
         self.cluster.validate()
     }
 }

@@ -6,30 +6,35 @@
 //!          ◄─SendStream─ down: send_body ◄──── Receiver   ◄──  its answer, 1xx and trailers with it
 //! ```
 //! The directions know nothing of each other, except that the answer's end ends the upload: HTTP has
-//! no use for the rest of a request that was answered. A reset of either side reaches the other.
+//! no use for the rest of a request that was answered. A reset of either side reaches the other. Answers
+//! are judged here, where the agent is; a request without a body that no service got goes to another agent.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, request};
 use piko_tunnel::Windows;
 use piko_tunnel::agent_session::Incoming;
+use piko_tunnel::blame::Blame;
 use piko_tunnel::body::{RecvBody, SendBodyError, send_body};
 use piko_tunnel::control::Protocol;
 use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
-use piko_tunnel::receive::{ReceiveError, Receiver, Stalled};
+use piko_tunnel::receive::{ReceiveError, Receiver};
+use tokio::time::timeout;
 use tracing::debug;
 
+use crate::route::health::{Fault, Verdict};
 use crate::route::key::RouteKey;
-use crate::route::{EndpointKey, Router, Target};
+use crate::route::{Ask, EndpointKey, InFlight, Router};
 
 /// Local upstreams tried before the stream is refused.
 const MAX_TRIES: usize = 3;
@@ -44,25 +49,91 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         return;
     };
-    let Some((target, opener, sender)) = open(router, &endpoint.by(protocol)).await else {
-        debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
-        respond.send_reset(Reason::REFUSED_STREAM);
-        return;
-    };
-    let _inflight = target.enter();
-    if let Err(reason) = pump(request, &mut respond, sender, opener.windows()).await {
-        respond.send_reset(reason);
+    let route = endpoint.by(protocol);
+    let (parts, body) = request.into_parts();
+    let repeatable = parts.method.is_idempotent() && body.is_end_stream();
+    let (mut body, mut tried) = (Some(body), Vec::new());
+    loop {
+        let Some((there, opener, sender)) = open(router, &route, repeatable, &mut tried).await else {
+            debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        };
+        tried.push(there.target().id());
+        let others = router.others(&route, &tried);
+        let again =
+            body.as_ref().is_none_or(Receiver::is_end_stream) && tried.len() < MAX_TRIES && others.here;
+        let hedge = there.trial().filter(|_| repeatable && (again || others.away));
+        let watch = Watch { router, there, again, hedge };
+        let request = (parts.clone(), body.take());
+        match pump(request, &mut respond, sender, opener.windows(), &watch).await {
+            Ok(()) => return,
+            Err(Stop::Reset(reason)) => return respond.send_reset(reason),
+            Err(Stop::Elsewhere) if again => {}
+            Err(Stop::Elsewhere) => return respond.send_reset(Reason::REFUSED_STREAM),
+        }
     }
 }
 
-async fn open(router: &Router, route: &RouteKey) -> Option<(Arc<Target>, Opener, SendRequest<Bytes>)> {
-    let mut tried = Vec::new();
+/// Why a stream is not, or not wholly, passed on.
+enum Stop {
+    Reset(Reason),
+    /// This agent's service has nothing of the request, or may get it twice: another one's is asked.
+    Elsewhere,
+}
+
+impl From<Reason> for Stop {
+    fn from(reason: Reason) -> Stop {
+        Stop::Reset(reason)
+    }
+}
+
+/// Judges the answer of one agent.
+struct Watch<'a> {
+    router: &'a Router,
+    there: InFlight,
+    /// The request is whole in its head, and there is another agent here.
+    again: bool,
+    /// The agent was set aside, and so long it may take to show that its service works.
+    hedge: Option<Duration>,
+}
+
+impl Watch<'_> {
+    /// The answer's head, or what is to happen instead of passing it on.
+    async fn head(&self, response: &mut ResponseFuture) -> Result<Head, Stop> {
+        let head = next_head(response);
+        let head = match self.hedge {
+            Some(limit) => timeout(limit, head).await.map_err(|_| {
+                self.there.judge(Verdict::Bad(Fault::Timeout));
+                Stop::Elsewhere
+            })?,
+            None => head.await,
+        };
+        let head = head.map_err(|e| reason(&e))?;
+        if let Head::Final(answer) = &head {
+            let blame = Blame::of_answer(answer.headers());
+            let verdict = Verdict::of(answer.status(), blame, self.router.rules());
+            self.there.judge(verdict);
+            let unreached = blame == Some(Blame::NotReached) && self.again;
+            if unreached || self.hedge.is_some() && matches!(verdict, Verdict::Bad(_)) {
+                return Err(Stop::Elsewhere);
+            }
+        }
+        Ok(head)
+    }
+}
+
+async fn open(
+    router: &Router,
+    route: &RouteKey,
+    repeatable: bool,
+    tried: &mut Vec<u64>,
+) -> Option<(InFlight, Opener, SendRequest<Bytes>)> {
     while tried.len() < MAX_TRIES {
-        let target = router.select_local(route, &tried)?;
-        let opener = target.opener().opener;
+        let there = router.select_local(route, Ask { tried, repeatable })?;
+        let opener = there.target().opener().opener;
         match opener.ready().await {
-            Ok(sender) => return Some((target, opener, sender)),
-            Err(_) => tried.push(target.id()),
+            Ok(sender) => return Some((there, opener, sender)),
+            Err(_) => tried.push(there.target().id()),
         }
     }
     None
@@ -71,32 +142,33 @@ async fn open(router: &Router, route: &RouteKey) -> Option<(Arc<Target>, Opener,
 /// Moves the request one way and the response the other, until the response is complete or one breaks.
 /// What is dropped unfinished is reset: the agent sees CANCEL where the client went away.
 async fn pump(
-    request: Request<Receiver>,
+    (parts, body): (request::Parts, Option<Receiver>),
     respond: &mut SendResponse<Bytes>,
     mut sender: SendRequest<Bytes>,
     windows: &Arc<Windows>,
-) -> Result<(), Reason> {
-    let (parts, body) = request.into_parts();
-    let end = body.is_end_stream();
+    watch: &Watch<'_>,
+) -> Result<(), Stop> {
+    let body = body.filter(|body| !body.is_end_stream());
     let connect = parts.method == Method::CONNECT;
-    if connect || parts.headers.contains_key(headers::UPGRADE) {
+    if let Some(body) = &body
+        && (connect || parts.headers.contains_key(headers::UPGRADE))
+    {
         body.be_patient();
     }
-    let stalled = body.stalled();
-    let sent = sender.send_request(Request::from_parts(parts, ()), end);
+    let sent = sender.send_request(Request::from_parts(parts, ()), body.is_none());
     let (response, upload) = sent.map_err(|_| Reason::REFUSED_STREAM)?;
     let up = async {
-        match end {
-            true => Ok(()),
-            false => send_up(body, upload, &stalled).await,
+        match body {
+            None => Ok(()),
+            Some(body) => send_up(body, upload).await,
         }
     };
-    let down = send_down(response, respond, windows, connect);
+    let down = send_down(response, respond, windows, connect, watch);
     tokio::pin!(up, down);
     tokio::select! {
         done = &mut down => match done? {
             After::Nothing => Ok(()),
-            After::RestOfUpload => up.await,
+            After::RestOfUpload => up.await.map_err(Stop::Reset),
         },
         done = &mut up => {
             done?;
@@ -106,7 +178,8 @@ async fn pump(
 }
 
 /// The upload. Ends well when it is complete, or when the agent wants no more of it: its answer tells.
-async fn send_up(body: Receiver, upload: SendStream<Bytes>, stalled: &Stalled) -> Result<(), Reason> {
+async fn send_up(body: Receiver, upload: SendStream<Bytes>) -> Result<(), Reason> {
+    let stalled = body.stalled();
     tokio::select! {
         sent = send_body(RecvBody::new(body, None), upload) => match sent {
             // The client broke off. `send_body` has told the agent.
@@ -123,13 +196,14 @@ async fn send_down(
     respond: &mut SendResponse<Bytes>,
     windows: &Arc<Windows>,
     connect: bool,
-) -> Result<After, Reason> {
+    watch: &Watch<'_>,
+) -> Result<After, Stop> {
     let mut informational = 0;
     let response = loop {
         let head = tokio::select! {
-            head = next_head(&mut response) => head.map_err(|e| reason(&e))?,
+            head = watch.head(&mut response) => head?,
             // The client hung up before there was an answer.
-            _ = poll_fn(|cx| respond.poll_reset(cx)) => return Err(Reason::CANCEL),
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => return Err(Reason::CANCEL.into()),
         };
         match head {
             Head::Informational(_) if informational == MAX_INFORMATIONAL => {}
@@ -149,6 +223,7 @@ async fn send_down(
     };
     let after = if byte_stream { After::RestOfUpload } else { After::Nothing };
     if byte_stream {
+        watch.there.rest();
         body.be_patient();
     }
     let stalled = body.stalled();
@@ -159,11 +234,11 @@ async fn send_down(
     tokio::select! {
         sent = send_body(RecvBody::new(body, None), download) => match sent {
             Ok(()) => Ok(after),
-            Err(SendBodyError::Source(ReceiveError::Stream(e))) => Err(reason(&e)),
-            Err(SendBodyError::Source(e)) => Err(e.reset_reason()),
-            Err(SendBodyError::Stream(_) | SendBodyError::Closed) => Err(Reason::CANCEL),
+            Err(SendBodyError::Source(ReceiveError::Stream(e))) => Err(reason(&e).into()),
+            Err(SendBodyError::Source(e)) => Err(e.reset_reason().into()),
+            Err(SendBodyError::Stream(_) | SendBodyError::Closed) => Err(Reason::CANCEL.into()),
         },
-        () = stalled.wait() => Err(ReceiveError::Stalled.reset_reason()),
+        () = stalled.wait() => Err(ReceiveError::Stalled.reset_reason().into()),
     }
 }
 

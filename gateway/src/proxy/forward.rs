@@ -2,7 +2,6 @@
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
 use http::{Response, StatusCode, Version};
+use piko_tunnel::blame::Blame;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
 use piko_tunnel::patience::Patience;
@@ -27,8 +27,10 @@ use super::retry::{Attempted, Happened, may_retry};
 use super::upload::Upload;
 use super::{Gateway, Request, plugins, upgraded};
 use crate::error::Failure;
+use crate::route::health::{Fault, Verdict};
+use crate::route::key::RouteKey;
 use crate::route::target::Lane;
-use crate::route::{Kind, Target};
+use crate::route::{Ask, InFlight, Kind};
 
 /// How long one request may wait, beside what is counted for a connection.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,8 @@ pub(super) enum Broken {
     Client(Box<Error>),
     /// The upstream failed.
     Upstream(Happened, Failure),
+    /// The same, with an answer to pass on where no other upstream does better.
+    Declined(Happened, Box<Response<Receiver>>),
 }
 
 impl Broken {
@@ -93,24 +97,47 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     let endpoint = ctx.endpoint.as_ref().ok_or_else(|| Failure::Internal.into_error())?;
     let patience = gateway.endpoints.patience(endpoint, &client.head().headers);
     let mut upload = Upload::new(matches!(ctx.incoming.body, Framing::Absent | Framing::Length(0)));
+    let listener = ctx.listener.as_ref().ok_or_else(|| Failure::Internal.into_error())?;
+    let route = listener.by(ctx.incoming.protocol());
     loop {
-        let target = upstream(gateway, ctx).await.map_err(Failure::into_error)?;
+        let repeatable = idempotent && upload.is_empty();
+        let in_flight = upstream(gateway, ctx, &route, repeatable).await.map_err(Failure::into_error)?;
         if std::mem::take(&mut ctx.expects) {
             client.go_on(gateway.keeps(), gateway.timeouts.write).await?;
         }
-        let Lane { opener, first } = target.opener();
-        let attempt = Attempt { gateway, client: &client, ctx, patience, opener };
-        let (happened, failure) = match attempt.run(target, &mut upload).await {
+        let Lane { opener, first } = in_flight.target().opener();
+        let another = || {
+            let others = gateway.router.others(&route, &ctx.tried);
+            others.here || others.away
+        };
+        let hedge = in_flight.trial().filter(|_| repeatable && another());
+        let attempt = Attempt { gateway, client: &client, ctx, patience, opener, in_flight, hedge };
+        let request =
+            |upload: &Upload| Attempted { idempotent, body_held: upload.is_held(), tries: ctx.tries };
+        let (happened, failure) = match attempt.run(&mut upload).await {
             Ok(()) => break,
             Err(Broken::Client(error)) => return Err(error),
             Err(Broken::Upstream(happened, failure)) => (happened, failure),
+            Err(Broken::Declined(happened, answer)) => {
+                if may_retry(happened, request(&upload)) && another() {
+                    continue;
+                }
+                let (parts, body) = answer.into_parts();
+                match attempt.pass(parts, body).await {
+                    Ok(()) => break,
+                    Err(Broken::Client(error)) => return Err(error),
+                    Err(Broken::Upstream(_, failure)) => return Err(failure.into_error()),
+                    Err(Broken::Declined(..)) => return Err(Failure::Internal.into_error()),
+                }
+            }
         };
+        let may = may_retry(happened, request(&upload));
+        drop(attempt);
         if !first && matches!(happened, Happened::NothingSent | Happened::TunnelBroke) {
             // The upstream may have lost no more than this lane: it is one to try still.
             ctx.tried.pop();
         }
-        let tries = ctx.tries;
-        if !may_retry(happened, Attempted { idempotent, body_held: upload.is_held(), tries }) {
+        if !may {
             return Err(failure.into_error());
         }
     }
@@ -119,13 +146,18 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
 }
 
 /// An upstream that was not tried yet.
-async fn upstream(gateway: &Gateway, ctx: &mut Request) -> Result<Arc<Target>, Failure> {
-    let listener = ctx.listener.as_ref().ok_or(Failure::Internal)?;
-    let route = listener.by(ctx.incoming.protocol());
+async fn upstream(
+    gateway: &Gateway,
+    ctx: &mut Request,
+    route: &RouteKey,
+    repeatable: bool,
+) -> Result<InFlight, Failure> {
     let first = ctx.tries == 0;
-    let Some(target) = gateway.router.select(&route, &ctx.tried).await else {
-        return Err(gateway.router.why_none(&route, &ctx.tried));
+    let ask = Ask { tried: &ctx.tried, repeatable };
+    let Some(in_flight) = gateway.router.select(route, ask).await else {
+        return Err(gateway.router.why_none(route, &ctx.tried));
     };
+    let target = in_flight.target();
     if !first {
         gateway.metrics.proxy.retries.inc();
     }
@@ -136,7 +168,7 @@ async fn upstream(gateway: &Gateway, ctx: &mut Request) -> Result<Arc<Target>, F
     ctx.tries += 1;
     ctx.tried.push(target.id());
     ctx.target = Some(target.clone());
-    Ok(target)
+    Ok(in_flight)
 }
 
 /// One try: what it needs to know.
@@ -148,16 +180,18 @@ pub(super) struct Attempt<'a, 's> {
     patience: Patience,
     /// Of the tunnel that is tried.
     opener: Opener,
+    pub(super) in_flight: InFlight,
+    /// The upstream was set aside, and so long it may take to show that it works: then another one answers.
+    hedge: Option<Duration>,
 }
 
 impl Attempt<'_, '_> {
-    async fn run(&self, target: Arc<Target>, upload: &mut Upload) -> Result<(), Broken> {
+    async fn run(&self, upload: &mut Upload) -> Result<(), Broken> {
         let nothing_sent = |_| Broken::Upstream(Happened::NothingSent, Failure::Unreachable);
         let mut sender = self.opener.ready().await.map_err(nothing_sent)?;
         let listener = self.ctx.listener.as_ref().ok_or(Broken::last(Failure::Internal))?;
         let request = outgoing::request(self.client.head(), &self.ctx.incoming, listener, &self.ctx.came);
         let request = request.map_err(Broken::last)?;
-        let _in_flight = target.enter();
         let upgrade = self.ctx.incoming.upgrade.as_ref();
         // An upgraded stream is written to after the answer: it cannot be ended here.
         let end = upload.is_empty() && upgrade.is_none();
@@ -243,14 +277,41 @@ impl Attempt<'_, '_> {
                 Pin::new(&mut response).poll(cx).map_ok(Ok)
             });
             // While an upload goes on, the answer is not late.
-            let next = progress.with(self.patience, next).await;
-            match next.ok_or(Broken::last(Failure::Timeout))? {
-                Ok(Ok(answer)) => return Ok(answer.map(|body| self.opener.windows().receive(body))),
+            let next = progress.with(self.patience, next);
+            let next = match self.hedge {
+                Some(hedge) => progress.within(Some(hedge), next).await.flatten(),
+                None => next.await,
+            };
+            match next.ok_or_else(|| self.late())? {
+                Ok(Ok(answer)) => {
+                    return self.judge(answer.map(|body| self.opener.windows().receive(body)));
+                }
                 Ok(Err(interim)) => self.interim(interim).await?,
                 Err(error) => return Err(Broken::stream(&error, false)),
             }
         }
         Err(Broken::last(Failure::BadAnswer))
+    }
+
+    /// No answer in time.
+    fn late(&self) -> Broken {
+        self.in_flight.judge(Verdict::Bad(Fault::Timeout));
+        let happened = if self.hedge.is_some() { Happened::TrialFailed } else { Happened::AnswerBegan };
+        Broken::Upstream(happened, Failure::Timeout)
+    }
+
+    /// What the answer says about its service; and whether another upstream is to be asked.
+    fn judge(&self, answer: Response<Receiver>) -> Result<Response<Receiver>, Broken> {
+        let blame = Blame::of_answer(answer.headers());
+        let verdict = Verdict::of(answer.status(), blame, self.gateway.router.rules());
+        self.in_flight.judge(verdict);
+        match (blame, verdict) {
+            (Some(Blame::NotReached), _) => Err(Broken::Declined(Happened::NotReached, answer.into())),
+            (_, Verdict::Bad(_)) if self.hedge.is_some() => {
+                Err(Broken::Declined(Happened::TrialFailed, answer.into()))
+            }
+            _ => Ok(answer),
+        }
     }
 
     /// An informational answer. HTTP/1.0 has none; a 100 was sent by this node already.

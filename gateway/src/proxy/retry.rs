@@ -14,6 +14,10 @@ pub(super) enum Happened {
     /// The other end says that it did not start on the request (RFC 9113, section 8.7:
     /// `REFUSED_STREAM`, or a GOAWAY that excludes the stream).
     Refused,
+    /// The agent could not reach its service, which so has nothing of the request.
+    NotReached,
+    /// The request tried an upstream that had been set aside, and it still does not work.
+    TrialFailed,
     /// The tunnel broke before an answer. Whether the service has the request is not known.
     TunnelBroke,
     /// The agent reset the stream before an answer: it had the request and gave up on it.
@@ -39,8 +43,8 @@ pub(super) fn may_retry(happened: Happened, request: Attempted) -> bool {
         return false;
     }
     match happened {
-        Happened::NothingSent | Happened::Refused => true,
-        Happened::TunnelBroke => request.idempotent,
+        Happened::NothingSent | Happened::Refused | Happened::NotReached => true,
+        Happened::TunnelBroke | Happened::TrialFailed => request.idempotent,
         Happened::Reset | Happened::AnswerBegan => false,
     }
 }
@@ -55,6 +59,8 @@ mod tests {
         let table = [
             (Happened::NothingSent, true, true),
             (Happened::Refused, true, true),
+            (Happened::NotReached, true, true),
+            (Happened::TrialFailed, true, false),
             (Happened::TunnelBroke, true, false),
             (Happened::Reset, false, false),
             (Happened::AnswerBegan, false, false),
@@ -70,7 +76,8 @@ mod tests {
     fn a_body_that_is_gone_or_the_last_try_ends_it() {
         let gone = Attempted { idempotent: true, body_held: false, tries: 1 };
         let last = Attempted { idempotent: true, body_held: true, tries: MAX_TRIES };
-        for happened in [Happened::NothingSent, Happened::Refused, Happened::TunnelBroke] {
+        let known = [Happened::NothingSent, Happened::Refused, Happened::NotReached, Happened::TunnelBroke];
+        for happened in known {
             assert!(!may_retry(happened, gone), "{happened:?}");
             assert!(!may_retry(happened, last), "{happened:?}");
         }

@@ -47,6 +47,8 @@ pub(super) async fn run(
         // A plugin may refuse what the service took; then there is nothing to switch to.
         return Err(Broken::last(Failure::Plugin));
     }
+    // How long it stays open says nothing about how much its service has to do.
+    attempt.in_flight.rest();
     let client = attempt.client;
     client.queue_head(head, false).map_err(Broken::Client)?;
     client.flush(attempt.gateway.timeouts.write).await.map_err(Broken::Client)?;

@@ -130,11 +130,15 @@ impl Upload {
     /// Reads on for an upstream that has had enough, since a client may read its answer only after it
     /// has sent all.
     async fn discard(&mut self, client: &Client<'_>) -> Result<(), Broken> {
-        self.lost = true;
         while self.ended.is_none() {
             match client.read(None).await.map_err(Broken::Client)? {
-                Piece::Data(_) => {}
-                Piece::Trailers(_) | Piece::End => self.ended = Some(None),
+                // Its answer may be that no service got the request: then another upstream gets all of it.
+                Piece::Data(data) => self.hold(&data),
+                Piece::Trailers(mut trailers) => {
+                    headers::strip_trailers(&mut trailers);
+                    self.ended = Some(Some(trailers));
+                }
+                Piece::End => self.ended = Some(None),
             }
         }
         Ok(())

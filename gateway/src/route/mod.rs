@@ -1,13 +1,16 @@
-//! Which upstream takes a request: local and remote together, least in flight of two.
+//! Which upstream takes a request: local and remote together, of two the one with less to do.
 
+pub mod health;
 pub mod key;
 pub(crate) mod names;
 mod recent;
 pub mod registry;
 mod resolve;
 pub mod target;
+pub mod upstream;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use piko_tunnel::control::Protocol;
@@ -18,13 +21,20 @@ use tokio::time::{Instant, timeout_at};
 use crate::cluster::Table;
 use crate::error::Failure;
 use crate::peer::Links;
+use health::{Rules, Standing};
 use key::RouteKey;
 pub use key::{EndpointKey, TenantId};
 use recent::Recent;
+use registry::Upstreams;
 pub use registry::{Registration, Registry, UpstreamView};
 use resolve::Lives;
 pub use resolve::{Asked, Destination};
 pub use target::{Kind, Target};
+pub use upstream::InFlight;
+use upstream::{Load, Mark, Upstream};
+
+/// How long an upstream that is due waits for a request which may be repeated elsewhere. Then any request tries it.
+const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Finds upstreams. One a node, shared by the proxy port and the peer port.
 pub struct Router {
@@ -35,10 +45,40 @@ pub struct Router {
     grace: Duration,
 }
 
+/// What routing has to know of a request, besides where it goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// Targets that are not tried again.
+    pub tried: &'a [u64],
+    /// Its service may do it twice, and all of it is at hand: it may find out whether an upstream that was set
+    /// aside works again, and go elsewhere if not.
+    pub repeatable: bool,
+}
+
+/// Where else a request could go.
+#[derive(Debug, Clone, Copy)]
+pub struct Others {
+    /// To an agent of this node.
+    pub here: bool,
+    /// To another node.
+    pub away: bool,
+}
+
 /// One choice: a target and how many upstreams stand behind it.
 struct Candidate {
     target: Arc<Target>,
     weight: u32,
+    load: Load,
+    /// An agent of this node.
+    upstream: Option<Arc<Upstream>>,
+}
+
+/// The choices there are.
+#[derive(Default)]
+struct Choices {
+    good: Vec<Candidate>,
+    /// For want of good ones: set aside, but a request may do better there than nowhere.
+    aside: Vec<Candidate>,
 }
 
 impl Router {
@@ -64,12 +104,12 @@ impl Router {
         resolve::resolve(self.table.names(), &lives, tenant, asked)
     }
 
-    /// An upstream of the endpoint that speaks the protocol and is not among `tried`. Waits up to the grace where the
-    /// endpoint had one a moment ago: an agent that reconnects loses no request.
-    pub async fn select(&self, route: &RouteKey, tried: &[u64]) -> Option<Arc<Target>> {
-        if let Some(target) = self.pick(route, tried) {
+    /// An upstream of the endpoint that speaks the protocol and was not tried; the request counts as in flight there.
+    /// Waits up to the grace where the endpoint had one a moment ago: an agent that reconnects loses no request.
+    pub async fn select(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
+        if let Some(there) = self.pick(route, ask) {
             self.recent.saw(route);
-            return Some(target);
+            return Some(there);
         }
         if self.grace.is_zero() || !self.recent.contains(route) {
             return None;
@@ -79,9 +119,9 @@ impl Router {
         let mut remote = self.table.subscribe_changes();
         let mut links = self.links.subscribe();
         loop {
-            if let Some(target) = self.pick(route, tried) {
+            if let Some(there) = self.pick(route, ask) {
                 self.recent.saw(route);
-                return Some(target);
+                return Some(there);
             }
             let changed = async {
                 tokio::select! {
@@ -107,43 +147,113 @@ impl Router {
         }
     }
 
-    /// An upstream of this node for the endpoint. For requests that already made their hop.
-    pub fn select_local(&self, route: &RouteKey, tried: &[u64]) -> Option<Arc<Target>> {
-        let local = self.registry.lookup(route)?;
-        let untried = local.iter().filter(|t| t.accepts() && !tried.contains(&t.id()));
-        choose(untried.map(|target| Candidate { target: target.clone(), weight: 1 }).collect())
+    /// What decides about the health of this node's upstreams.
+    pub fn rules(&self) -> &Rules {
+        self.registry.rules()
     }
 
-    fn pick(&self, route: &RouteKey, tried: &[u64]) -> Option<Arc<Target>> {
+    /// Where there are upstreams that were not tried.
+    pub fn others(&self, route: &RouteKey, tried: &[u64]) -> Others {
+        let fresh = |target: &Target| target.accepts() && !tried.contains(&target.id());
+        let local = self.registry.lookup(route);
+        let mut local = local.iter().flat_map(|all| all.iter());
+        let remote = self.table.remote(route);
+        let mut remote = remote.iter().flat_map(|routes| routes.iter());
+        Others {
+            here: local.any(|one| fresh(&one.target)),
+            away: remote.any(|there| self.links.target(&there.node.id).is_some_and(|target| fresh(&target))),
+        }
+    }
+
+    /// An upstream of this node for the endpoint, for requests that already made their hop. None while all here are
+    /// set aside and another node has a good one: the request can still go there.
+    pub fn select_local(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
+        let mut choices = Choices::default();
+        let local = self.registry.lookup(route)?;
+        if let Some(trial) = self.add_local(&mut choices, &local, ask) {
+            return Some(trial);
+        }
+        let remote = self.table.remote(route);
+        let elsewhere =
+            || remote.iter().flat_map(|routes| routes.iter()).any(|there| there.listed.good() > 0);
+        let chosen = choose(choices.good).or_else(|| if elsewhere() { None } else { choose(choices.aside) });
+        chosen.map(|chosen| self.enter(chosen))
+    }
+
+    fn pick(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
         let local = self.registry.lookup(route);
         let remote = self.table.remote(route);
         if let (Some(local), None) = (&local, &remote)
             && let [only] = &local[..]
+            && only.mark() == Mark::In
         {
-            return (only.accepts() && !tried.contains(&only.id())).then(|| only.clone());
+            let fresh = only.target.accepts() && !ask.tried.contains(&only.target.id());
+            return fresh.then(|| InFlight::here(&self.registry, only.clone(), None));
         }
-        let mut candidates = Vec::new();
-        for target in local.iter().flat_map(|targets| targets.iter()) {
-            candidates.push(Candidate { target: target.clone(), weight: 1 });
+        let mut choices = Choices::default();
+        if let Some(local) = &local
+            && let Some(trial) = self.add_local(&mut choices, local, ask)
+        {
+            return Some(trial);
         }
-        for route in remote.iter().flat_map(|routes| routes.iter()) {
-            if let Some(target) = self.links.target(&route.node.id) {
-                candidates.push(Candidate { target, weight: route.upstreams });
+        for there in remote.iter().flat_map(|routes| routes.iter()) {
+            let Some(target) = self.links.target(&there.node.id) else { continue };
+            if !target.accepts() || ask.tried.contains(&target.id()) {
+                continue;
             }
+            let (good, all) = (there.listed.good(), there.listed.upstreams);
+            let (list, weight) = if good > 0 { (&mut choices.good, good) } else { (&mut choices.aside, all) };
+            list.push(Candidate { target, weight, load: there.load.clone(), upstream: None });
         }
-        candidates.retain(|c| c.target.accepts() && !tried.contains(&c.target.id()));
-        choose(candidates)
+        choose(choices.good).or_else(|| choose(choices.aside)).map(|chosen| self.enter(chosen))
+    }
+
+    /// The upstreams of this node. One that was set aside and is due takes the request at once, if it may.
+    fn add_local(&self, choices: &mut Choices, local: &Upstreams, ask: Ask<'_>) -> Option<InFlight> {
+        for upstream in local.iter() {
+            let target = &upstream.target;
+            if !target.accepts() || ask.tried.contains(&target.id()) {
+                continue;
+            }
+            let list = match upstream.mark() {
+                Mark::In => &mut choices.good,
+                Mark::Out => &mut choices.aside,
+                Mark::Due => {
+                    if (ask.repeatable || is_overdue(upstream))
+                        && let Some(patience) = self.registry.begin_trial(upstream)
+                    {
+                        return Some(InFlight::here(&self.registry, upstream.clone(), Some(patience)));
+                    }
+                    &mut choices.aside
+                }
+            };
+            let (target, load) = (target.clone(), upstream.load.clone());
+            list.push(Candidate { target, weight: 1, load, upstream: Some(upstream.clone()) });
+        }
+        None
+    }
+
+    fn enter(&self, chosen: Candidate) -> InFlight {
+        match chosen.upstream {
+            Some(upstream) => InFlight::here(&self.registry, upstream, None),
+            None => InFlight::away(chosen.target, chosen.load),
+        }
     }
 }
 
-/// Of two candidates drawn by weight, the one with fewer requests in flight for its weight.
-fn choose(mut candidates: Vec<Candidate>) -> Option<Arc<Target>> {
+/// It has waited long enough for a request that could go elsewhere.
+fn is_overdue(upstream: &Upstream) -> bool {
+    let standing = upstream.health.lock().standing(Instant::now());
+    matches!(standing, Standing::Due(since) if since >= TRIAL_PATIENCE)
+}
+
+/// Of two candidates drawn by weight, the one with less to do for its weight.
+fn choose(mut candidates: Vec<Candidate>) -> Option<Candidate> {
     let first = draw(&mut candidates)?;
-    let Some(second) = draw(&mut candidates) else { return Some(first.target) };
+    let Some(second) = draw(&mut candidates) else { return Some(first) };
     // a / wa <= b / wb, without dividing
-    let load = |of: &Candidate, other: &Candidate| of.target.inflight() as u64 * u64::from(other.weight);
-    let best = if load(&first, &second) <= load(&second, &first) { first } else { second };
-    Some(best.target)
+    let load = |of: &Candidate, other: &Candidate| of.load.load(Relaxed) as u64 * u64::from(other.weight);
+    Some(if load(&first, &second) <= load(&second, &first) { first } else { second })
 }
 
 /// Takes one candidate out, each as likely as its weight.

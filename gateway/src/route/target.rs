@@ -26,6 +26,16 @@ pub enum Kind {
     },
 }
 
+impl Kind {
+    /// What it calls itself.
+    pub fn name(&self) -> &str {
+        match self {
+            Kind::Agent { agent_id, .. } => agent_id,
+            Kind::Node { id } => id,
+        }
+    }
+}
+
 /// A live agent or peer link: one upstream, however many lanes it has.
 pub struct Target {
     id: u64,
@@ -116,26 +126,13 @@ impl Target {
         self.leaving.store(true, Relaxed);
     }
 
-    /// Counts one request until the guard drops.
-    pub fn enter(self: Arc<Self>) -> InFlight {
+    /// One request more, until [`Target::leave`].
+    pub(super) fn enter(&self) {
         self.inflight.fetch_add(1, Relaxed);
-        InFlight(self)
     }
-}
 
-/// One request in flight on a target.
-pub struct InFlight(Arc<Target>);
-
-impl InFlight {
-    /// Where the request is.
-    pub fn target(&self) -> &Target {
-        &self.0
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.inflight.fetch_sub(1, Relaxed);
+    pub(super) fn leave(&self) {
+        self.inflight.fetch_sub(1, Relaxed);
     }
 }
 

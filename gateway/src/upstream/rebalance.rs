@@ -99,7 +99,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-        let (_, local) = registry.size();
+        let (_, local, _) = registry.size();
         let (nodes, total) = table.totals();
         let upstreams = excess(&config, local, total, nodes);
         if upstreams > 0 {

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +41,7 @@ struct Counts {
     served: AtomicUsize,
     sent: AtomicU64,
     streaming: AtomicUsize,
+    status: AtomicU16,
 }
 
 /// Counts an event stream until it is dropped.
@@ -89,6 +90,11 @@ impl Service {
         self.counts.sent.load(SeqCst)
     }
 
+    /// From now on answers everything with that status; 0: as it should again.
+    pub fn answer_with(&self, status: u16) {
+        self.counts.status.store(status, SeqCst);
+    }
+
     /// Event streams open now.
     pub fn streaming(&self) -> usize {
         self.counts.streaming.load(SeqCst)
@@ -114,6 +120,11 @@ pub fn pattern(bytes: u64) -> impl Stream<Item = Result<Bytes, std::io::Error>> 
 
 async fn answer(name: &'static str, mut request: Request<Incoming>, counts: Arc<Counts>) -> Reply {
     let path = request.uri().path().to_owned();
+    if let Some(status) = Some(counts.status.load(SeqCst)).filter(|status| *status > 0) {
+        let mut reply = Response::new(whole(name));
+        *reply.status_mut() = StatusCode::from_u16(status).expect("a test knows what it asks for");
+        return reply;
+    }
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u64>().ok());
     if request.headers().contains_key("upgrade") {
         return websocket(&path, &mut request);

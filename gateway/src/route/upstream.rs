@@ -1,0 +1,143 @@
+//! One upstream of one endpoint: a tunnel that listens on it, how its service does there, and how much it works.
+//!
+//! Health and load are the endpoint's, not the tunnel's: one bad listener does not take an agent's other
+//! endpoints off, and their traffic is no reason to starve this one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::health::{Health, Verdict};
+use super::key::RouteKey;
+use super::registry::Registry;
+use super::target::Target;
+
+/// Requests that are being worked on, for one endpoint at one target.
+pub(crate) type Load = Arc<AtomicUsize>;
+
+/// A tunnel, as one endpoint's upstream.
+pub struct Upstream {
+    pub(super) target: Arc<Target>,
+    pub(super) route: RouteKey,
+    pub(super) load: Load,
+    /// Good answers so far.
+    pub(super) served: AtomicU64,
+    mark: AtomicU8,
+    pub(super) health: Mutex<Health>,
+}
+
+/// What routing has to know of an upstream's health without a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Mark {
+    /// Requests go there.
+    In,
+    /// None does while there is another.
+    Out,
+    /// One may try it.
+    Due,
+}
+
+impl Upstream {
+    pub(super) fn new(target: Arc<Target>, route: RouteKey) -> Arc<Upstream> {
+        let (load, served) = (Load::default(), AtomicU64::new(0));
+        let (mark, health) = (AtomicU8::new(Mark::In as u8), Mutex::default());
+        Arc::new(Upstream { target, route, load, served, mark, health })
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        match self.mark.load(Relaxed) {
+            0 => Mark::In,
+            1 => Mark::Out,
+            _ => Mark::Due,
+        }
+    }
+
+    pub(super) fn set_mark(&self, mark: Mark) {
+        self.mark.store(mark as u8, Relaxed);
+    }
+}
+
+/// One request at a target: counted until it is dropped, and judged by its answer.
+pub struct InFlight {
+    target: Arc<Target>,
+    load: Load,
+    working: AtomicBool,
+    /// For an agent of this node. Other nodes judge their own.
+    local: Option<Local>,
+}
+
+struct Local {
+    registry: Arc<Registry>,
+    upstream: Arc<Upstream>,
+    /// The request tries an upstream that was set aside, for so long.
+    trial: Option<Duration>,
+    /// Good answers of the upstream when it was sent.
+    sent: u64,
+    judged: AtomicBool,
+}
+
+impl InFlight {
+    /// At another node.
+    pub(super) fn away(target: Arc<Target>, load: Load) -> InFlight {
+        InFlight::enter(target, load, None)
+    }
+
+    /// At an agent of this node.
+    pub(super) fn here(
+        registry: &Arc<Registry>,
+        upstream: Arc<Upstream>,
+        trial: Option<Duration>,
+    ) -> InFlight {
+        let (target, load) = (upstream.target.clone(), upstream.load.clone());
+        let (registry, judged) = (registry.clone(), AtomicBool::new(false));
+        let sent = upstream.served.load(Relaxed);
+        InFlight::enter(target, load, Some(Local { registry, upstream, trial, sent, judged }))
+    }
+
+    fn enter(target: Arc<Target>, load: Load, local: Option<Local>) -> InFlight {
+        target.enter();
+        load.fetch_add(1, Relaxed);
+        InFlight { target, load, working: AtomicBool::new(true), local }
+    }
+
+    /// Where the request is.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    /// The request tries an upstream that was set aside. It has so long to be answered, and may then go elsewhere.
+    pub fn trial(&self) -> Option<Duration> {
+        self.local.as_ref()?.trial
+    }
+
+    /// What the service did with it. The first word counts.
+    pub fn judge(&self, verdict: Verdict) {
+        if let Some(local) = &self.local
+            && !local.judged.swap(true, Relaxed)
+        {
+            local.registry.judge(&local.upstream, verdict, local.sent, local.trial.is_some());
+        }
+    }
+
+    /// The stream stays open, but is no work any more: a WebSocket may be idle for days.
+    pub fn rest(&self) {
+        if self.working.swap(false, Relaxed) {
+            self.load.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.rest();
+        self.target.leave();
+        if let Some(Local { registry, upstream, trial: Some(_), judged, .. }) = &self.local
+            && !judged.load(Relaxed)
+        {
+            registry.trial_ended(upstream);
+        }
+    }
+}
