@@ -1,4 +1,4 @@
-.PHONY: piko demo plugins test fuzz lint bench image image-test dist package-test alerts chart
+.PHONY: piko demo plugins test fuzz lint bench image image-test dist package-test alerts chart programs
 
 # The program, optimised: bin/piko. Its debug information, for backtraces and perf, is beside it: bin/piko.debug
 piko:
@@ -61,3 +61,8 @@ alerts:
 # The Helm chart and the Kustomize base: rendered, against schemas, equal.
 chart:
 	tools/chart
+
+# git, redis, gRPC and others, direct and through nodes and NGINX; writes docs/compatibility.md. Some five minutes.
+programs: piko
+	tools/setup programs
+	tests/programs/run --write

@@ -1,0 +1,74 @@
+"""What the programs share: where a way leads, steps, and how to run a command."""
+
+import dataclasses
+import hashlib
+import pathlib
+import subprocess
+
+# No step takes longer than this.
+STEP_SECONDS = 60
+# All ways, in the order in which they are gone.
+WAYS = ["direct", "one node", "two nodes", "NGINX", "HAProxy", "Caddy"]
+
+
+@dataclasses.dataclass
+class Way:
+    """One way to a program: direct, or through nodes."""
+
+    name: str
+    # The program's own name, which is its endpoint's, too.
+    host: str
+    # Where that name leads.
+    addr: str
+    port: int
+    # A folder of this way's own.
+    work: pathlib.Path
+
+    @property
+    def authority(self):
+        return f"{self.host}:{self.port}"
+
+    def url(self, path="/", scheme="http"):
+        return f"{scheme}://{self.authority}{path}"
+
+
+def step(function):
+    """A step: its value has to be the same on every way. Steps of a file run in the order they are written in."""
+    function.is_step = True
+    return function
+
+
+def sh(command, input=None, ok=True, **more):
+    """Runs a command; its output, errors included. `ok`: it has to succeed."""
+    if isinstance(input, str):
+        input = input.encode()
+    done = subprocess.run(command, input=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=STEP_SECONDS - 5, shell=isinstance(command, str), **more)
+    text = done.stdout.decode(errors="replace").strip()
+    if ok and done.returncode != 0:
+        raise RuntimeError(f"exit {done.returncode}: {text[-300:]}")
+    return text
+
+
+def pattern(size):
+    """Bytes that no two places of have in common, the same each time."""
+    block = b"".join(hashlib.sha256(str(n).encode()).digest() for n in range(2048))
+    return (block * (size // len(block) + 1))[:size]
+
+
+def digest(data):
+    if isinstance(data, (str, pathlib.Path)):
+        data = pathlib.Path(data).read_bytes()
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def tree(folder):
+    """What is in a folder: names and contents, as one digest."""
+    files = sorted(p for p in pathlib.Path(folder).rglob("*") if p.is_file() and ".git" not in p.parts)
+    return digest("".join(f"{p.relative_to(folder)} {digest(p)}\n" for p in files).encode())
+
+
+def python():
+    import sys
+
+    return sys.executable
