@@ -62,7 +62,7 @@ alerts:
 chart:
 	tools/chart
 
-# git, redis, gRPC and others, direct and through nodes and NGINX; writes docs/compatibility.md. Some five minutes.
+# git, redis, gRPC and others, direct and through nodes and balancers; writes docs/compatibility.md. Some eight minutes.
 programs: piko
 	tools/setup programs
 	tests/programs/run --write

@@ -25,11 +25,13 @@ import common
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# Balancers: their configuration in docs/demo/config, and how they are started with one.
+EXAMPLES = ROOT / "config/examples/balancers"
+# Balancers: configuration for HTTP, for gRPC, and the command for each file. NGINX's second goes into its first.
 BALANCERS = {
-    "NGINX": ("nginx.conf", lambda file: ["nginx", "-c", file, "-e", "stderr"]),
-    "HAProxy": ("haproxy.cfg", lambda file: ["haproxy", "-db", "-f", file]),
-    "Caddy": ("Caddyfile", lambda file: ["caddy", "run", "--adapter", "caddyfile", "--config", file]),
+    "NGINX": (ROOT / "docs/demo/config/nginx.conf", EXAMPLES / "nginx-grpc.conf", lambda *files: [["nginx", "-c", files[0], "-e", "stderr"]]),
+    "HAProxy": (EXAMPLES / "haproxy.cfg", EXAMPLES / "haproxy-grpc.cfg", lambda *files: [["haproxy", "-db", "-f", files[0], "-f", files[1]]]),
+    "Caddy": (EXAMPLES / "Caddyfile", EXAMPLES / "Caddyfile-grpc",
+              lambda *files: [["caddy", "run", "--adapter", "caddyfile", "--config", file] for file in files]),
 }
 WAYS = [way for way in common.WAYS if way not in BALANCERS or shutil.which(way.lower())]
 DOMAIN = "piko.test"
@@ -108,25 +110,29 @@ def balancer(name, processes, work, ports):
 
     The nodes are 127.0.0.2 to .4, all with the same ports, so that a configuration's names and ports are just replaced.
     """
-    file, command = BALANCERS[name]
-    text = (ROOT / "docs/demo/config" / file).read_text()
+    *files, commands = BALANCERS[name]
+    texts = [file.read_text() for file in files]
     if name == "NGINX":
         # The file's last brace ends its `http` block.
-        text = text.rstrip().removesuffix("}") + (ROOT / "docs/demo/config/nginx-grpc.conf").read_text() + "}\n"
+        text = texts[0].rstrip().removesuffix("}") + texts[1] + "}\n"
         folders = "".join(f"{kind}_temp_path {work}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        text = f"daemon off; master_process off; pid {work}/pid;\n" + text.replace("http {", f"http {{\naccess_log off;\n{folders}", 1)
+        texts[0] = f"daemon off; master_process off; pid {work}/pid;\n" + text.replace("http {", f"http {{\naccess_log off;\n{folders}", 1)
     own = {port: free_port() for port in (8000, 8001, 8002, 8005)}
-    for port, free in own.items():
-        text = re.sub(rf"(listen )({port})\b|(bind )(:{port})\b", lambda m: f"{m[1] or m[3]}127.0.0.1:{free}", text)  # noqa: B023
-        text = re.sub(rf"^:{port} ", f":{free} ", text, flags=re.M)
-    for n in (1, 2, 3):
-        text = text.replace(f"piko-{n}:", f"127.0.0.{n + 1}:")
-    for port, used in ports.items():
-        text = re.sub(rf"\b{port}\b", str(used), text)
-    if name == "Caddy":
+    written = []
+    for file, text in zip(files, texts):
+        for port, free in own.items():
+            text = re.sub(rf"(listen )({port})\b|(bind )(:{port})\b", lambda m: f"{m[1] or m[3]}127.0.0.1:{free}", text)  # noqa: B023
+            # Caddy: sites, and what is said of a listener.
+            text = re.sub(rf"^:{port} ", f":{free} ", text, flags=re.M).replace(f"servers :{port} ", f"servers 127.0.0.1:{free} ")
+        for n in (1, 2, 3):
+            text = text.replace(f"piko-{n}:", f"127.0.0.{n + 1}:")
+        for port, used in ports.items():
+            text = re.sub(rf"\b{port}\b", str(used), text)
         text = text.replace("admin off", "admin off\n\tdefault_bind 127.0.0.1", 1)
-    (work / file).write_text(text)
-    processes.start(name, command(work / file), env=os.environ | {"XDG_DATA_HOME": str(work), "XDG_CONFIG_HOME": str(work)})
+        written.append(work / file.name)
+        written[-1].write_text(text)
+    for n, command in enumerate(commands(*written)):
+        processes.start(f"{name}-{n}", command, env=os.environ | {"XDG_DATA_HOME": str(work), "XDG_CONFIG_HOME": str(work)})
     until(f"{name} listens", lambda: listens(own[8000]) and listens(own[8005]))
     return own[8000], own[8005]
 

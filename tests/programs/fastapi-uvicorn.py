@@ -12,7 +12,6 @@ from common import digest, pattern, python, sh, step
 
 KIND = "http"
 NEEDS = ["curl"]
-REASONS = {"late_headers": "a listener's `timeout` is 10 s unless it is set; for reports and long polls, set it"}
 PIP = ["fastapi", "python-multipart", "requests", "uvicorn", "websockets"]
 
 SERVER = r'''
