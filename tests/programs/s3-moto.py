@@ -8,6 +8,7 @@ from common import digest, pattern, python, step
 
 KIND = "http"
 NEEDS = []
+REASONS = {("put_and_get", "Caddy"): "Caddy writes names its own way (`Kind`); nobody may tell them apart (RFC 9110, 5.1)"}
 PIP = ["boto3", "moto[s3,server]", "requests"]
 
 
