@@ -29,6 +29,7 @@ fuzz:
 lint:
 	tools/setup build
 	tools/deny
+	tools/docs
 	cargo fmt --check
 	cd plugins && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
