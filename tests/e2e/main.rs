@@ -18,6 +18,7 @@ mod hostile_h2;
 mod http1;
 mod lanes;
 mod names;
+mod oracle;
 mod partition;
 mod plugin_faults;
 mod plugins;
