@@ -4,9 +4,12 @@
 //! agent's own connection headers, for every method and for upgrades: otherwise a service could read the next
 //! client's request as the body of this one.
 
+use std::time::Duration;
+
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request};
 use piko_tunnel::headers::{self, BadFraming, Framing};
+use piko_tunnel::patience::{self, Patience};
 
 use crate::answer::connection_scheme;
 
@@ -29,6 +32,11 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
+    /// How long the service may take for its answer's head.
+    pub(crate) fn patience(&self, usual: Option<Duration>) -> Patience {
+        patience::with(&self.fields, usual)
+    }
+
     /// `ended`: the head ended its stream.
     pub(crate) fn parse(parts: request::Parts, ended: bool) -> Result<Ask, BadFraming> {
         let request::Parts { method, uri, headers: mut fields, .. } = parts;

@@ -15,6 +15,7 @@ use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, Framing};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::limits;
+use piko_tunnel::patience::Patience;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
@@ -107,10 +108,11 @@ async fn plain(
     pool: &Pool,
 ) -> Result<Logged, NoAnswer> {
     let (method, connection_auth) = (ask.method.clone(), ask.connection_auth);
+    let patience = ask.patience(service.timeout);
     let stalled = stream.stalled();
     let (body, progress) = upload(stream, ask.framing);
     let progress = progress.unwrap_or_default();
-    let (response, mut carrier) = first_of(pool.ask(ask, body), respond, service.timeout, &progress).await?;
+    let (response, mut carrier) = first_of(pool.ask(ask, body), respond, patience, &progress).await?;
     let (mut parts, body) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Its connection is closed with it.
@@ -155,11 +157,11 @@ fn upload(stream: Receiver, framing: Framing) -> (Body, Option<std::sync::Arc<Pr
 async fn first_of(
     asking: impl Future<Output = Result<Answered, NoAnswer>>,
     respond: &mut SendResponse<Bytes>,
-    patience: Option<Duration>,
+    patience: Patience,
     progress: &Progress,
 ) -> Result<Answered, NoAnswer> {
     tokio::select! {
-        answered = progress.within(patience, asking) => answered.ok_or(Failure::Timeout)?,
+        answered = progress.with(patience, asking) => answered.ok_or(Failure::Timeout)?,
         _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(NoAnswer::ClientGone),
     }
 }
@@ -202,8 +204,9 @@ async fn upgrade(
     pool: &Pool,
 ) -> Result<Logged, NoAnswer> {
     let (method, asked) = (ask.method.clone(), ask.upgrade.clone());
+    let patience = ask.patience(service.timeout);
     let asking = pool.ask(ask, Either::Right(Empty::new()));
-    let (response, carrier) = first_of(asking, respond, service.timeout, &Progress::default()).await?;
+    let (response, carrier) = first_of(asking, respond, patience, &Progress::default()).await?;
     let (mut parts, body) = response.into_parts();
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         let said = answer::settle(&method, &mut parts)?;

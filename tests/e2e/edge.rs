@@ -110,6 +110,12 @@ async fn event_streams_are_waited_for_and_other_requests_have_a_limit() {
     assert_eq!(get(node.proxy, "/slow/1500", &events).await.unwrap().text(), "one");
     let url = format!("{URL}/slow/1500");
     assert_eq!(get_h2(node.proxy, &url, &events).await.unwrap().text(), "one");
+    // The agent has a limit of its own, with the same exceptions.
+    let service = Service::start("two").await;
+    let _short = agent(piko(), node.upstream, &format!("short/{}", service.addr), &["--timeout=300ms"]);
+    node.routes("short", 200).await;
+    let short = [("x-piko-endpoint", "short"), ("accept", "text/event-stream")];
+    assert_eq!(get(node.proxy, "/slow/1500", &short).await.unwrap().text(), "two");
     for late in
         [get(node.proxy, "/hold", &[NAMED]).await, get_h2(node.proxy, &format!("{URL}/hold"), &[NAMED]).await]
     {

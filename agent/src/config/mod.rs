@@ -24,7 +24,8 @@ pub struct AgentConfig {
     pub endpoints: Vec<String>,
     /// The cluster.
     pub connect: ConnectConfig,
-    /// For listeners without a `timeout` of their own: time to a service's response headers.
+    /// For listeners without a `timeout` of their own: time to a service's response headers. None for requests that
+    /// accept `text/event-stream`; a gRPC call has its own deadline, or none.
     pub timeout: HumanDuration,
     /// Connections to HTTP services.
     pub http_client: HttpClientConfig,
@@ -56,7 +57,8 @@ impl Default for AgentConfig {
             listeners: Vec::new(),
             endpoints: Vec::new(),
             connect: ConnectConfig::default(),
-            timeout: HumanDuration::secs(10),
+            // As the node's.
+            timeout: HumanDuration::secs(60),
             http_client: HttpClientConfig::default(),
             server: ServerConfig::default(),
             tunnel: TunnelConfig::default(),
