@@ -12,6 +12,7 @@ use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, timeout};
 
 use crate::control::ControlStream;
+use crate::gather::Gather;
 use crate::handshake::CONTROL_PATH;
 use crate::io::{Io, Metered};
 use crate::limits::HANDSHAKE_TIMEOUT;
@@ -23,6 +24,7 @@ use crate::{SessionError, Settings, Windows};
 pub struct AgentSession<I: Io> {
     connection: Box<Connection<Metered<I>, Bytes>>,
     upkeep: Upkeep,
+    gather: Gather,
     windows: Arc<Windows>,
 }
 
@@ -54,7 +56,8 @@ impl<I: Io> AgentSession<I> {
         let mut connection = Box::new(settings.server().handshake::<_, Bytes>(io).await?);
         let pings = connection.ping_pong().expect("nobody took them before");
         let upkeep = Upkeep::new(windows.clone(), pings, settings);
-        Ok(AgentSession { connection, upkeep, windows })
+        let gather = Gather::new(Instant::now());
+        Ok(AgentSession { connection, upkeep, gather, windows })
     }
 
     /// The next stream; `None` once the tunnel has ended well. Also moves the tunnel's bytes, so it
@@ -75,7 +78,7 @@ impl<I: Io> AgentSession<I> {
             // One read may bring hundreds of streams, and a node that floods keeps them coming. Without a pause
             // the tasks that serve them would never run, to see that most were reset, and would pile up.
             let turn = ready!(poll_proceed(cx));
-            let accepted = self.connection.poll_accept(cx);
+            let accepted = self.gather.poll(cx, now, |cx| self.connection.poll_accept(cx));
             if accepted.is_ready() {
                 turn.made_progress();
             }

@@ -9,11 +9,13 @@ use crate::control::{Message, take_line};
 use crate::handshake::{self, Upgrade};
 use crate::{EndpointId, headers};
 
-/// A name is an endpoint exactly if it has 1 to 128 unreserved characters, and is then what was written.
+/// A name is an endpoint exactly if it has 1 to 128 unreserved characters, `*.` before them or not, and is then
+/// what was written.
 pub fn endpoint_name(input: &[u8]) {
     let Ok(name) = std::str::from_utf8(input) else { return };
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte);
-    let right = (1..=128).contains(&name.len()) && name.bytes().all(allowed);
+    let itself = name.strip_prefix("*.").unwrap_or(name);
+    let right = name.len() <= 128 && !itself.is_empty() && itself.bytes().all(allowed);
     match name.parse::<EndpointId>() {
         Ok(id) => assert!(right && id.as_str() == name, "{name:?} is no endpoint"),
         Err(_) => assert!(!right, "{name:?} is an endpoint"),
