@@ -84,25 +84,25 @@ fn coding(fields: &HeaderMap) -> Result<Coding, Failure> {
     Ok(found)
 }
 
-/// Does the service log in the connection, not the request? Then what comes next on it counts as that user's.
-pub(crate) fn asks_connection_auth(fields: &HeaderMap) -> bool {
-    fields.get_all(header::WWW_AUTHENTICATE).into_iter().any(|value| connection_scheme(value).is_some())
+/// The service wants to log in a connection, not a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// It has begun: what comes next on the connection may count as that user's.
+    Asked,
+    /// A later step: its challenge carries data that belongs to the connection.
+    Continued,
 }
 
-/// A later step of such a login: its challenge carries data that belongs to the connection.
-pub(crate) fn continues_connection_auth(fields: &HeaderMap) -> bool {
-    let challenges = fields.get_all(header::WWW_AUTHENTICATE).into_iter();
-    challenges.filter_map(connection_scheme).any(|data| !data.is_empty())
-}
-
-/// What follows `NTLM` or `Negotiate`, the schemes that log in a connection (RFC 4559, section 6).
-pub(crate) fn connection_scheme(value: &HeaderValue) -> Option<&str> {
-    let words = value.to_str().ok()?.split(',');
-    words.map(str::trim).find_map(|word| {
-        let (scheme, data) = word.split_once(' ').unwrap_or((word, ""));
-        let known = scheme.eq_ignore_ascii_case("ntlm") || scheme.eq_ignore_ascii_case("negotiate");
-        known.then_some(data.trim())
-    })
+/// Does an answer ask to log in its connection (RFC 4559, section 6)?
+pub(crate) fn connection_login(parts: &response::Parts) -> Option<Login> {
+    let name = match parts.status {
+        StatusCode::UNAUTHORIZED => header::WWW_AUTHENTICATE,
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => header::PROXY_AUTHENTICATE,
+        _ => return None,
+    };
+    let challenges = parts.headers.get_all(name).into_iter().filter_map(headers::connection_login);
+    let step = |data: &[u8]| if data.is_empty() { Login::Asked } else { Login::Continued };
+    challenges.map(step).reduce(|one, other| if one == Login::Continued { one } else { other })
 }
 
 /// Sends a body into the tunnel and moves its connection meanwhile, both ways: an upload that goes on is not held
@@ -243,12 +243,17 @@ mod tests {
     }
 
     #[test]
-    fn schemes_that_log_in_a_connection_are_known() {
-        let scheme = |value: &str| connection_scheme(&value.parse().unwrap()).map(str::to_owned);
-        assert_eq!(scheme("NTLM"), Some(String::new()));
-        assert_eq!(scheme("negotiate YII="), Some("YII=".into()));
-        assert_eq!(scheme("Basic realm=\"a\", NTLM"), Some(String::new()));
-        assert_eq!(scheme("Basic TlRMTQ=="), None);
-        assert_eq!(scheme("Bearer ntlm"), None);
+    fn a_login_of_a_connection_is_seen() {
+        let login = |status: u16, fields: &[(&str, &str)]| {
+            let response = Response::builder().status(status);
+            let response = fields.iter().fold(response, |r, (name, value)| r.header(*name, *value));
+            connection_login(&response.body(()).unwrap().into_parts().0)
+        };
+        assert_eq!(login(401, &[("www-authenticate", "NTLM")]), Some(Login::Asked));
+        assert_eq!(login(407, &[("proxy-authenticate", "Negotiate")]), Some(Login::Asked));
+        let both = [("www-authenticate", "Negotiate"), ("www-authenticate", "NTLM TlRM")];
+        assert_eq!(login(401, &both), Some(Login::Continued));
+        assert_eq!(login(401, &[("www-authenticate", "Basic realm=ntlm")]), None);
+        assert_eq!(login(200, &[("www-authenticate", "NTLM")]), None);
     }
 }

@@ -11,8 +11,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, reques
 use piko_tunnel::headers::{self, BadFraming, Framing};
 use piko_tunnel::patience::{self, Patience};
 
-use crate::answer::connection_scheme;
-
 /// A request, free of what belongs to the hop it came over.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
@@ -29,6 +27,24 @@ pub(crate) struct Ask {
     pub(crate) upgrade: Option<HeaderValue>,
     /// Its credentials log in the connection it goes on, for whatever follows there (NTLM, Negotiate).
     pub(crate) connection_auth: bool,
+    /// Whose connection it came on, where a login of a connection has begun there.
+    pub(crate) client: Option<ClientId>,
+}
+
+/// One client, by the name that the node gave its connection and by the addresses it came from. The addresses tell
+/// the clients of a balancer apart that shares its own connections between them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ClientId(Vec<u8>);
+
+impl ClientId {
+    fn of(fields: &HeaderMap) -> Option<ClientId> {
+        let mut id = fields.get(headers::CLIENT)?.as_bytes().to_vec();
+        for addresses in fields.get_all("x-forwarded-for") {
+            id.push(b' ');
+            id.extend_from_slice(addresses.as_bytes());
+        }
+        Some(ClientId(id))
+    }
 }
 
 impl Ask {
@@ -47,12 +63,12 @@ impl Ask {
         };
         let open = framing == Framing::Open;
         let trailers = open.then(|| headers::announced_trailers(&fields)).flatten();
+        let client = ClientId::of(&fields);
         headers::strip_hop_by_hop(&mut fields);
         headers::strip_framing(&mut fields);
         headers::strip_private(&mut fields);
         headers::join_cookies(&mut fields);
-        let authorization = fields.get_all(header::AUTHORIZATION).into_iter();
-        let connection_auth = authorization.filter_map(connection_scheme).next().is_some();
+        let connection_auth = headers::logs_in_connection(&fields);
         let uri = uri.into_parts();
         // One that is nothing but a fragment is empty, reads as `/` and would be written as nothing.
         let path = uri.path_and_query.filter(|path| path.as_str() != "/");
@@ -66,6 +82,7 @@ impl Ask {
             trailers,
             upgrade,
             connection_auth,
+            client,
         })
     }
 

@@ -33,6 +33,7 @@ mod metrics;
 mod pool;
 mod request;
 mod run;
+mod seats;
 mod service;
 mod tcp;
 #[cfg(test)]

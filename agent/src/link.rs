@@ -16,6 +16,7 @@ use piko_tunnel::limits::{MAX_HEADER_LIST, MAX_MESSAGE_HEADERS};
 use tracing::debug;
 
 use crate::failure::{Failure, NoAnswer};
+use crate::seats::Hold;
 use crate::service::Body;
 
 /// Header fields of one response: as many as fit into [`MAX_MESSAGE_HEADERS`] at 33 bytes for the smallest, so
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) single_use: bool,
     /// How long the service said it keeps an idle connection.
     pub(crate) announced: Option<Duration>,
+    /// The one client it may serve, as it may be logged in.
+    pub(crate) hold: Option<Hold>,
 }
 
 /// Why there is no answer from a connection.
@@ -62,7 +65,7 @@ impl Link {
         builder.max_headers(MAX_FIELDS).max_buf_size(MAX_BUFFER).ignore_invalid_headers_in_responses(true);
         let (sender, connection) =
             builder.handshake(TokioIo::new(io)).await.map_err(|_| Failure::Unreachable)?;
-        Ok(Box::new(Link { sender, connection, over: false, single_use: false, announced: None }))
+        Ok(Box::new(Link { sender, connection, over: false, single_use: false, announced: None, hold: None }))
     }
 
     /// Sends a request and waits for the head of its answer. The link comes back with it.

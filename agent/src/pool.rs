@@ -5,6 +5,9 @@
 //! | an idle connection was closed before anything of the request was written | the next connection, any method |
 //! | an idle connection closed before a byte of an answer | a new connection, if the request is repeatable |
 //! | a new connection fails, or an answer has begun | the failure is answered |
+//!
+//! A request that logs in its connection, and all that follow it on its client's, go on one that serves nobody else
+//! (`seats.rs`). Where the node does not tell clients' connections apart, it has a connection to itself once.
 
 use std::time::Duration;
 
@@ -21,6 +24,7 @@ use crate::connect::{Connected, Connector};
 use crate::failure::{Failure, NoAnswer};
 use crate::http2::{self, Multiplexed};
 use crate::link::{Broken, Link};
+use crate::seats::{Hold, LOGGED_IN_IDLE, Seats};
 use crate::service::Body;
 
 /// How much earlier than announced an idle connection is left: the service's clock started before ours.
@@ -35,6 +39,7 @@ pub(crate) struct Pool {
     idle_for: Option<Duration>,
     max_idle: usize,
     idle: Mutex<IdleList>,
+    seats: Seats,
     /// The first idle connection after none wakes [`Pool::tidy`].
     filled: Notify,
     /// The connection that carries all requests to a service which speaks HTTP/2.
@@ -70,6 +75,11 @@ impl Carrier {
             link.single_use = true;
         }
     }
+
+    /// Does it serve one client alone?
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self, Carrier::Http1(link) if link.hold.is_some())
+    }
 }
 
 /// An answer of the service, its body still arriving.
@@ -89,6 +99,7 @@ impl Pool {
             idle_for,
             max_idle,
             idle: Mutex::default(),
+            seats: Seats::default(),
             filled: Notify::new(),
             multiplexed: http2::Slot::default(),
         }
@@ -96,7 +107,13 @@ impl Pool {
 
     /// Asks the service.
     pub(crate) async fn ask(&self, ask: Ask, body: Body) -> Result<Answered, NoAnswer> {
-        if ask.upgrade.is_some() || ask.connection_auth && !self.connector.prior_knowledge {
+        let login = ask.connection_auth && !self.connector.prior_knowledge;
+        if let Some(client) = &ask.client
+            && let Some((hold, link)) = self.seats.take(client, login).await
+        {
+            return self.on_held_link(hold, link, ask, body).await;
+        }
+        if ask.upgrade.is_some() || login {
             let (response, mut carrier) = self.on_new_link(ask.http1(&self.authority, body)).await?;
             carrier.close_after();
             return Ok((response, carrier));
@@ -136,6 +153,38 @@ impl Pool {
         }
     }
 
+    /// On the connection that serves this client alone: the one it has, or a new one.
+    async fn on_held_link(
+        &self,
+        hold: Hold,
+        link: Option<Box<Link>>,
+        ask: Ask,
+        body: Body,
+    ) -> Result<Answered, NoAnswer> {
+        let upgrade = ask.upgrade.is_some();
+        let spare = ask.repeatable().then(|| ask.clone());
+        let request = ask.http1(&self.authority, body);
+        let answered = match link {
+            None => Err(request),
+            Some(link) => match (link.exchange(request).await, spare) {
+                (Ok(answered), _) => Ok(answered),
+                (Err(Broken::Unsent(unsent)), _) => Err(*unsent),
+                (Err(Broken::Silent), Some(spare)) => {
+                    Err(spare.http1(&self.authority, Either::Right(Empty::new())))
+                }
+                (Err(broken), _) => return Err(broken.into()),
+            },
+        };
+        let (response, mut link) = match answered {
+            Ok(answered) => answered,
+            // A new one is not logged in: the service asks for that.
+            Err(again) => Link::open(self.connector.connect(true).await?.io).await?.exchange(again).await?,
+        };
+        link.hold = Some(hold);
+        link.single_use = upgrade;
+        Ok(http1((response, link)))
+    }
+
     async fn on_new_link(&self, request: Request<Body>) -> Result<Answered, NoAnswer> {
         let Connected { io, .. } = self.connector.connect(true).await?;
         Ok(http1(Link::open(io).await?.exchange(request).await?))
@@ -170,8 +219,15 @@ impl Pool {
     }
 
     /// Takes a connection back, if it may serve another request.
-    pub(crate) fn put(&self, link: Box<Link>) {
+    pub(crate) fn put(&self, mut link: Box<Link>) {
         let announced = link.announced.map(|time| time.saturating_sub(MARGIN.min(time / 2)));
+        if let Some(hold) = link.hold.take() {
+            if link.is_idle() {
+                let idle_for = announced.map_or(LOGGED_IN_IDLE, |theirs| theirs.min(LOGGED_IN_IDLE));
+                self.seats.put(hold, link, idle_for, self.max_idle);
+            }
+            return;
+        }
         let keep = match (self.idle_for, announced) {
             (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
             (ours, theirs) => ours.or(theirs),
@@ -193,6 +249,10 @@ impl Pool {
 
     /// Closes idle connections when their time has come. Never ends.
     pub(crate) async fn tidy(&self) {
+        tokio::join!(self.tidy_idle(), self.seats.tidy());
+    }
+
+    async fn tidy_idle(&self) {
         loop {
             match self.close_old() {
                 Some(next) => sleep_until(next).await,

@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split};
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::answer::{self, Said};
+use crate::answer::{self, Login, Said};
 use crate::ask::Ask;
 use crate::failure::{Failure, NoAnswer, reply};
 use crate::pool::{Answered, Carrier, Pool};
@@ -118,11 +118,12 @@ async fn plain(
         // Its connection is closed with it.
         return Err(Failure::UnaskedUpgrade.into());
     }
-    if parts.status == StatusCode::UNAUTHORIZED && answer::asks_connection_auth(&parts.headers) {
-        if connection_auth && answer::continues_connection_auth(&parts.headers) {
-            return Err(Failure::ConnectionAuth.into());
-        }
-        carrier.close_after();
+    match answer::connection_login(&parts) {
+        None => {}
+        // The login is this client's alone.
+        Some(_) if carrier.is_held() => {}
+        Some(Login::Continued) if connection_auth => return Err(Failure::ConnectionAuth.into()),
+        Some(_) => carrier.close_after(),
     }
     let said = answer::settle(&method, &mut parts)?;
     if !said.reusable {

@@ -9,7 +9,7 @@ use piko_test_support::client::{get, raw};
 use piko_test_support::program::{Node, Program, agent};
 use piko_test_support::service::Service;
 use piko_test_support::{eventually, within};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::piko;
@@ -109,4 +109,104 @@ async fn an_answer_that_never_ends_is_over_at_its_length() {
     }
     eventually("the connections to the service are closed", || async { (*open.borrow() == 0).then_some(()) })
         .await;
+}
+
+/// A service that logs in connections: with `type3-NAME`, whatever follows on the connection counts as NAME's.
+async fn logging_in() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                let (mut user, mut step) = (String::new(), "NTLM");
+                let mut head = String::new();
+                while stream.read_line(&mut head).await.is_ok_and(|n| n > 0) {
+                    if !head.ends_with("\r\n\r\n") {
+                        continue;
+                    }
+                    let credentials = head.lines().find_map(|line| line.strip_prefix("authorization: NTLM "));
+                    match credentials {
+                        Some("type1") => step = "NTLM type2",
+                        // Only after the steps before it, on this connection.
+                        Some(last) if step == "NTLM type2" => {
+                            user = last.strip_prefix("type3-").unwrap_or_default().into();
+                        }
+                        _ => {}
+                    }
+                    let answer = match user.as_str() {
+                        "" => format!("401 No\r\nwww-authenticate: {step}\r\ncontent-length: 0\r\n\r\n"),
+                        user => format!("200 OK\r\ncontent-length: {}\r\n\r\n{user}", user.len()),
+                    };
+                    if stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.is_err() {
+                        return;
+                    }
+                    head.clear();
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// One client on a connection of its own: asks with these credentials, and reads status and body.
+struct OneClient(BufReader<TcpStream>);
+
+impl OneClient {
+    async fn connect(node: &Node) -> OneClient {
+        OneClient(BufReader::new(TcpStream::connect(node.proxy).await.unwrap()))
+    }
+
+    async fn ask(&mut self, credentials: &str) -> (String, String) {
+        let authorization = match credentials {
+            "" => String::new(),
+            credentials => format!("authorization: NTLM {credentials}\r\n"),
+        };
+        // Names that clients make up are not believed.
+        let made_up = "x-piko-client: 1\r\n";
+        let head = format!("GET / HTTP/1.1\r\nhost: x\r\n{}: {}\r\n", NAMED.0, NAMED.1);
+        let request = format!("{head}{authorization}{made_up}\r\n");
+        self.0.get_mut().write_all(request.as_bytes()).await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let read = within("an answer", self.0.read_line(&mut head)).await.unwrap();
+            assert!(read > 0, "{head:?}");
+        }
+        let lower = head.to_lowercase();
+        let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+        let mut body = vec![0; length.parse().unwrap()];
+        self.0.read_exact(&mut body).await.unwrap();
+        (head[9..12].to_owned(), String::from_utf8(body).unwrap())
+    }
+}
+
+/// NTLM: whoever logs in does so on a connection that no other client's request ever takes, by whichever of
+/// several agents, and over another node.
+#[tokio::test]
+async fn a_login_of_a_connection_is_its_clients_alone() {
+    let near = Node::start(piko(), &[], &[]);
+    near.ready().await;
+    let far = Node::start(piko(), &[near.gossip], &[]);
+    far.ready().await;
+    let endpoint = format!("my-endpoint/{}", logging_in().await);
+    let _agents =
+        [agent(piko(), near.upstream, &endpoint, &[]), agent(piko(), near.upstream, &endpoint, &[])];
+    near.upstreams(2).await;
+    far.routes("my-endpoint", 401).await;
+    for node in [&near, &far] {
+        let mut users = Vec::new();
+        for user in ["anna", "bert", "carl"] {
+            let mut client = OneClient::connect(node).await;
+            assert_eq!(client.ask("").await.0, "401", "{user}");
+            assert_eq!(client.ask("type1").await.0, "401", "{user}");
+            assert_eq!(client.ask(&format!("type3-{user}")).await, ("200".into(), user.into()));
+            users.push((user, client));
+        }
+        for _ in 0..5 {
+            for (user, client) in &mut users {
+                assert_eq!(client.ask("").await, ("200".into(), user.to_string()));
+            }
+            assert_eq!(OneClient::connect(node).await.ask("").await.0, "401", "a stranger");
+        }
+    }
 }

@@ -101,6 +101,61 @@ async fn a_connection_that_is_logged_in_serves_nobody_else() {
     assert_eq!(step.code(), (501, "upstream_connection_auth"));
 }
 
+/// All of one client's requests go on its connection once it has begun to log in, and no other client's do.
+#[tokio::test]
+async fn a_login_in_steps_has_a_connection_of_its_clients() {
+    let (service, tunnel) = start().await;
+    let from = |client: &str, addresses: &str, path: &str, step: Option<&str>| {
+        let request = Request::get(format!("http://client.example{path}"));
+        let request = request.header("x-piko-client", client).header("x-forwarded-for", addresses);
+        let request = step.iter().fold(request, |r, step| r.header("authorization", *step));
+        request.body(()).unwrap()
+    };
+    let used = || {
+        let requests = service.requests();
+        for (_, head, _) in &requests {
+            assert!(!head.contains("x-piko-client"), "{head}");
+        }
+        requests.into_iter().map(|(connection, ..)| connection).collect::<Vec<_>>()
+    };
+    for client in ["anna", "bert"] {
+        let ask = |path, step| tunnel.ask(from(client, "10.0.0.1", path, step), None);
+        assert_eq!(ask("/ntlm2/", Some("NTLM step1")).await.status, 401);
+        assert_eq!(ask("/ok/", Some("NTLM step3")).await.body, "ok");
+        assert_eq!(ask("/ok/", None).await.body, "ok");
+    }
+    let connections = used();
+    assert!(connections[..3].iter().all(|c| *c == connections[0]), "{connections:?}");
+    assert!(connections[3..].iter().all(|c| *c == connections[3]), "{connections:?}");
+    assert_ne!(connections[0], connections[3]);
+    // Strangers, one without a name, one that a balancer puts on the same connection, one who begins anew.
+    assert_eq!(tunnel.get("/ok/").await.body, "ok");
+    assert_eq!(tunnel.ask(from("anna", "10.0.0.9", "/ok/", None), None).await.body, "ok");
+    assert_eq!(tunnel.ask(from("carl", "10.0.0.1", "/ok/", Some("NTLM step1")), None).await.body, "ok");
+    let strangers = used();
+    for stranger in &strangers {
+        assert!(!connections.contains(stranger), "{connections:?} {strangers:?}");
+    }
+    assert_eq!(tunnel.ask(from("anna", "10.0.0.1", "/ok/", None), None).await.body, "ok");
+    assert_eq!(used(), [connections[0]], "still hers");
+}
+
+/// A logged in connection that has closed is replaced by one that is not.
+#[tokio::test]
+async fn a_held_connection_that_has_closed_costs_no_request() {
+    let (service, tunnel) = start().await;
+    let login = |path: &str| {
+        let request = Request::get(format!("http://client.example{path}")).header("x-piko-client", "anna");
+        request.header("authorization", "Negotiate YII=").body(()).unwrap()
+    };
+    for _ in 0..3 {
+        assert_eq!(tunnel.ask(login("/second/"), None).await.code(), (200, ""));
+    }
+    assert_eq!(service.requests().len(), 5, "the second and third once more on a new connection");
+    assert_eq!(tunnel.ask(login("/close/"), None).await.body, "ok");
+    assert_eq!(tunnel.ask(login("/ok/"), None).await.body, "ok");
+}
+
 #[tokio::test]
 async fn an_answer_ends_at_its_length() {
     let (service, tunnel) = start().await;

@@ -17,12 +17,15 @@ pub const UPGRADE: HeaderName = HeaderName::from_static("x-piko-upgrade");
 pub const UPGRADED: HeaderName = HeaderName::from_static("x-piko-upgraded");
 /// On a reply that a node or an agent made itself: its stable code.
 pub const ERROR: HeaderName = HeaderName::from_static("x-piko-error");
+/// Node to agent or node: the name of the client's connection that a request came on, from the first request on it
+/// that logs the connection in (see [`connection_login`]). Made up by the node, and not to be guessed.
+pub const CLIENT: HeaderName = HeaderName::from_static("x-piko-client");
 /// Piko's own hop marker. We do not use it; a client's is dropped.
 pub const FORWARD: HeaderName = HeaderName::from_static("x-piko-forward");
 
 /// Headers between nodes and agents only: dropped from what clients and services send.
-pub const PRIVATE: [HeaderName; 8] =
-    [ENDPOINT, AUTHORIZATION, LISTENER, UPGRADE, UPGRADED, ERROR, FORWARD, TENANT_ID];
+pub const PRIVATE: [HeaderName; 9] =
+    [ENDPOINT, AUTHORIZATION, LISTENER, UPGRADE, UPGRADED, ERROR, CLIENT, FORWARD, TENANT_ID];
 
 /// Names that belong to one connection and have no constant in `http`.
 pub const CONNECTION_ONLY: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
@@ -271,6 +274,24 @@ pub fn has_token(value: &HeaderValue, token: &str) -> bool {
     })
 }
 
+/// What follows `NTLM` or `Negotiate` in credentials or a challenge. These schemes log in the connection, not the
+/// request (RFC 4559, section 6): what comes next on it counts as that user's. As HAProxy knows them.
+pub fn connection_login(value: &HeaderValue) -> Option<&[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).find_map(|word| {
+        let end = word.iter().position(u8::is_ascii_whitespace).unwrap_or(word.len());
+        let (scheme, data) = word.split_at(end);
+        let known = scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate");
+        known.then_some(data.trim_ascii())
+    })
+}
+
+/// Does a request carry credentials that log in the connection it goes on?
+pub fn logs_in_connection(request: &HeaderMap) -> bool {
+    let credentials = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION];
+    let all = credentials.iter().flat_map(|name| request.get_all(name));
+    all.filter_map(connection_login).next().is_some()
+}
+
 /// What the headers count against a header limit: names, values and 32 bytes each
 /// (RFC 9113, section 6.5.2).
 pub fn list_size(headers: &HeaderMap) -> usize {
@@ -343,6 +364,24 @@ mod tests {
         let said = map(&[("trailer", "X-Sum, content-length,x-piko-error"), ("trailer", "grpc-status, a b")]);
         assert_eq!(announced_trailers(&said).unwrap(), "x-sum, grpc-status");
         assert_eq!(announced_trailers(&map(&[("trailer", "host")])), None);
+    }
+
+    #[test]
+    fn schemes_that_log_in_a_connection_are_known() {
+        let scheme = |value: &[u8]| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            connection_login(&value).map(|data| String::from_utf8_lossy(data).into_owned())
+        };
+        assert_eq!(scheme(b"NTLM"), Some(String::new()));
+        assert_eq!(scheme(b"negotiate YII="), Some("YII=".into()));
+        assert_eq!(scheme(b"NTLM\tTlRM"), Some("TlRM".into()));
+        assert_eq!(scheme(b"Basic realm=\"a\", NTLM"), Some(String::new()));
+        // Services take bytes beyond ASCII, so it is one here, too.
+        assert!(scheme(b"NTLM \xff").is_some());
+        assert_eq!(scheme(b"Basic TlRMTQ=="), None);
+        assert_eq!(scheme(b"Bearer ntlm"), None);
+        assert!(logs_in_connection(&map(&[("proxy-authorization", "ntlm TlRM")])));
+        assert!(!logs_in_connection(&map(&[("authorization", "Basic TlRM"), ("x", "ntlm")])));
     }
 
     #[test]

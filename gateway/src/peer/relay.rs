@@ -19,7 +19,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request, Response, request};
+use http::{HeaderValue, Method, Request, Response, request};
 use piko_tunnel::Windows;
 use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::blame::Blame;
@@ -54,7 +54,8 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
     let repeatable = parts.method.is_idempotent() && body.is_end_stream();
     let (mut body, mut tried) = (Some(body), Vec::new());
     loop {
-        let Some((there, opener, sender)) = open(router, &route, repeatable, &mut tried).await else {
+        let login = parts.headers.get(headers::CLIENT).map(HeaderValue::as_bytes);
+        let Some((there, opener, sender)) = open(router, &route, repeatable, login, &mut tried).await else {
             debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
@@ -126,10 +127,11 @@ async fn open(
     router: &Router,
     route: &RouteKey,
     repeatable: bool,
+    login: Option<&[u8]>,
     tried: &mut Vec<u64>,
 ) -> Option<(InFlight, Opener, SendRequest<Bytes>)> {
     while tried.len() < MAX_TRIES {
-        let there = router.select_local(route, Ask { tried, repeatable })?;
+        let there = router.select_local(route, Ask { tried, repeatable, login })?;
         let opener = there.target().opener().opener;
         match opener.ready().await {
             Ok(sender) => return Some((there, opener, sender)),

@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
-use http::{Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use piko_tunnel::blame::Blame;
+use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
 use piko_tunnel::patience::Patience;
@@ -153,7 +154,8 @@ async fn upstream(
     repeatable: bool,
 ) -> Result<InFlight, Failure> {
     let first = ctx.tries == 0;
-    let ask = Ask { tried: &ctx.tried, repeatable };
+    let login = ctx.login().map(HeaderValue::as_bytes);
+    let ask = Ask { tried: &ctx.tried, repeatable, login };
     let Some(in_flight) = gateway.router.select(route, ask).await else {
         return Err(gateway.router.why_none(route, &ctx.tried));
     };
@@ -191,7 +193,10 @@ impl Attempt<'_, '_> {
         let mut sender = self.opener.ready().await.map_err(nothing_sent)?;
         let listener = self.ctx.listener.as_ref().ok_or(Broken::last(Failure::Internal))?;
         let request = outgoing::request(self.client.head(), &self.ctx.incoming, listener, &self.ctx.came);
-        let request = request.map_err(Broken::last)?;
+        let mut request = request.map_err(Broken::last)?;
+        if let Some(name) = self.ctx.login() {
+            request.headers_mut().insert(headers::CLIENT, name.clone());
+        }
         let upgrade = self.ctx.incoming.upgrade.as_ref();
         // An upgraded stream is written to after the answer: it cannot be ended here.
         let end = upload.is_empty() && upgrade.is_none();

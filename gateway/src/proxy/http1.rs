@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use exchange::Http1;
 
-use super::{Gateway, incoming, session, stream};
+use super::{Gateway, incoming, login, session, stream};
 
 /// Serves one client's connection to its end. The connection itself keeps the time of heads, of idleness and of
 /// clients that do not read. `most`: bytes the fields of a head may have. `idle_end`: ends it between two requests.
@@ -37,6 +37,7 @@ pub(super) async fn serve(
     idle_end: &CancellationToken,
 ) {
     let (watch, digest) = (conn.watch(), stream::digest(&conn));
+    let logins = Arc::<login::Connection>::default();
     let mut exchange = Arc::new(Http1::new(conn));
     loop {
         // Nobody else holds it between two requests.
@@ -49,7 +50,8 @@ pub(super) async fn serve(
         let Some(head) = head else { break };
         watch.set(Standing::Busy);
         let (head, framing) = match head {
-            Ok(head) => {
+            Ok(mut head) => {
+                head.extensions_mut().insert(logins.clone());
                 let framing = incoming::framing(&head);
                 (head, framing)
             }

@@ -14,6 +14,7 @@ mod http1;
 mod http2;
 mod incoming;
 mod listen;
+mod login;
 mod outgoing;
 mod per_endpoint;
 mod plugins;
@@ -29,7 +30,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_plugin_host::Taken;
 use piko_tunnel::headers;
@@ -93,12 +94,21 @@ pub(crate) struct Request {
     /// The plugins that want its response.
     taken: Option<Taken>,
     target: Option<Arc<Target>>,
+    /// The client's connection, if it is one of HTTP/1.
+    connection: Option<Arc<login::Connection>>,
     /// Upstreams that are not tried again.
     tried: Vec<u64>,
     tries: usize,
     failure: Option<Failure>,
     /// Counts the request for as long as it is served, also when its task is cut.
     in_flight: Option<Counted>,
+}
+
+impl Request {
+    /// The name of the client's connection, where a login of that has begun.
+    fn login(&self) -> Option<&HeaderValue> {
+        self.connection.as_ref()?.name()
+    }
 }
 
 #[async_trait]
@@ -116,6 +126,7 @@ impl ProxyHttp for Gateway {
             listener: None,
             taken: None,
             target: None,
+            connection: None,
             tried: Vec::new(),
             tries: 0,
             failure: None,
@@ -134,6 +145,7 @@ impl ProxyHttp for Gateway {
         let admitted = self.admit(session).await.map_err(Failure::into_error)?;
         let answered = self.find_endpoint(session, ctx, &admitted).await?;
         if !answered {
+            ctx.connection = login::seen(session.req_header());
             forward(self, session, ctx).await?;
         }
         Ok(true)

@@ -9,6 +9,7 @@ mod resolve;
 pub mod target;
 pub mod upstream;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -53,6 +54,18 @@ pub struct Ask<'a> {
     /// Its service may do it twice, and all of it is at hand: it may find out whether an upstream that was set
     /// aside works again, and go elsewhere if not.
     pub repeatable: bool,
+    /// The client's connection, where a login of that has begun: all its requests go to one upstream, as long as it
+    /// is there, since the login is known there alone.
+    pub login: Option<&'a [u8]>,
+}
+
+impl Ask<'_> {
+    fn choose(&self, candidates: Vec<Candidate>) -> Option<Candidate> {
+        match self.login {
+            Some(name) => choose_for(name, candidates),
+            None => choose(candidates),
+        }
+    }
 }
 
 /// Where else a request could go.
@@ -176,7 +189,8 @@ impl Router {
         let remote = self.table.remote(route);
         let elsewhere =
             || remote.iter().flat_map(|routes| routes.iter()).any(|there| there.listed.good() > 0);
-        let chosen = choose(choices.good).or_else(|| if elsewhere() { None } else { choose(choices.aside) });
+        let chosen = ask.choose(choices.good);
+        let chosen = chosen.or_else(|| if elsewhere() { None } else { ask.choose(choices.aside) });
         chosen.map(|chosen| self.enter(chosen))
     }
 
@@ -205,7 +219,8 @@ impl Router {
             let (list, weight) = if good > 0 { (&mut choices.good, good) } else { (&mut choices.aside, all) };
             list.push(Candidate { target, weight, load: there.load.clone(), upstream: None });
         }
-        choose(choices.good).or_else(|| choose(choices.aside)).map(|chosen| self.enter(chosen))
+        let chosen = ask.choose(choices.good).or_else(|| ask.choose(choices.aside));
+        chosen.map(|chosen| self.enter(chosen))
     }
 
     /// The upstreams of this node. One that was set aside and is due takes the request at once, if it may.
@@ -219,7 +234,8 @@ impl Router {
                 Mark::In => &mut choices.good,
                 Mark::Out => &mut choices.aside,
                 Mark::Due => {
-                    if (ask.repeatable || is_overdue(upstream))
+                    if ask.login.is_none()
+                        && (ask.repeatable || is_overdue(upstream))
                         && let Some(patience) = self.registry.begin_trial(upstream)
                     {
                         return Some(InFlight::here(&self.registry, upstream.clone(), Some(patience)));
@@ -254,6 +270,16 @@ fn choose(mut candidates: Vec<Candidate>) -> Option<Candidate> {
     // a / wa <= b / wb, without dividing
     let load = |of: &Candidate, other: &Candidate| of.load.load(Relaxed) as u64 * u64::from(other.weight);
     Some(if load(&first, &second) <= load(&second, &first) { first } else { second })
+}
+
+/// The candidate that scores highest with a name (rendezvous hashing): when others come or go, few names move.
+fn choose_for(name: &[u8], candidates: Vec<Candidate>) -> Option<Candidate> {
+    let score = |candidate: &Candidate| {
+        let mut hasher = DefaultHasher::new();
+        (name, candidate.target.id()).hash(&mut hasher);
+        hasher.finish()
+    };
+    candidates.into_iter().max_by_key(score)
 }
 
 /// Takes one candidate out, each as likely as its weight.
