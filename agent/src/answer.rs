@@ -4,7 +4,6 @@ use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -16,11 +15,9 @@ use piko_tunnel::headers;
 use tokio::time::timeout;
 
 use crate::failure::Failure;
+use crate::limits::REST_OF_UPLOAD;
 use crate::link::Link;
 use crate::pool::{Carrier, Pool};
-
-/// How long a service may take to read the rest of a request that it has answered already.
-const REST_OF_UPLOAD: Duration = Duration::from_secs(10);
 
 /// What the head said beyond what is passed on.
 #[derive(Debug, PartialEq, Eq)]

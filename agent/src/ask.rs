@@ -15,11 +15,11 @@ use piko_tunnel::patience::{self, Patience};
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
     pub(crate) method: Method,
-    path: PathAndQuery,
+    pub(crate) path: PathAndQuery,
     /// Whom the client addressed.
     authority: Option<Authority>,
     /// End-to-end headers only.
-    fields: HeaderMap,
+    pub(crate) fields: HeaderMap,
     pub(crate) framing: Framing,
     /// The trailers the client announced.
     trailers: Option<HeaderValue>,
@@ -84,6 +84,31 @@ impl Ask {
             connection_auth,
             client,
         })
+    }
+
+    /// Whom the client addressed, by the name it knows.
+    pub(crate) fn addressed(&self) -> Option<&str> {
+        let host = || self.fields.get(header::HOST).and_then(|host| host.to_str().ok());
+        self.authority.as_ref().map(Authority::as_str).or_else(host)
+    }
+
+    /// Addresses it to another name.
+    pub(crate) fn readdress(&mut self, host: Authority) {
+        self.authority = Some(host);
+    }
+
+    /// Asks for those protocols only that the listener permits: `*`, or a protocol's name with any version.
+    pub(crate) fn permit_upgrades(&mut self, permitted: &[String]) {
+        let permits = |protocol: &str| {
+            let name = protocol.split('/').next().unwrap_or_default();
+            permitted
+                .iter()
+                .any(|one| one == "*" || one.eq_ignore_ascii_case(name) || one.eq_ignore_ascii_case(protocol))
+        };
+        let Some(asked) = self.upgrade.take() else { return };
+        let asked = asked.to_str().unwrap_or_default().split(',').map(str::trim);
+        let left: Vec<_> = asked.filter(|protocol| permits(protocol)).collect();
+        self.upgrade = HeaderValue::from_str(&left.join(", ")).ok().filter(|left| !left.is_empty());
     }
 
     /// May it be sent twice? Only if that does what one does (RFC 9110, section 9.2.2), and nothing of a body
@@ -227,6 +252,21 @@ mod tests {
             written("GET", &[upgrade, ("content-length", "30")], false),
             Err(BadFraming::UpgradeWithBody)
         );
+    }
+
+    #[test]
+    fn only_permitted_protocols_are_asked_for() {
+        let asked = |protocols: &str, permitted: &[&str]| {
+            let request = Request::builder().header("x-piko-upgrade", protocols).body(()).unwrap();
+            let mut ask = Ask::parse(request.into_parts().0, false).unwrap();
+            ask.permit_upgrades(&permitted.iter().map(ToString::to_string).collect::<Vec<_>>());
+            ask.upgrade.map(|left| left.to_str().unwrap().to_owned())
+        };
+        assert_eq!(asked("websocket, SPDY/3.1", &["*"]).as_deref(), Some("websocket, SPDY/3.1"));
+        assert_eq!(asked("websocket, SPDY/3.1", &["spdy"]).as_deref(), Some("SPDY/3.1"));
+        assert_eq!(asked("SPDY/3.1", &["SPDY/3.1"]).as_deref(), Some("SPDY/3.1"));
+        assert_eq!(asked("SPDY/3.1", &["SPDY/3"]), None);
+        assert_eq!(asked("websocket", &[]), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use piko_tunnel::dial::{self, DialOptions, Dialed, Purpose, Transport};
 
 use crate::config::{self, ConnectConfig};
 use crate::error::AgentError;
+use crate::way_out;
 
 /// The cluster, ready to be dialled.
 pub(crate) struct Cluster {
@@ -27,6 +28,7 @@ impl Cluster {
             "https" => Some(ClientTls::load(&connect.tls)?),
             _ => None,
         };
+        let proxy = way_out::proxy(connect, &url)?;
         let options = DialOptions {
             url,
             token,
@@ -39,7 +41,7 @@ impl Cluster {
             },
             tls: tls.as_ref().map(|tls| tls.config.clone()),
             server_name: tls.and_then(|tls| tls.server_name),
-            proxy: connect.parsed_proxy_url().map_err(AgentError::Config)?,
+            proxy,
         };
         Ok(Cluster { options, token_file: connect.token_file.clone() })
     }

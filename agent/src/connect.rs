@@ -1,21 +1,24 @@
-//! A new connection to a service: TCP, and TLS where its address says `https`.
+//! A new connection to a service: by TCP or a unix socket, and TLS where its address says `https`.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::Uri;
-use http::uri::{Authority, Scheme};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use piko_bootstrap::tls::ClientTls;
 use piko_tunnel::io::BoxIo;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service as _;
 use tracing::debug;
 
-use crate::config::HttpClientConfig;
-use crate::failure::Failure;
+use crate::config::{HttpAddr, HttpClientConfig, HttpScheme, Place};
+use crate::failure::{Failure, of_connect, of_tls};
+use crate::limits::CONNECT_TIMEOUT;
 
 /// HTTP/2 and HTTP/1.1 as TLS names them (RFC 7301).
 const H2: &[u8] = b"h2";
@@ -23,12 +26,16 @@ const HTTP1: &[u8] = b"http/1.1";
 
 /// Knows the way to one service.
 pub(crate) struct Connector {
-    /// Tries the addresses of a name as RFC 8305 wants it, IPv6 and IPv4 at once.
-    tcp: HttpConnector,
-    address: Uri,
+    way: Way,
     tls: Option<Tls>,
     /// It speaks HTTP/2 from the first byte.
     pub(crate) prior_knowledge: bool,
+}
+
+enum Way {
+    /// Tries the addresses of a name as RFC 8305 wants it, IPv6 and IPv4 at once.
+    Tcp(HttpConnector, Uri),
+    Unix(PathBuf),
 }
 
 struct Tls {
@@ -48,47 +55,89 @@ pub(crate) struct Connected {
 impl Connector {
     /// `tls`: for an `https` service. Fails if its host is no name a certificate can have.
     pub(crate) fn new(
-        scheme: &Scheme,
-        authority: &Authority,
+        addr: &HttpAddr,
         tls: Option<ClientTls>,
         client: &HttpClientConfig,
-        prior_knowledge: bool,
     ) -> Option<Connector> {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(client.keep_alive_timeout.on());
-        let port = authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 });
-        let address = format!("http://{}:{port}", authority.host()).parse().ok()?;
-        let tls = match tls {
-            Some(tls) => Some(Tls::new(tls, authority.host())?),
-            None => None,
+        let way = match &addr.place {
+            Place::Unix(path) => Way::Unix(path.clone()),
+            place @ Place::Tcp { .. } => {
+                let mut tcp = HttpConnector::new();
+                tcp.set_nodelay(true);
+                tcp.set_keepalive(client.keep_alive_timeout.on());
+                Way::Tcp(tcp, format!("http://{place}").parse().ok()?)
+            }
         };
-        Some(Connector { tcp, address, tls, prior_knowledge })
+        let tls = match (tls, &addr.place) {
+            (Some(tls), Place::Tcp { host, .. }) => Some(Tls::new(tls, host)?),
+            (Some(_), Place::Unix(_)) => return None,
+            (None, _) => None,
+        };
+        Some(Connector { way, tls, prior_knowledge: addr.scheme == HttpScheme::H2c })
     }
 
-    /// Connects. `http1`: nothing else will do.
+    /// Connects, within a limit. `http1`: nothing else will do.
     pub(crate) async fn connect(&self, http1: bool) -> Result<Connected, Failure> {
-        let tcp = self.tcp.clone().call(self.address.clone()).await.map_err(|e| {
-            debug!(service = %self.address, error = %e, source = ?std::error::Error::source(&e), "no connection");
-            Failure::Unreachable
-        })?;
-        let tcp: TcpStream = TokioIo::into_inner(tcp);
+        let connected = timeout(CONNECT_TIMEOUT, self.connect_now(http1)).await;
+        connected.unwrap_or(Err(Failure::Timeout))
+    }
+
+    async fn connect_now(&self, http1: bool) -> Result<Connected, Failure> {
+        let stream: TcpStream = match &self.way {
+            Way::Tcp(tcp, address) => dial(tcp, address).await?,
+            Way::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|e| {
+                    debug!(service = %path.display(), error = %e, "no connection");
+                    of_connect(&e)
+                })?;
+                return Ok(Connected { io: Box::new(stream), http2: false });
+            }
+        };
         let Some(tls) = &self.tls else {
-            return Ok(Connected { io: Box::new(tcp), http2: self.prior_knowledge && !http1 });
+            return Ok(Connected { io: Box::new(stream), http2: self.prior_knowledge && !http1 });
         };
         let connector = if http1 { &tls.http1 } else { &tls.either };
-        let stream = connector.connect(tls.name.clone(), tcp).await.map_err(|e| {
-            debug!(service = %self.address, error = %e, "TLS handshake failed");
-            Failure::Tls
+        let stream = connector.connect(tls.name.clone(), stream).await.map_err(|e| {
+            debug!(error = %e, "TLS handshake with the service failed");
+            of_tls(&e)
         })?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
         Ok(Connected { io: Box::new(stream), http2 })
     }
 }
 
+async fn dial(tcp: &HttpConnector, address: &Uri) -> Result<TcpStream, Failure> {
+    let connected = tcp.clone().call(address.clone()).await.map_err(|e| {
+        let source = std::error::Error::source(&e);
+        debug!(service = %address, error = %e, ?source, "no connection");
+        match source.and_then(|source| source.downcast_ref::<io::Error>()) {
+            // How hyper-util calls it; the system's error has no kind of its own for it.
+            _ if e.to_string().starts_with("dns error") => Failure::Dns,
+            Some(e) => of_connect(e),
+            None => Failure::Refused,
+        }
+    })?;
+    Ok(TokioIo::into_inner(connected))
+}
+
+/// A connection to a service of bytes.
+pub(crate) async fn bytes(place: &Place) -> Result<BoxIo, Failure> {
+    match place {
+        Place::Unix(path) => match UnixStream::connect(path).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(e) => Err(of_connect(&e)),
+        },
+        place @ Place::Tcp { .. } => {
+            let mut tcp = HttpConnector::new();
+            tcp.set_nodelay(true);
+            let address = format!("http://{place}").parse().map_err(|_| Failure::Dns)?;
+            Ok(Box::new(dial(&tcp, &address).await?))
+        }
+    }
+}
+
 impl Tls {
     fn new(tls: ClientTls, host: &str) -> Option<Tls> {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = match tls.server_name {
             Some(name) => name,
             None => ServerName::try_from(host.to_owned()).ok()?,

@@ -1,85 +1,24 @@
-//! Why the agent answers instead of the service: every code, its status and its words, in one table.
+//! What went wrong at a service: told from the error, answered to the client, and said in the log. The table is
+//! [`piko_tunnel::failure`].
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use parking_lot::Mutex;
+pub(crate) use piko_tunnel::failure::Failure;
 use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, BadFraming};
+use tokio::time::Instant;
+use tracing::warn;
 
-/// Why a request got no answer of the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The request's framing is ambiguous, or an upgrade has a body.
-    Framing(BadFraming),
-    /// CONNECT, for a listener that serves HTTP.
-    NotTcp,
-    /// HTTP, for a listener that serves bytes.
-    NotHttp,
-    /// No connection to the service: refused, no such name, no route.
-    Unreachable,
-    /// The service's certificate was not accepted, or it does not speak TLS.
-    Tls,
-    /// No connection, or no response head, in time.
-    Timeout,
-    /// The service closed the connection before its response head was whole.
-    Closed,
-    /// What the service sent is no response, or one whose body cannot be told from what follows.
-    BadResponse,
-    /// The service's response head is larger than a tunnel carries.
-    ResponseHeaders,
-    /// The service switched protocols without being asked to, or to another one.
-    UnaskedUpgrade,
-    /// The service logs connections in, step by step, which shared connections cannot carry.
-    ConnectionAuth,
-}
+use crate::service::Service;
 
-/// Status, stable code, words.
-type Row = (StatusCode, &'static str, &'static str);
-
-impl Failure {
-    pub(crate) fn row(self) -> Row {
-        match self {
-            Failure::Framing(BadFraming::Length) => {
-                (StatusCode::BAD_REQUEST, "bad_request", "invalid content-length")
-            }
-            Failure::Framing(BadFraming::UpgradeWithBody) => {
-                (StatusCode::BAD_REQUEST, "upgrade_with_body", "a request for an upgrade must have no body")
-            }
-            Failure::NotTcp => {
-                (StatusCode::BAD_REQUEST, "endpoint_not_tcp", "endpoint serves HTTP, not TCP connections")
-            }
-            Failure::NotHttp => {
-                (StatusCode::BAD_REQUEST, "endpoint_not_http", "endpoint serves TCP connections, not HTTP")
-            }
-            Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
-            Failure::Tls => (StatusCode::BAD_GATEWAY, "upstream_tls", "upstream TLS handshake failed"),
-            Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
-            Failure::Closed => (
-                StatusCode::BAD_GATEWAY,
-                "upstream_closed",
-                "upstream closed the connection before it answered",
-            ),
-            Failure::BadResponse => {
-                (StatusCode::BAD_GATEWAY, "upstream_bad_response", "upstream sent an invalid response")
-            }
-            Failure::ResponseHeaders => (
-                StatusCode::BAD_GATEWAY,
-                "upstream_headers_too_large",
-                "upstream response headers are too large",
-            ),
-            Failure::UnaskedUpgrade => (
-                StatusCode::BAD_GATEWAY,
-                "upstream_unasked_upgrade",
-                "upstream switched to a protocol it was not asked for",
-            ),
-            Failure::ConnectionAuth => (
-                StatusCode::NOT_IMPLEMENTED,
-                "upstream_connection_auth",
-                "upstream logs connections in (NTLM), which does not work through a tunnel",
-            ),
-        }
-    }
-}
+/// Each failure of a service is said at most this often, with how often it happened since.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a request ends without an answer of its service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +40,77 @@ impl From<BadFraming> for NoAnswer {
     }
 }
 
-impl From<BadFraming> for Failure {
-    fn from(bad: BadFraming) -> Self {
-        Failure::Framing(bad)
+/// Why there is no connection.
+pub(crate) fn of_connect(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Failure::Timeout,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown
+        | io::ErrorKind::AddrNotAvailable
+        // A firewall's word, or a unix socket's that is not for us.
+        | io::ErrorKind::PermissionDenied => Failure::NoRoute,
+        // Also of a unix socket that is not there.
+        _ => Failure::Refused,
+    }
+}
+
+/// Why there is no TLS on a connection.
+pub(crate) fn of_tls(error: &io::Error) -> Failure {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            Failure::TlsUntrusted
+        }
+        Some(rustls::Error::InvalidMessage(_)) => Failure::SpeaksNoTls,
+        Some(_) | None => Failure::Tls,
+    }
+}
+
+/// Are these the first bytes of a TLS alert or handshake (RFC 8446, section 5.1)? A service that speaks TLS only
+/// says so to a request without.
+pub(crate) fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x15 | 0x16, 3, ..])
+}
+
+/// Says in the log what goes wrong at a service: at once, and then once a minute.
+#[derive(Default)]
+pub(crate) struct Complaints(Mutex<HashMap<Failure, Said>>);
+
+struct Said {
+    at: Instant,
+    /// How often it happened since.
+    since: u64,
+}
+
+impl Complaints {
+    pub(crate) fn say(&self, failure: Failure, service: &Service) {
+        let row = failure.row();
+        if row.cure.is_empty() {
+            // The client's fault: the access log has it.
+            return;
+        }
+        if let Some(times) = self.due(failure, Instant::now()) {
+            warn!(
+                endpoint = %service.endpoint, service = %service.addr, code = row.code, times,
+                "{}: {}", row.words, row.cure
+            );
+        }
+    }
+
+    /// How often it happened since it was said last, if it is to be said now.
+    fn due(&self, failure: Failure, now: Instant) -> Option<u64> {
+        let mut all = self.0.lock();
+        let Some(said) = all.get_mut(&failure) else {
+            all.insert(failure, Said { at: now, since: 0 });
+            return Some(1);
+        };
+        said.since += 1;
+        if now < said.at + SAY_EVERY {
+            return None;
+        }
+        said.at = now;
+        Some(std::mem::take(&mut said.since))
     }
 }
 
@@ -115,19 +122,19 @@ pub(crate) fn reply(
     grpc: Option<&HeaderValue>,
     failure: Failure,
 ) -> StatusCode {
-    let (status, code, words) = failure.row();
+    let row = failure.row();
     if let Some(content_type) = grpc {
-        let answer = grpc::answer(content_type, grpc::Code::of(status), words, code);
+        let answer = grpc::answer(content_type, grpc::Code::of(row.status), row.words, row.code);
         // A stream that is gone by now needs no answer.
         let _ = respond.send_response(answer, true);
-        return status;
+        return row.status;
     }
-    let body = Bytes::from(format!("{{\"error\":\"{words}\",\"code\":\"{code}\"}}\n"));
+    let body = Bytes::from(format!("{{\"error\":\"{}\",\"code\":\"{}\"}}\n", row.words, row.code));
     let mut response = Response::new(());
-    *response.status_mut() = status;
+    *response.status_mut() = row.status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    response.headers_mut().insert(headers::ERROR, HeaderValue::from_static(code));
+    response.headers_mut().insert(headers::ERROR, HeaderValue::from_static(row.code));
     let head = *method == Method::HEAD;
     if let Ok(mut send) = respond.send_response(response, head)
         && !head
@@ -135,38 +142,45 @@ pub(crate) fn reply(
         // A stream that is gone by now needs no answer.
         let _ = send.send_data(body, true);
     }
-    status
+    row.status
 }
 
 #[cfg(test)]
 mod tests {
-    use piko_tunnel::blame::Blame;
-
     use super::*;
 
-    /// A node sends a request elsewhere, or leaves a service aside, by these.
     #[test]
-    fn each_code_blames_the_service_as_its_failure_does() {
-        for (failure, blame) in [
-            (Failure::Unreachable, Blame::NotReached),
-            (Failure::Tls, Blame::NotReached),
-            (Failure::Timeout, Blame::Late),
-            (Failure::Closed, Blame::Broken),
-            (Failure::BadResponse, Blame::Broken),
-            (Failure::ResponseHeaders, Blame::Nobody),
-            (Failure::UnaskedUpgrade, Blame::Nobody),
-            (Failure::ConnectionAuth, Blame::Nobody),
-            (Failure::NotTcp, Blame::Nobody),
-            (Failure::Framing(BadFraming::Length), Blame::Nobody),
-        ] {
-            assert_eq!(Blame::of_code(failure.row().1), blame, "{failure:?}");
-        }
+    fn a_failure_is_said_once_a_minute_with_a_count() {
+        let complaints = Complaints::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(complaints.due(Failure::Refused, at(0)), Some(1));
+        assert_eq!(complaints.due(Failure::Refused, at(1)), None);
+        assert_eq!(complaints.due(Failure::Refused, at(59)), None);
+        assert_eq!(complaints.due(Failure::Dns, at(59)), Some(1));
+        assert_eq!(complaints.due(Failure::Refused, at(60)), Some(3));
+        assert_eq!(complaints.due(Failure::Refused, at(61)), None);
     }
 
     #[test]
-    fn framing_failures_have_the_codes_of_the_rule() {
-        for bad in [BadFraming::Length, BadFraming::UpgradeWithBody] {
-            assert_eq!(Failure::from(bad).row().1, bad.code());
-        }
+    fn each_error_of_a_connection_is_told_apart() {
+        let of = |kind: io::ErrorKind| of_connect(&kind.into());
+        assert_eq!(of(io::ErrorKind::ConnectionRefused), Failure::Refused);
+        assert_eq!(of(io::ErrorKind::NotFound), Failure::Refused);
+        assert_eq!(of(io::ErrorKind::TimedOut), Failure::Timeout);
+        assert_eq!(of(io::ErrorKind::HostUnreachable), Failure::NoRoute);
+        let tls = |error: rustls::Error| of_tls(&io::Error::new(io::ErrorKind::InvalidData, error));
+        let untrusted = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert_eq!(tls(untrusted), Failure::TlsUntrusted);
+        assert_eq!(
+            tls(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)),
+            Failure::SpeaksNoTls
+        );
+        assert_eq!(
+            tls(rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure)),
+            Failure::Tls
+        );
+        assert_eq!(of_tls(&io::ErrorKind::UnexpectedEof.into()), Failure::Tls);
+        assert!(is_tls(b"\x15\x03\x01\x00\x02\x02\x46") && !is_tls(b"HTTP/1.1") && !is_tls(b"\x15"));
     }
 }

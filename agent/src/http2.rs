@@ -4,22 +4,18 @@ use std::sync::Arc;
 
 use http::Request;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use piko_tunnel::io::BoxIo;
-use piko_tunnel::limits::{MAX_FRAME, MAX_HEADER_LIST, MAX_SEND_BUFFER};
+use piko_tunnel::limits::{MAX_FRAME, MAX_HEADER_LIST, MAX_REMEMBERED_RESETS, MAX_SEND_BUFFER};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use crate::failure::{Failure, NoAnswer};
+use crate::limits::{CONNECTION_WINDOW, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW};
 use crate::link::Broken;
 use crate::pool::{Answered, Carrier};
 use crate::service::Body;
-
-/// What one response may have on the way, bytes.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// HTTP/2's largest: responses that nobody reads must not hold up the others. Streams are the limit.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// The connection that new requests take.
 #[derive(Default)]
@@ -46,6 +42,11 @@ impl Slot {
             .max_frame_size(MAX_FRAME)
             .max_header_list_size(MAX_HEADER_LIST)
             .max_send_buf_size(MAX_SEND_BUFFER)
+            // Of clients that hung up. Of 10, as hyper has it, the next one's late frames would end the connection.
+            .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(io))
             .await
             .map_err(|_| Failure::Closed)?;

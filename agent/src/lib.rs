@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod addressing;
 mod answer;
 mod ask;
 mod cluster;
@@ -28,6 +29,7 @@ mod forward;
 pub mod fuzz;
 mod http2;
 mod lanes;
+mod limits;
 mod link;
 mod metrics;
 mod pool;
@@ -39,6 +41,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod way_out;
 
 pub use error::AgentError;
 pub use forward::{Dialer, Forwarder};

@@ -12,18 +12,12 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, Parts, SendRequest};
 use hyper_util::rt::TokioIo;
 use piko_tunnel::io::BoxIo;
-use piko_tunnel::limits::{MAX_HEADER_LIST, MAX_MESSAGE_HEADERS};
 use tracing::debug;
 
-use crate::failure::{Failure, NoAnswer};
+use crate::failure::{Failure, NoAnswer, is_tls};
+use crate::limits::{MAX_BUFFER, MAX_FIELDS};
 use crate::seats::Hold;
 use crate::service::Body;
-
-/// Header fields of one response: as many as fit into [`MAX_MESSAGE_HEADERS`] at 33 bytes for the smallest, so
-/// that bytes are the limit. hyper's own is 100, which pages with many cookies and links pass.
-const MAX_FIELDS: usize = MAX_MESSAGE_HEADERS / 32;
-/// A response head, and what is read at once of a body, bytes.
-const MAX_BUFFER: usize = MAX_HEADER_LIST as usize;
 
 /// A connection, idle or with its one request.
 pub(crate) struct Link {
@@ -63,8 +57,7 @@ impl Link {
         let mut builder = Builder::new();
         // A line that is no header field costs only itself, as with NGINX.
         builder.max_headers(MAX_FIELDS).max_buf_size(MAX_BUFFER).ignore_invalid_headers_in_responses(true);
-        let (sender, connection) =
-            builder.handshake(TokioIo::new(io)).await.map_err(|_| Failure::Unreachable)?;
+        let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(|_| Failure::Closed)?;
         Ok(Box::new(Link { sender, connection, over: false, single_use: false, announced: None, hold: None }))
     }
 
@@ -150,6 +143,9 @@ fn broken(unread: bytes::Bytes, mut failed: TrySendError<Request<Body>>) -> Brok
     debug!(%error, source = ?std::error::Error::source(&error), "service failed");
     if error.is_parse_too_large() {
         return Broken::Failed(Failure::ResponseHeaders.into());
+    }
+    if error.is_parse() && is_tls(&unread) {
+        return Broken::Failed(Failure::SpeaksTls.into());
     }
     if error.is_parse() {
         return Broken::Failed(Failure::BadResponse.into());

@@ -23,12 +23,10 @@ use crate::ask::Ask;
 use crate::connect::{Connected, Connector};
 use crate::failure::{Failure, NoAnswer};
 use crate::http2::{self, Multiplexed};
+use crate::limits::{IDLE_MARGIN, LOGGED_IN_IDLE};
 use crate::link::{Broken, Link};
-use crate::seats::{Hold, LOGGED_IN_IDLE, Seats};
+use crate::seats::{Hold, Seats};
 use crate::service::Body;
-
-/// How much earlier than announced an idle connection is left: the service's clock started before ours.
-const MARGIN: Duration = Duration::from_secs(1);
 
 /// The connections to one service.
 pub(crate) struct Pool {
@@ -220,7 +218,7 @@ impl Pool {
 
     /// Takes a connection back, if it may serve another request.
     pub(crate) fn put(&self, mut link: Box<Link>) {
-        let announced = link.announced.map(|time| time.saturating_sub(MARGIN.min(time / 2)));
+        let announced = link.announced.map(|time| time.saturating_sub(IDLE_MARGIN.min(time / 2)));
         if let Some(hold) = link.hold.take() {
             if link.is_idle() {
                 let idle_for = announced.map_or(LOGGED_IN_IDLE, |theirs| theirs.min(LOGGED_IN_IDLE));

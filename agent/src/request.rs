@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 use std::io::Cursor;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
+use http::{Method, Request, Response, StatusCode, Version, header, response};
 use http_body_util::{Either, Empty};
 use hyper::body::{Body as _, Incoming};
 use piko_bootstrap::access_line;
@@ -20,22 +21,22 @@ use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use crate::addressing::WayBack;
 use crate::answer::{self, Login, Said};
 use crate::ask::Ask;
 use crate::failure::{Failure, NoAnswer, reply};
+use crate::limits::LINGER;
 use crate::pool::{Answered, Carrier, Pool};
 use crate::service::{Body, Service};
 
 /// In log and metrics, as NGINX has it: the client went away before there was an answer.
-const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
+pub(crate) const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,
     Err(_) => StatusCode::BAD_REQUEST,
 };
-/// How long one direction of a WebSocket may outlive the other.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// What a log line of one request needs, kept aside before the request goes on.
 struct Line {
@@ -61,14 +62,21 @@ pub(crate) async fn serve(
     let (parts, stream) = request.into_parts();
     let method = parts.method.clone();
     let grpc = grpc::asked(&parts.headers).cloned();
-    let served = match Ask::parse(parts, stream.is_end_stream()) {
-        Err(bad) => Err(bad.into()),
-        Ok(ask) if ask.upgrade.is_some() => upgrade(ask, stream, &mut respond, service, pool).await,
-        Ok(ask) => plain(ask, stream, &mut respond, service, pool).await,
+    let ask = Ask::parse(parts, stream.is_end_stream()).map_err(Failure::from);
+    let ask = ask.and_then(|mut ask| Ok((service.addressing.apply(&mut ask)?, ask)));
+    let served = match ask {
+        Err(failure) => Err(failure.into()),
+        Ok((way_back, ask)) if ask.upgrade.is_some() => {
+            upgrade(ask, stream, &mut respond, (service, way_back), pool).await
+        }
+        Ok((way_back, ask)) => plain(ask, stream, &mut respond, (service, way_back), pool).await,
     };
     let Logged { status, response_headers } = match served {
         Ok(logged) => logged,
-        Err(NoAnswer::Failed(failure)) => reply(&mut respond, &method, grpc.as_ref(), failure).into(),
+        Err(NoAnswer::Failed(failure)) => {
+            service.complaints.say(failure, service);
+            reply(&mut respond, &method, grpc.as_ref(), failure).into()
+        }
         Err(NoAnswer::ClientGone) => CLIENT_GONE.into(),
     };
     counted.done(status);
@@ -104,7 +112,7 @@ async fn plain(
     ask: Ask,
     stream: Receiver,
     respond: &mut SendResponse<Bytes>,
-    service: &Service,
+    (service, way_back): (&Service, Option<WayBack>),
     pool: &Pool,
 ) -> Result<Logged, NoAnswer> {
     let (method, connection_auth) = (ask.method.clone(), ask.connection_auth);
@@ -128,6 +136,9 @@ async fn plain(
     let said = answer::settle(&method, &mut parts)?;
     if !said.reusable {
         carrier.close_after();
+    }
+    if let Some(way_back) = way_back {
+        way_back.map(&mut parts.headers);
     }
     let status = parts.status;
     tokio::select! {
@@ -196,29 +207,36 @@ async fn pass_on(
 }
 
 /// An upgrade: after the service's 101 the stream is bytes both ways. Any other answer passes as it is. Its
-/// connection never serves another request: it belongs to this one, whatever the service makes of it.
+/// connection never serves another request: it belongs to this one, whatever the service makes of it. Where the
+/// listener permits none of the protocols, the request goes on without, as RFC 9110 (section 7.8) has it.
 async fn upgrade(
-    ask: Ask,
+    mut ask: Ask,
     stream: Receiver,
     respond: &mut SendResponse<Bytes>,
-    service: &Service,
+    (service, way_back): (&Service, Option<WayBack>),
     pool: &Pool,
 ) -> Result<Logged, NoAnswer> {
+    ask.permit_upgrades(&service.upgrades);
     let (method, asked) = (ask.method.clone(), ask.upgrade.clone());
     let patience = ask.patience(service.timeout);
     let asking = pool.ask(ask, Either::Right(Empty::new()));
-    let (response, carrier) = first_of(asking, respond, patience, &Progress::default()).await?;
+    let (response, mut carrier) = first_of(asking, respond, patience, &Progress::default()).await?;
     let (mut parts, body) = response.into_parts();
+    if let Some(way_back) = way_back {
+        way_back.map(&mut parts.headers);
+    }
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         let said = answer::settle(&method, &mut parts)?;
+        if !said.reusable || answer::connection_login(&parts).is_some() && !carrier.is_held() {
+            carrier.close_after();
+        }
         return pass_on(parts, body, &said, respond, service, (&method, carrier, pool)).await;
     }
-    let asked = asked.unwrap_or(HeaderValue::from_static("websocket"));
-    let protocol = parts.headers.remove(header::UPGRADE).unwrap_or_else(|| asked.clone());
-    let Carrier::Http1(link) = carrier else { return Err(Failure::UnaskedUpgrade.into()) };
-    if !protocol.to_str().is_ok_and(|protocol| headers::has_token(&asked, protocol.trim())) {
+    let (Some(asked), Carrier::Http1(link)) = (asked, carrier) else {
         return Err(Failure::UnaskedUpgrade.into());
-    }
+    };
+    // Services have names of their own for what they were asked for; whether it will do, the client sees.
+    let protocol = parts.headers.remove(header::UPGRADE).unwrap_or_else(|| asked.clone());
     let (early, io) = timeout(LINGER, link.upgraded()).await.map_err(|_| Failure::BadResponse)?;
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_framing(&mut parts.headers);
@@ -228,27 +246,39 @@ async fn upgrade(
     parts.headers.insert(headers::UPGRADED, protocol);
     let sent = respond.send_response(Response::from_parts(parts, ()), false);
     let send = sent.map_err(|_| NoAnswer::ClientGone)?;
-    splice(TunnelStream::new(send, stream), early, io).await;
+    let websocket = headers::has_token(&asked, "websocket");
+    splice(TunnelStream::new(send, stream), early, io, websocket).await;
     Ok(StatusCode::SWITCHING_PROTOCOLS.into())
 }
 
-/// Copies both ways until either end closes; then the other has a moment to say its last words. `early`: what the
-/// service sent right behind its 101.
-async fn splice(near: TunnelStream, early: Bytes, far: BoxIo) {
+/// Copies both ways until both ends are done. A WebSocket that one end has closed has a moment to say its last words;
+/// the output of a command may outlive its input by far, and the node ends what is silent. `early`: what the service
+/// sent right behind its 101.
+async fn splice(near: TunnelStream, early: Bytes, far: BoxIo, websocket: bool) {
+    let reset = near.reset();
     let (mut from_client, mut to_client) = split(near);
     let (from_service, mut to_service) = split(far);
     let mut from_service = Cursor::new(early).chain(from_service);
     let up = async {
-        let _ = copy(&mut from_client, &mut to_service).await;
+        let copied = copy(&mut from_client, &mut to_service).await;
         let _ = to_service.shutdown().await;
+        copied.is_ok()
     };
     let down = async {
-        let _ = copy(&mut from_service, &mut to_client).await;
+        let copied = copy(&mut from_service, &mut to_client).await;
         let _ = to_client.shutdown().await;
+        copied.is_ok()
     };
     tokio::pin!(up, down);
+    let (well, other): (_, Pin<&mut (dyn Future<Output = bool> + Send)>) = tokio::select! {
+        well = &mut up => (well, down),
+        well = &mut down => (well, up),
+    };
+    // What broke off has no other half.
+    let linger = (websocket || !well).then_some(LINGER);
     tokio::select! {
-        () = &mut up => drop(timeout(LINGER, down).await),
-        () = &mut down => drop(timeout(LINGER, up).await),
+        _ = other => {}
+        () = reset => {}
+        () = sleep(linger.unwrap_or_default()), if linger.is_some() => {}
     }
 }

@@ -12,10 +12,6 @@ use tokio::time::{Instant, sleep_until};
 use crate::ask::ClientId;
 use crate::link::Link;
 
-/// How long a logged in connection waits for its client's next request: long enough to read a page. The node does
-/// not tell when a client has gone, and a login that was lost is asked for again by the service.
-pub(crate) const LOGGED_IN_IDLE: Duration = Duration::from_secs(60);
-
 /// A client's connection, when it is not in use.
 pub(crate) struct Kept {
     link: Box<Link>,

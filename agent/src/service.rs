@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::{Authority, Scheme};
+use http::uri::Scheme;
 use http_body_util::{Either, Empty};
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
 use piko_tunnel::EndpointId;
 use piko_tunnel::body::RecvBody;
-use url::Url;
 
-use crate::config::{HttpClientConfig, Listener, ServiceAddr};
+use crate::addressing::Addressing;
+use crate::config::{HttpAddr, HttpClientConfig, HttpScheme, Listener, Place, ServiceAddr};
 use crate::connect::Connector;
 use crate::error::AgentError;
+use crate::failure::Complaints;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 
@@ -24,15 +25,21 @@ pub(crate) type Body = Either<RecvBody, Empty<Bytes>>;
 /// Where one listener's streams go.
 pub(crate) struct Service {
     pub(crate) endpoint: EndpointId,
+    /// As it was configured, for people.
+    pub(crate) addr: String,
     pub(crate) timeout: Option<Duration>,
     pub(crate) access_log: AccessLogConfig,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) complaints: Complaints,
+    pub(crate) addressing: Addressing,
+    /// Protocols that clients may switch to.
+    pub(crate) upgrades: Vec<String>,
     pub(crate) target: Target,
 }
 
 pub(crate) enum Target {
     Http(Arc<Pool>),
-    Tcp(String),
+    Tcp(Place),
 }
 
 /// The services of all listeners. Those with the same address and the same keys for their connections share a
@@ -43,23 +50,36 @@ pub(crate) fn all(listeners: &[Listener], metrics: &Arc<Metrics>) -> Result<Vec<
 }
 
 fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Result<Service, AgentError> {
-    let target = match &listener.service {
-        ServiceAddr::Tcp(addr) => Target::Tcp(addr.clone()),
-        ServiceAddr::Http(url) => Target::Http(pools.get(listener, url)?),
+    let (target, addressing) = match &listener.service {
+        ServiceAddr::Tcp(place) => (Target::Tcp(place.clone()), Addressing::default()),
+        ServiceAddr::Http(addr) => {
+            let addressing = Addressing {
+                host: listener.host.clone(),
+                prefix: addr.prefix.clone(),
+                scheme: if addr.scheme == HttpScheme::Https { "https" } else { "http" },
+                map_back: listener.rewrite_responses,
+            };
+            (Target::Http(pools.get(listener, addr)?), addressing)
+        }
     };
     Ok(Service {
         endpoint: listener.endpoint.clone(),
+        addr: listener.service.to_string(),
         timeout: listener.timeout.on(),
         access_log: listener.access_log.clone(),
         metrics: metrics.clone(),
+        complaints: Complaints::default(),
+        addressing,
+        upgrades: listener.upgrades.clone(),
         target,
     })
 }
 
-/// What sets one pool apart from another: TLS only where there is any.
+/// What sets one pool apart from another: TLS only where there is any. The path that a service is below is no matter
+/// of connections.
 #[derive(PartialEq)]
 struct PoolKey {
-    url: Url,
+    addr: HttpAddr,
     tls: Option<ClientTlsConfig>,
     client: HttpClientConfig,
 }
@@ -68,9 +88,10 @@ struct PoolKey {
 struct Pools(Vec<(PoolKey, Arc<Pool>)>);
 
 impl Pools {
-    fn get(&mut self, listener: &Listener, url: &Url) -> Result<Arc<Pool>, AgentError> {
-        let tls = (url.scheme() == "https").then(|| listener.tls.clone());
-        let key = PoolKey { url: url.clone(), tls, client: listener.http_client.clone() };
+    fn get(&mut self, listener: &Listener, addr: &HttpAddr) -> Result<Arc<Pool>, AgentError> {
+        let tls = (addr.scheme == HttpScheme::Https).then(|| listener.tls.clone());
+        let addr = HttpAddr { prefix: String::new(), ..addr.clone() };
+        let key = PoolKey { addr, tls, client: listener.http_client.clone() };
         if let Some((_, pool)) = self.0.iter().find(|(known, _)| *known == key) {
             return Ok(pool.clone());
         }
@@ -87,11 +108,8 @@ fn pool(key: &PoolKey, listener: &Listener) -> Result<Pool, AgentError> {
     let tls =
         tls.map_err(|source| AgentError::ServiceTls { endpoint: listener.endpoint.to_string(), source })?;
     let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-    let host = key.url.host_str().ok_or_else(wrong)?;
-    let authority = key.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let authority: Authority = authority.parse().map_err(|_| wrong())?;
-    let http2 = key.url.scheme() == "h2c";
-    let connector = Connector::new(&scheme, &authority, tls, &key.client, http2).ok_or_else(wrong)?;
+    let authority = key.addr.authority().ok_or_else(wrong)?;
+    let connector = Connector::new(&key.addr, tls, &key.client).ok_or_else(wrong)?;
     let (idle_for, max_idle) = (key.client.idle_conn_timeout.on(), key.client.max_idle());
     Ok(Pool::new((scheme, authority), connector, idle_for, max_idle))
 }

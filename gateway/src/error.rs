@@ -268,6 +268,8 @@ impl Reply {
 
 #[cfg(test)]
 mod tests {
+    use piko_tunnel::failure::Failure as AgentFailure;
+
     use super::*;
 
     #[test]
@@ -287,5 +289,18 @@ mod tests {
         assert_eq!(down(ErrorType::WriteTimedout), Failure::ClientStalled);
         assert_eq!(down(ErrorType::ReadTimedout), Failure::RequestTimeout);
         assert_eq!(down(ErrorType::InvalidHTTPHeader), Failure::BadRequest);
+    }
+
+    /// Those who read a code have to find it.
+    #[test]
+    fn every_code_has_an_entry_in_the_docs() {
+        let docs = include_str!("../../docs/errors.md");
+        let ours = Failure::ALL.iter().map(|failure| failure.reply().code);
+        let agents = AgentFailure::ALL.iter().map(|failure| failure.row().code);
+        for code in ours.chain(agents) {
+            let entry =
+                docs.lines().any(|line| line.starts_with("### ") && line.contains(&format!("`{code}`")));
+            assert!(entry, "docs/errors.md has no entry for {code}");
+        }
     }
 }

@@ -37,7 +37,7 @@ pub struct ProxyMetrics {
     response_size: Histogram,
     /// `piko_proxy_retries_total`
     pub retries: IntCounter,
-    /// `piko_proxy_errors_total{code}`: requests that failed, by why.
+    /// `piko_proxy_errors_total{code}`: requests that failed, by why, here or at an agent.
     pub errors: IntCounterVec,
     /// `piko_upstreams_upstream_requests_total`
     pub upstream_requests: IntCounter,

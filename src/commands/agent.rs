@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Arg, ArgMatches, Command};
-use piko_agent::config::{AgentConfig, ListenerConfig, Protocol};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use piko_agent::config::{AgentConfig, HostHeader, ListenerConfig, Protocol};
 use piko_agent::{Agent, Event};
 use piko_bootstrap::config::{self, ConfigError, ConfigSpec as _};
 use piko_bootstrap::signal;
@@ -18,14 +18,28 @@ pub(crate) fn command() -> Command {
             .about(about)
             .arg(Arg::new("endpoint").required(true).value_name("ENDPOINT"))
             .arg(
-                Arg::new("addr").required(true).value_name("ADDR").help("4000, host:port, or for http a URL"),
+                Arg::new("addr")
+                    .required(true)
+                    .value_name("ADDR")
+                    .help("4000, host:port, unix:/run/app.sock, or for http a URL"),
             );
         config::args::<AgentConfig>(command)
     };
     let command = Command::new("agent")
         .about("Keep endpoints registered and forward their traffic to services")
         .after_help("Example: piko agent --endpoints my-endpoint/localhost:4000")
-        .subcommand(one("http", "One HTTP listener"))
+        .subcommand(
+            one("http", "One HTTP listener")
+                .arg(Arg::new("host-header").long("host-header").value_name("keep|service|NAME").help(
+                    "What the service is called in Host, for servers that refuse names they do not know",
+                ))
+                .arg(
+                    Arg::new("rewrite-responses")
+                        .long("rewrite-responses")
+                        .action(ArgAction::SetTrue)
+                        .help("Map redirects and cookies of the service back to the client's host"),
+                ),
+        )
         .subcommand(one("tcp", "One TCP listener"))
         .subcommand(config::args::<AgentConfig>(
             Command::new("start").about("All listeners of the configuration file"),
@@ -43,7 +57,12 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut config: AgentConfig = super::load(matches)?;
     if let Some(protocol) = protocol {
         let word = |name| matches.get_one::<String>(name).cloned().unwrap_or_default();
-        config.listeners = vec![ListenerConfig::new(word("endpoint"), word("addr"), protocol)];
+        let mut listener = ListenerConfig::new(word("endpoint"), word("addr"), protocol);
+        if protocol == Protocol::Http {
+            listener.host_header = HostHeader::from(word("host-header"));
+            listener.rewrite_responses = matches.get_flag("rewrite-responses");
+        }
+        config.listeners = vec![listener];
         config.endpoints.clear();
         config.validate().map_err(ConfigError::Invalid)?;
     }

@@ -163,12 +163,13 @@ async fn a_grpc_client_reads_a_status_of_its_own_from_node_and_agent() {
         node.routes("down", 502).await;
         for (endpoint, timeout, code, error) in [
             ("nobody", None, "14", "no_upstream"),
-            ("down", None, "14", "upstream_unreachable"),
-            ("hold", Some("200m"), "4", "upstream_timeout"),
+            ("down", None, "14", "service_refused"),
+            // The node's, or the agent's that had the same time.
+            ("hold", Some("200m"), "4", "_timeout"),
         ] {
             let answer = call(node, endpoint, timeout).await;
             assert_eq!((answer.status, answer.header("grpc-status")), (200, code), "{answer:?}");
-            assert_eq!(answer.header("x-piko-error"), error);
+            assert!(answer.header("x-piko-error").ends_with(error), "{answer:?}");
             assert!(!answer.header("grpc-message").is_empty() && answer.body.is_empty(), "{answer:?}");
             assert_eq!(answer.header("content-type"), "application/grpc+proto");
         }

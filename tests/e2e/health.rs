@@ -100,7 +100,7 @@ async fn a_500_is_an_answer_and_the_last_upstream_is_never_set_aside() {
     service.answer_with(0);
     assert_eq!(statuses(&nodes, 4).await, [200; 4], "at once");
     let gone = get(nodes[0].proxy, "/", &[("x-piko-endpoint", "gone")]).await.unwrap();
-    assert_eq!((gone.status, gone.header("x-piko-error")), (502, "upstream_unreachable"));
+    assert_eq!((gone.status, gone.header("x-piko-error")), (502, "service_refused"));
     assert_eq!(nodes[0].metric("piko_upstreams_ejections_total").await, 0.0);
 }
 

@@ -25,6 +25,7 @@ mod plugins;
 mod ports;
 mod proxy;
 mod pump;
+mod reach;
 mod rebalance;
 mod rude;
 mod services;

@@ -73,7 +73,7 @@ async fn p3_a_service_that_is_down_is_a_502() {
     })
     .await;
     assert_eq!(body.status, 502);
-    assert_eq!(seen(&body)["error"], "upstream unreachable");
+    assert_eq!(seen(&body)["error"], "nothing listens at the service's address");
 }
 
 #[tokio::test]

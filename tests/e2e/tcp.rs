@@ -202,7 +202,7 @@ async fn p7_what_cannot_be_reached_is_said_before_the_upgrade() {
         (answer.status, answer.header("x-piko-error").to_owned())
     };
     let upgrade = [("connection", "upgrade"), ("upgrade", "piko-tcp")];
-    assert_eq!(ask("/_piko/v1/tcp/down", &upgrade).await, (502, "upstream_unreachable".into()));
+    assert_eq!(ask("/_piko/v1/tcp/down", &upgrade).await, (502, "service_refused".into()));
     assert_eq!(ask("/_piko/v1/tcp/nobody", &upgrade).await, (502, "no_upstream".into()));
     assert_eq!(ask("/_piko/v1/tcp/a%2Fb", &upgrade).await, (400, "invalid_endpoint".into()));
     assert_eq!(ask("/_piko/v1/tcp/down", &[]).await, (426, "upgrade_required".into()));
@@ -216,7 +216,7 @@ async fn p7_what_cannot_be_reached_is_said_before_the_upgrade() {
     let mut stream = TcpStream::connect(port).await.unwrap();
     assert_eq!(within("the connection is closed", stream.read(&mut [0])).await.unwrap_or(0), 0);
     eventually("the log says why", || async {
-        program.log().contains("502: upstream unreachable").then_some(())
+        program.log().contains("502: nothing listens at the service's address").then_some(())
     })
     .await;
 }

@@ -232,7 +232,7 @@ async fn services_over_tls_are_checked_and_see_the_clients_host() {
         })
         .await;
         if status == 502 {
-            assert_eq!(answer.header("x-piko-error"), "upstream_tls");
+            assert_eq!(answer.header("x-piko-error"), "service_tls_untrusted");
         }
     }
 }

@@ -93,7 +93,7 @@ async fn trap_3_large_headers_are_refused_and_the_tunnel_lives() {
     let answer = get(node.proxy, "/", &[NAMED, ("x-large", &large)]).await.unwrap();
     assert_eq!((answer.status, answer.header("x-piko-error")), (431, "headers_too_large"));
     let answer = get(node.proxy, "/huge-headers", &[NAMED]).await.unwrap();
-    assert_eq!((answer.status, answer.header("x-piko-error")), (502, "upstream_headers_too_large"));
+    assert_eq!((answer.status, answer.header("x-piko-error")), (502, "service_headers_too_large"));
     let fits = "x".repeat(60 << 10);
     let answer = get(node.proxy, "/", &[NAMED, ("x-large", &fits)]).await.unwrap();
     assert_eq!(answer.status, 200);

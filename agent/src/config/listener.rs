@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
+use http::uri::Authority;
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::config::{HumanDuration, Invalid, text_or_number};
 use piko_bootstrap::tls::ClientTlsConfig;
 use piko_tunnel::EndpointId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use url::Url;
 
-use super::AgentConfig;
+use super::{AgentConfig, HttpAddr, ServiceAddr, parse_addr};
 
 /// One listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -18,8 +18,9 @@ use super::AgentConfig;
 pub struct ListenerConfig {
     /// The endpoint.
     pub endpoint_id: String,
-    /// The service: `4000`, `host:port`, or for HTTP a URL: `http://…`, `https://…`, or `h2c://host:port` for a
-    /// gRPC service, which speaks HTTP/2 without TLS.
+    /// The service: `4000`, `host:port`, `unix:/run/app.sock`, or for HTTP a URL: `http://…`, `https://…`, or
+    /// `h2c://host:port` for a gRPC service, which speaks HTTP/2 without TLS. One that lives below a path has it at
+    /// the end: `http://localhost:8080/app`, `unix:/run/app.sock:/app`.
     #[serde(deserialize_with = "text_or_number")]
     #[schemars(extend("type" = ["string", "integer"]))]
     pub addr: String,
@@ -38,6 +39,73 @@ pub struct ListenerConfig {
     /// TLS to an `https://` service.
     #[serde(default)]
     pub tls: ClientTlsConfig,
+    /// What an HTTP service is called in `Host`: `keep`, as the client calls it; `service`, by its address; or a name
+    /// of its own. `Origin` and `Referer` follow where they name the client's host. For servers that refuse a host they
+    /// do not know (Vite, Jupyter, Django).
+    #[serde(default)]
+    pub host_header: HostHeader,
+    /// Map what an HTTP service says of its own address back to the client's: `Location`, `Content-Location`,
+    /// `Refresh`, the domain and path of cookies.
+    #[serde(default)]
+    pub rewrite_responses: bool,
+    /// Protocols other than HTTP that clients may switch to, as `websocket`, `tcp` (docker) or `SPDY` (kubectl). `*`: any.
+    /// Those that carry requests of their own, as h2c, never pass a node.
+    #[serde(default = "any_upgrade")]
+    pub upgrades: Vec<String>,
+}
+
+fn any_upgrade() -> Vec<String> {
+    vec!["*".into()]
+}
+
+/// What a service is called in `Host`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "String", into = "String")]
+#[schemars(with = "String")]
+pub enum HostHeader {
+    /// As the client calls it.
+    #[default]
+    Keep,
+    /// By its address.
+    Service,
+    /// This.
+    Name(String),
+}
+
+impl From<String> for HostHeader {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "keep" | "" => HostHeader::Keep,
+            "service" => HostHeader::Service,
+            _ => HostHeader::Name(text),
+        }
+    }
+}
+
+impl From<HostHeader> for String {
+    fn from(host: HostHeader) -> String {
+        match host {
+            HostHeader::Keep => "keep".into(),
+            HostHeader::Service => "service".into(),
+            HostHeader::Name(name) => name,
+        }
+    }
+}
+
+impl HostHeader {
+    /// The name, for a service at this address. `None`: the client's.
+    fn resolve(&self, http: &HttpAddr) -> Result<Option<Authority>, String> {
+        match self {
+            HostHeader::Keep => Ok(None),
+            HostHeader::Service => Ok(http.authority()),
+            HostHeader::Name(name) => {
+                let authority = name.parse::<Authority>().ok().filter(|name| !name.as_str().contains('@'));
+                let wrong =
+                    || format!("{name:?} is no host; write keep, service, or one like localhost:8888");
+                authority.map(Some).ok_or_else(wrong)
+            }
+        }
+    }
 }
 
 /// What a listener serves.
@@ -62,6 +130,9 @@ impl ListenerConfig {
             access_log: None,
             http_client: None,
             tls: ClientTlsConfig::default(),
+            host_header: HostHeader::Keep,
+            rewrite_responses: false,
+            upgrades: any_upgrade(),
         }
     }
 }
@@ -125,51 +196,12 @@ pub struct Listener {
     pub http_client: HttpClientConfig,
     /// TLS to it.
     pub tls: ClientTlsConfig,
-}
-
-/// Where a listener's traffic goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ServiceAddr {
-    /// An HTTP service: scheme, host and port.
-    Http(Url),
-    /// `host:port`.
-    Tcp(String),
-}
-
-impl std::fmt::Display for ServiceAddr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ServiceAddr::Http(url) => f.write_str(url.as_str().trim_end_matches('/')),
-            ServiceAddr::Tcp(addr) => write!(f, "tcp://{addr}"),
-        }
-    }
-}
-
-/// `4000`, `host:port` or a URL, as a service's address.
-pub fn parse_addr(addr: &str, protocol: Protocol) -> Result<ServiceAddr, String> {
-    let wrong = || format!("{addr:?} is no service; write it like 4000, localhost:4000 or https://host:443");
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
-    let host_port = if port(addr).is_some() { format!("localhost:{addr}") } else { addr.to_owned() };
-    if protocol == Protocol::Tcp {
-        let (host, number) = host_port.rsplit_once(':').ok_or_else(wrong)?;
-        return match port(number) {
-            Some(_) if !host.is_empty() && !host.contains('/') => Ok(ServiceAddr::Tcp(host_port)),
-            _ => Err(wrong()),
-        };
-    }
-    if addr.contains("://") {
-        let url = Url::parse(addr).map_err(|_| wrong())?;
-        // A scheme that the URL standard does not know has no default path.
-        let bare = matches!(url.path(), "" | "/");
-        let plain = bare && url.query().is_none() && url.username().is_empty();
-        let known = matches!(url.scheme(), "http" | "https" | "h2c") && url.has_host();
-        return if known && plain { Ok(ServiceAddr::Http(url)) } else { Err(wrong()) };
-    }
-    let (host, number) = host_port.rsplit_once(':').ok_or_else(wrong)?;
-    if host.is_empty() || port(number).is_none() {
-        return Err(wrong());
-    }
-    Url::parse(&format!("http://{host_port}")).map(ServiceAddr::Http).map_err(|_| wrong())
+    /// What it is called, if that is not what the client calls it.
+    pub host: Option<Authority>,
+    /// See [`ListenerConfig::rewrite_responses`].
+    pub rewrite_responses: bool,
+    /// See [`ListenerConfig::upgrades`].
+    pub upgrades: Vec<String>,
 }
 
 impl AgentConfig {
@@ -210,8 +242,23 @@ impl AgentConfig {
             let http_client = config.http_client.unwrap_or_else(|| self.http_client.clone());
             http_client.validate(&format!("{key}.http_client"))?;
             config.tls.validate(&format!("{key}.tls"))?;
-            let timeout = config.timeout.unwrap_or(self.timeout);
-            listeners.push(Listener { endpoint, service, timeout, access_log, http_client, tls: config.tls });
+            let host = match &service {
+                ServiceAddr::Http(http) => config.host_header.resolve(http),
+                ServiceAddr::Tcp(_) if config.host_header == HostHeader::Keep => Ok(None),
+                ServiceAddr::Tcp(_) => Err("a TCP service is sent bytes, which have no host".into()),
+            };
+            let host = host.map_err(|e| Invalid::new(format!("{key}.host_header"), e))?;
+            listeners.push(Listener {
+                endpoint,
+                service,
+                timeout: config.timeout.unwrap_or(self.timeout),
+                access_log,
+                http_client,
+                tls: config.tls,
+                host,
+                rewrite_responses: config.rewrite_responses,
+                upgrades: config.upgrades,
+            });
         }
         Ok(listeners)
     }
@@ -223,28 +270,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn c5_service_addresses() {
-        for (text, url) in [
-            ("8080", "http://localhost:8080/"),
-            ("1.2.3.4:8080", "http://1.2.3.4:8080/"),
-            ("https://1.2.3.4:8080", "https://1.2.3.4:8080/"),
-            ("https://google.com", "https://google.com/"),
-            ("h2c://localhost:50051", "h2c://localhost:50051"),
-        ] {
-            assert_eq!(
-                parse_addr(text, Protocol::Http).unwrap(),
-                ServiceAddr::Http(url.parse().unwrap()),
-                "{text}"
-            );
-        }
-        for text in ["invalid", "", ":80", "host:0", "host:70000", "ftp://x", "http://x/path", "h2c://me@x:1"]
-        {
-            assert!(parse_addr(text, Protocol::Http).unwrap_err().contains("localhost:4000"), "{text}");
-        }
-        assert_eq!(parse_addr("22", Protocol::Tcp).unwrap(), ServiceAddr::Tcp("localhost:22".into()));
-    }
-
-    #[test]
     fn one_endpoint_has_one_service() {
         let endpoints = |list: &[&str]| AgentConfig {
             endpoints: list.iter().map(|e| e.to_string()).collect(),
@@ -254,5 +279,29 @@ mod tests {
         let twice = endpoints(&["a/localhost:1", "a/localhost:2"]).resolve().unwrap_err();
         assert!(twice.message.contains("two services"), "{twice:?}");
         assert!(endpoints(&["a"]).resolve().unwrap_err().message.contains("my-endpoint/localhost:4000"));
+    }
+
+    #[test]
+    fn a_host_is_kept_or_the_services_or_a_name() {
+        let host = |addr: &str, protocol, host: &str| {
+            let mut listener = ListenerConfig::new("a", addr, protocol);
+            listener.host_header = HostHeader::from(host.to_owned());
+            let config = AgentConfig { listeners: vec![listener], ..AgentConfig::default() };
+            let resolved = config.resolve().map(|all| all[0].host.as_ref().map(Authority::to_string));
+            resolved.map_err(|invalid| format!("{}: {}", invalid.key, invalid.message))
+        };
+        assert_eq!(host("1", Protocol::Http, "keep"), Ok(None));
+        assert_eq!(host("http://app:1/x", Protocol::Http, "service"), Ok(Some("app:1".into())));
+        assert_eq!(host("https://app", Protocol::Http, "service"), Ok(Some("app".into())));
+        assert_eq!(host("unix:/run/a", Protocol::Http, "service"), Ok(Some("localhost".into())));
+        assert_eq!(host("1", Protocol::Http, "app.example:8080"), Ok(Some("app.example:8080".into())));
+        for wrong in ["http://app", "me@app", "a b"] {
+            let refused = host("1", Protocol::Http, wrong).unwrap_err();
+            assert!(
+                refused.starts_with("listeners[0].host_header: ") && refused.contains("keep"),
+                "{refused}"
+            );
+        }
+        assert!(host("1", Protocol::Tcp, "service").unwrap_err().contains("bytes"));
     }
 }

@@ -1,5 +1,6 @@
 //! The configuration of an agent. Each field's comment is its documentation.
 
+mod address;
 mod connect;
 mod forward;
 mod listener;
@@ -10,9 +11,10 @@ use piko_bootstrap::log::LogConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use address::{HttpAddr, HttpScheme, Place, ServiceAddr, parse_addr};
 pub use connect::{ConnectConfig, Transport, is_loopback};
 pub use forward::{ForwardConfig, ForwardConnectConfig, Port, PortConfig};
-pub use listener::{HttpClientConfig, Listener, ListenerConfig, Protocol, ServiceAddr, parse_addr};
+pub use listener::{HostHeader, HttpClientConfig, Listener, ListenerConfig, Protocol};
 
 /// An agent's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

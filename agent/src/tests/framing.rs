@@ -95,7 +95,7 @@ async fn the_next_request_on_a_pooled_connection_arrives_as_it_was_sent() {
                 };
                 let expected = match (framing.refused, kind, framing.open) {
                     (Some(refused), ..) => refused,
-                    (None, "switch", false) => (502, "upstream_unasked_upgrade"),
+                    (None, "switch", false) => (502, "service_unasked_upgrade"),
                     (None, "switch", true) => (200, ""),
                     _ => (status, ""),
                 };
@@ -146,13 +146,14 @@ async fn each_way_a_service_fails_has_its_code() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let tunnel = Tunnel::open(&[format!("e/{}", service.addr), format!("down/{nobody}")]).await;
     for (kind, expected) in [
-        ("empty", (502, "upstream_closed")),
-        ("garbage", (502, "upstream_bad_response")),
-        ("icy", (502, "upstream_bad_response")),
-        ("lengths", (502, "upstream_bad_response")),
-        ("gzip", (502, "upstream_bad_response")),
-        ("large", (502, "upstream_headers_too_large")),
-        ("switch", (502, "upstream_unasked_upgrade")),
+        ("empty", (502, "service_closed")),
+        ("garbage", (502, "service_bad_response")),
+        ("tls", (502, "service_speaks_tls")),
+        ("icy", (502, "service_bad_response")),
+        ("lengths", (502, "service_bad_response")),
+        ("gzip", (502, "service_bad_response")),
+        ("large", (502, "service_headers_too_large")),
+        ("switch", (502, "service_unasked_upgrade")),
         ("colon", (200, "")),
         ("many", (200, "")),
     ] {
@@ -161,10 +162,10 @@ async fn each_way_a_service_fails_has_its_code() {
         assert_eq!(tunnel.get("/ok/").await.body, "ok", "after {kind}");
     }
     let down = Request::get("http://x/").header("x-piko-listener", "down").body(()).unwrap();
-    assert_eq!(tunnel.ask(down, None).await.code(), (502, "upstream_unreachable"));
+    assert_eq!(tunnel.ask(down, None).await.code(), (502, "service_refused"));
     assert!(!tunnel.get("/short/").await.whole, "a body that breaks off is seen to");
     // No body where none may be, from the agent's own answers too.
     let head = Request::head("http://x/empty/").body(()).unwrap();
     let answer = tunnel.ask(head, None).await;
-    assert_eq!((answer.code(), answer.body.as_str()), ((502, "upstream_closed"), ""));
+    assert_eq!((answer.code(), answer.body.as_str()), ((502, "service_closed"), ""));
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod framing;
+mod gone;
 mod pool;
 mod recorder;
 
@@ -28,6 +29,8 @@ use crate::tunnel::{self, Services, Streams};
 /// A tunnel to an agent with the endpoints given, in this process.
 struct Tunnel {
     node: SendRequest<Bytes>,
+    /// What the agent serves now.
+    streams: Streams,
     _control: SendStream<Bytes>,
     _tasks: JoinSet<()>,
 }
@@ -69,11 +72,12 @@ impl Tunnel {
         let services: Services = Arc::new(all);
         let settings = settings(&config.tunnel);
         let (near, far) = duplex(1 << 20);
+        let streams = Streams::new();
+        let serving = streams.clone();
         tasks.spawn(async move {
             let (mut agent, _control) = AgentSession::handshake(far, &settings).await.unwrap();
-            let streams = Streams::new();
             while let Some(Ok(incoming)) = agent.accept().await {
-                tunnel::spawn(incoming, &services, &streams);
+                tunnel::spawn(incoming, &services, &serving);
             }
         });
         let (node, connection) = h2::client::handshake(near).await.unwrap();
@@ -81,7 +85,7 @@ impl Tunnel {
         let mut node = node.ready().await.unwrap();
         let control = Request::post(format!("http://agent{CONTROL_PATH}")).body(()).unwrap();
         let (_, control) = node.send_request(control, false).unwrap();
-        Tunnel { node, _control: control, _tasks: tasks }
+        Tunnel { node, streams, _control: control, _tasks: tasks }
     }
 
     /// Sends a head for the endpoint `e`, unless it names another.

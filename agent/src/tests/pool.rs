@@ -40,7 +40,7 @@ async fn a_repeatable_request_that_meets_the_close_goes_on_a_new_connection() {
     assert_eq!(read.len(), 9, "{read:?}");
     // What may have been done is not done twice.
     let answer = tunnel.ask(post("/second/"), Some("hello")).await;
-    assert_eq!(answer.code(), (502, "upstream_closed"));
+    assert_eq!(answer.code(), (502, "service_closed"));
     assert_eq!(service.requests().len(), 1);
 }
 
@@ -98,7 +98,7 @@ async fn a_connection_that_is_logged_in_serves_nobody_else() {
     assert_ne!(used[0], used[1]);
     // A login of several steps cannot work: said instead of asked for again and again.
     let step = tunnel.ask(with("/ntlm2/", "NTLM TlRM"), None).await;
-    assert_eq!(step.code(), (501, "upstream_connection_auth"));
+    assert_eq!(step.code(), (501, "service_connection_auth"));
 }
 
 /// All of one client's requests go on its connection once it has begun to log in, and no other client's do.

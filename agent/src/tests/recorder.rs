@@ -96,7 +96,7 @@ async fn serve(stream: TcpStream, connection: usize, log: &Mutex<Vec<Read>>) -> 
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 return Ok(());
             }
-            "eof" | "close" | "short" | "garbage" => return Ok(()),
+            "eof" | "close" | "short" | "garbage" | "tls" => return Ok(()),
             // Bytes now, if it was asked for. The other end has to go: this one does not.
             "switch" | "identity" => {
                 let mut rest = Vec::new();
@@ -181,7 +181,9 @@ fn answer(kind: &str, head: bool) -> Vec<u8> {
             ("101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket".into(), "hello".into())
         }
         "short" => ("200 OK\r\ncontent-length: 9".into(), "ok".into()),
-        "garbage" => return b"\x16\x03\x01\x02garbage\r\n\r\n".to_vec(),
+        "garbage" => return b"+OK POP3 ready\r\n\r\n".to_vec(),
+        // An alert, as OpenSSL sends it to a request without TLS.
+        "tls" => return b"\x15\x03\x01\x00\x02\x02\x46".to_vec(),
         "icy" => return b"ICY 200 OK\r\n\r\n".to_vec(),
         "lengths" => ("200 OK\r\ncontent-length: 2\r\ncontent-length: 3".into(), "okk".into()),
         "gzip" => ("200 OK\r\ntransfer-encoding: gzip, chunked".into(), "0\r\n\r\n".into()),

@@ -1,8 +1,9 @@
-//! What an agent's own answer (`x-piko-error`) says about the service behind it. The codes are the agent's; what
-//! follows from each is decided here, once.
+//! What an agent's own answer (`x-piko-error`) says about the service behind it. What follows from each
+//! failure is decided here, once.
 
 use http::HeaderMap;
 
+use crate::failure::Failure;
 use crate::headers::ERROR;
 
 /// What is known of a service when its agent answers instead.
@@ -19,13 +20,24 @@ pub enum Blame {
 }
 
 impl Blame {
-    /// By the code of an agent's answer. Codes of later versions blame nobody.
-    pub fn of_code(code: &str) -> Blame {
-        match code {
-            "upstream_unreachable" | "upstream_tls" => Blame::NotReached,
-            "upstream_timeout" => Blame::Late,
-            "upstream_closed" | "upstream_bad_response" => Blame::Broken,
-            _ => Blame::Nobody,
+    /// By the failure that an agent answers.
+    pub fn of(failure: Failure) -> Blame {
+        match failure {
+            Failure::Refused
+            | Failure::NoRoute
+            | Failure::Dns
+            | Failure::TlsUntrusted
+            | Failure::Tls
+            | Failure::SpeaksNoTls => Blame::NotReached,
+            Failure::Timeout => Blame::Late,
+            Failure::Closed | Failure::BadResponse | Failure::SpeaksTls => Blame::Broken,
+            Failure::Framing(_)
+            | Failure::NotTcp
+            | Failure::NotHttp
+            | Failure::PathOutside
+            | Failure::ResponseHeaders
+            | Failure::UnaskedUpgrade
+            | Failure::ConnectionAuth => Blame::Nobody,
         }
     }
 
@@ -33,6 +45,27 @@ impl Blame {
     /// answered: agents let none of its answers carry that header.
     pub fn of_answer(headers: &HeaderMap) -> Option<Blame> {
         let code = headers.get(ERROR)?;
-        Some(code.to_str().map_or(Blame::Nobody, Blame::of_code))
+        // Codes of later versions blame nobody.
+        Some(Failure::of(code.as_bytes()).map_or(Blame::Nobody, Blame::of))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_blames_as_its_code_does() {
+        let answer = |code: &'static str| {
+            Blame::of_answer(&HeaderMap::from_iter([(ERROR, HeaderValue::from_static(code))]))
+        };
+        assert_eq!(answer("service_refused"), Some(Blame::NotReached));
+        assert_eq!(answer("service_timeout"), Some(Blame::Late));
+        assert_eq!(answer("service_closed"), Some(Blame::Broken));
+        assert_eq!(answer("bad_request"), Some(Blame::Nobody));
+        assert_eq!(answer("of_a_later_version"), Some(Blame::Nobody));
+        assert_eq!(Blame::of_answer(&HeaderMap::new()), None);
     }
 }

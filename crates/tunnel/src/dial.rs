@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
@@ -63,8 +62,27 @@ pub struct DialOptions {
     pub tls: Option<Arc<ClientConfig>>,
     /// The name to ask for in TLS instead of the URL's host.
     pub server_name: Option<ServerName<'static>>,
-    /// An HTTP proxy on the way, `http://[user:password@]host:port`.
-    pub proxy: Option<Url>,
+    /// An HTTP proxy on the way.
+    pub proxy: Option<Proxy>,
+}
+
+/// An HTTP proxy that is asked to CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    address: Uri,
+    authorization: Option<HeaderValue>,
+}
+
+impl Proxy {
+    /// `address`: `http://host:port`, without user and password.
+    pub fn new(address: Uri, authorization: Option<HeaderValue>) -> Proxy {
+        Proxy { address, authorization }
+    }
+
+    /// Where it is, as logs may show it.
+    pub fn address(&self) -> &Uri {
+        &self.address
+    }
 }
 
 /// What a connection is for.
@@ -313,17 +331,12 @@ pub fn shown(url: &str) -> String {
 }
 
 /// A connection through an HTTP proxy, by CONNECT (RFC 9110, section 9.3.6).
-async fn through(proxy: &Url, url: &Url, port: u16) -> std::io::Result<TcpStream> {
-    let address = format!("http://{}", &proxy[url::Position::BeforeHost..url::Position::AfterPort]);
-    let address = address.parse().map_err(std::io::Error::other)?;
+async fn through(proxy: &Proxy, url: &Url, port: u16) -> std::io::Result<TcpStream> {
     let target = format!("http://{}:{port}", url.host_str().unwrap_or_default());
     let target = target.parse().map_err(std::io::Error::other)?;
-    let mut tunnel = Tunnel::new(address, HttpConnector::new());
-    if !proxy.username().is_empty() {
-        let plain = |text| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let pair = format!("{}:{}", plain(proxy.username()), plain(proxy.password().unwrap_or_default()));
-        let basic = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
-        tunnel = tunnel.with_auth(HeaderValue::from_str(&basic).map_err(std::io::Error::other)?);
+    let mut tunnel = Tunnel::new(proxy.address.clone(), HttpConnector::new());
+    if let Some(authorization) = &proxy.authorization {
+        tunnel = tunnel.with_auth(authorization.clone());
     }
     let connected = tower_service::Service::call(&mut tunnel, target).await;
     Ok(connected.map_err(|e| std::io::Error::other(format!("proxy: {e}")))?.into_inner())

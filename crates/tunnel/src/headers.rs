@@ -158,7 +158,7 @@ pub enum Framing {
 }
 
 /// Why a request is refused (400) for what its head says about its body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BadFraming {
     /// No number, two that differ, or not what was sent.
     #[error("content-length is not one number, or not the length of the body")]
@@ -219,6 +219,24 @@ pub fn upgrade_framing(headers: &HeaderMap) -> Result<Framing, BadFraming> {
         Some(0) => Ok(Framing::Length(0)),
         Some(_) => Err(BadFraming::UpgradeWithBody),
     }
+}
+
+/// The protocols that a request may switch to, in its own order. Not among them: protocols that carry requests, which
+/// would reach the service past all that a node asks of requests (`h2c`, `HTTP/2.0`; `TLS/1.2`, RFC 2817).
+pub fn upgrades(headers: &HeaderMap) -> Option<HeaderValue> {
+    let carries_requests = |protocol: &str| {
+        let name = protocol.split('/').next().unwrap_or_default();
+        let begins =
+            |with: &str| name.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with));
+        name.is_empty() || begins("h2") || begins("h3") || begins("http") || begins("tls")
+    };
+    let words = headers.get_all(header::UPGRADE).into_iter().filter_map(|v| v.to_str().ok());
+    let passed: Vec<_> = words
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .filter(|protocol| !carries_requests(protocol))
+        .collect();
+    HeaderValue::from_str(&passed.join(", ")).ok().filter(|value| !value.is_empty())
 }
 
 /// Drops what a head says about its body, and `Expect`, which the hop that reads the body has met. With
@@ -364,6 +382,21 @@ mod tests {
         let said = map(&[("trailer", "X-Sum, content-length,x-piko-error"), ("trailer", "grpc-status, a b")]);
         assert_eq!(announced_trailers(&said).unwrap(), "x-sum, grpc-status");
         assert_eq!(announced_trailers(&map(&[("trailer", "host")])), None);
+    }
+
+    #[test]
+    fn protocols_that_carry_requests_are_not_switched_to() {
+        let of = |value: &str| upgrades(&map(&[("upgrade", value)])).map(|v| v.to_str().unwrap().to_owned());
+        for protocol in ["websocket", "tcp", "SPDY/3.1", "tailscale-control-protocol", "derp"] {
+            assert_eq!(of(protocol).as_deref(), Some(protocol));
+        }
+        for protocol in ["h2c", "H2C", "h2c-14", "HTTP/2.0", "http", "TLS/1.2", "tls", "h3", "", ",", "/x"] {
+            assert_eq!(of(protocol), None, "{protocol:?}");
+        }
+        assert_eq!(of("h2c, websocket ,tcp").as_deref(), Some("websocket, tcp"));
+        let two = map(&[("upgrade", "h2c"), ("upgrade", "tcp")]);
+        assert_eq!(upgrades(&two).unwrap(), "tcp");
+        assert_eq!(upgrades(&map(&[])), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod control;
 pub mod dial;
 pub mod endpoint;
 pub mod error;
+pub mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod gather;

@@ -1,11 +1,14 @@
 //! One h2 stream as a byte stream.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, SendStream};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::receive::{ReceiveError, Receiver};
@@ -13,7 +16,8 @@ use crate::receive::{ReceiveError, Receiver};
 /// An h2 stream read and written as bytes. Half-close is kept: shutting down the write side sends
 /// END_STREAM, and reading goes on. Dropping it unfinished resets the stream.
 pub struct TunnelStream {
-    send: SendStream<Bytes>,
+    /// Shared with those who wait for its end: see [`TunnelStream::reset`].
+    send: Arc<Mutex<SendStream<Bytes>>>,
     recv: Receiver,
     unread: Bytes,
     finished: bool,
@@ -23,14 +27,22 @@ impl TunnelStream {
     /// Both halves of one stream.
     pub fn new(send: SendStream<Bytes>, recv: Receiver) -> Self {
         recv.be_patient();
+        let send = Arc::new(Mutex::new(send));
         TunnelStream { send, recv, unread: Bytes::new(), finished: false }
+    }
+
+    /// Waits until the other end resets the stream, or the tunnel breaks. Reads tell of that until the other end has
+    /// finished its side, writes only when there is something to write. To be awaited in the task that writes.
+    pub fn reset(&self) -> impl Future<Output = ()> + use<> {
+        let send = self.send.clone();
+        async move { drop(poll_fn(|cx| send.lock().poll_reset(cx)).await) }
     }
 }
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
         if !self.finished {
-            self.send.send_reset(Reason::CANCEL);
+            self.send.lock().send_reset(Reason::CANCEL);
         }
     }
 }
@@ -46,7 +58,7 @@ impl AsyncRead for TunnelStream {
                 Some(Ok(data)) => self.unread = data,
                 Some(Err(ReceiveError::Stream(e))) => return Poll::Ready(Err(to_io(e))),
                 Some(Err(e @ ReceiveError::Stalled)) => {
-                    self.send.send_reset(e.reset_reason());
+                    self.send.lock().send_reset(e.reset_reason());
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, e)));
                 }
                 None => return Poll::Ready(Ok(())),
@@ -60,17 +72,18 @@ impl AsyncRead for TunnelStream {
 }
 
 impl AsyncWrite for TunnelStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.send.reserve_capacity(data.len());
+        let mut send = self.send.lock();
+        send.reserve_capacity(data.len());
         loop {
-            return match ready!(self.send.poll_capacity(cx)) {
+            return match ready!(send.poll_capacity(cx)) {
                 Some(Ok(0)) => continue,
                 Some(Ok(n)) => {
                     let n = n.min(data.len());
-                    self.send.send_data(Bytes::copy_from_slice(&data[..n]), false).map_err(to_io)?;
+                    send.send_data(Bytes::copy_from_slice(&data[..n]), false).map_err(to_io)?;
                     Poll::Ready(Ok(n))
                 }
                 Some(Err(e)) => Poll::Ready(Err(to_io(e))),
@@ -86,7 +99,7 @@ impl AsyncWrite for TunnelStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.finished {
             self.finished = true;
-            self.send.send_data(Bytes::new(), true).map_err(to_io)?;
+            self.send.lock().send_data(Bytes::new(), true).map_err(to_io)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -11,12 +11,13 @@ use super::Request;
 use crate::route::Kind;
 
 /// Writes the line of one request. `status` 0: no response was sent; where the client left before one, the line says
-/// 499, as NGINX's would.
+/// 499, as NGINX's would. `failure`: the code of what a node or an agent answered itself.
 pub(super) fn log(
     config: &AccessLogConfig,
     session: &Session,
     ctx: &Request,
     status: u16,
+    failure: Option<&str>,
     elapsed: Duration,
 ) {
     let request = session.req_header();
@@ -31,7 +32,6 @@ pub(super) fn log(
     let client = ctx.came.client();
     let gone = ctx.failure.filter(|failure| status == 0 && failure.is_the_clients());
     let status = gone.map_or(status, |failure| failure.reply().status.as_u16());
-    let failure = ctx.failure.map(|failure| failure.reply().code);
     let tries = ctx.tries;
     let duration_ms = elapsed.as_secs_f64() * 1e3;
     let response = session.as_ref().response_written();

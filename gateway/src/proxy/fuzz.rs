@@ -7,7 +7,7 @@ use piko_tunnel::headers::{self, Framing};
 use super::endpoint::Domains;
 use super::forwarded::{Came, TrustedProxies};
 use super::http1;
-use super::incoming::Incoming;
+use super::incoming::{Incoming, Upgrade};
 use super::outgoing;
 use crate::route::{Asked, EndpointKey};
 
@@ -51,7 +51,8 @@ pub fn client_head(input: &[u8]) {
         }
     }
     if incoming.upgrade.is_some() {
-        assert!(version == 1 && head.method == Method::GET);
+        let bytes = matches!(incoming.upgrade, Some(Upgrade::Tcp(..)));
+        assert!(version == 1 && (!bytes || head.method == Method::GET));
         assert!(matches!(incoming.body, Framing::Absent | Framing::Length(0)), "an upgrade has no body");
     }
     let Ok(asked) = incoming.asked(&head, &Domains::default()) else { return };

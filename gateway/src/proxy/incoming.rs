@@ -1,6 +1,6 @@
 //! A client's head, parsed once: later phases read this and never the raw head.
 
-use http::{HeaderMap, Method, Version, header, uri};
+use http::{HeaderMap, HeaderValue, Method, Version, header, uri};
 use piko_tunnel::control::Protocol;
 use piko_tunnel::handshake::{TCP_PATH, TCP_UPGRADE_TOKEN};
 pub(super) use piko_tunnel::headers::Framing;
@@ -25,8 +25,8 @@ pub(super) struct Incoming {
 /// A change of protocol that is asked for on this connection (RFC 9110, section 7.8).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Upgrade {
-    /// A WebSocket to the service (RFC 6455).
-    WebSocket,
+    /// To one of these protocols, with the service: `websocket` (RFC 6455), or what docker and others speak.
+    Service(HeaderValue),
     /// A TCP connection to this endpoint.
     Tcp(EndpointId, Carrier),
 }
@@ -47,12 +47,13 @@ impl Incoming {
     /// A head that means more than one thing, or that asks for an upgrade which cannot be.
     pub(super) fn parse(head: &RequestHeader, bodiless: bool) -> Result<Incoming, Failure> {
         well_formed(head)?;
+        let protocols = protocols(head);
         let body = if head.version == Version::HTTP_2 {
             headers::framing(&head.headers, bodiless)?
         } else {
             framing(head)?
         };
-        let upgrade = upgrade(head)?;
+        let upgrade = upgrade(head, protocols)?;
         Ok(Incoming { body, upgrade, header_bytes: headers::list_size(&head.headers) })
     }
 
@@ -60,7 +61,7 @@ impl Incoming {
     pub(super) fn protocol(&self) -> Protocol {
         match self.upgrade {
             Some(Upgrade::Tcp(..)) => Protocol::Tcp,
-            Some(Upgrade::WebSocket) | None => Protocol::Http,
+            Some(Upgrade::Service(_)) | None => Protocol::Http,
         }
     }
 
@@ -118,7 +119,7 @@ pub(super) fn authority(head: &RequestHeader) -> Result<Option<&str>, Failure> {
 /// The framing of an HTTP/1 request (RFC 9112, section 6.3). Two framings, or one that is not the last coding,
 /// are how smuggling begins.
 pub(super) fn framing(head: &RequestHeader) -> Result<Framing, Failure> {
-    if wants_upgrade(head) {
+    if protocols(head).is_some() {
         return Ok(headers::upgrade_framing(&head.headers)?);
     }
     let length = headers::content_length(&head.headers)?;
@@ -139,24 +140,23 @@ pub(super) fn framing(head: &RequestHeader) -> Result<Framing, Failure> {
     }
 }
 
-/// Is an upgrade asked for, whatever it is?
-fn wants_upgrade(head: &RequestHeader) -> bool {
-    head.version == Version::HTTP_11
-        && head.headers.contains_key(header::UPGRADE)
-        && lists(&head.headers, header::CONNECTION, "upgrade")
+/// The protocols that are asked for and may be switched to. Others are ignored, as RFC 9110 allows: Java and curl
+/// ask for h2c with any request.
+fn protocols(head: &RequestHeader) -> Option<HeaderValue> {
+    let asked = head.version == Version::HTTP_11 && lists(&head.headers, header::CONNECTION, "upgrade");
+    if asked { headers::upgrades(&head.headers) } else { None }
 }
 
-/// The upgrade that is passed on, if one is asked for. Others are ignored, as RFC 9110 allows.
-fn upgrade(head: &RequestHeader) -> Result<Option<Upgrade>, Failure> {
-    let wanted = wants_upgrade(head);
-    let websocket = wanted && lists(&head.headers, header::UPGRADE, "websocket");
+/// The upgrade that is passed on, if one is asked for.
+fn upgrade(head: &RequestHeader, protocols: Option<HeaderValue>) -> Result<Option<Upgrade>, Failure> {
     let get = head.method == Method::GET;
     let Some(endpoint) = head.uri.path().strip_prefix(TCP_PATH).filter(|_| get) else {
-        return Ok((websocket && get).then_some(Upgrade::WebSocket));
+        return Ok(protocols.map(Upgrade::Service));
     };
-    let carrier = if wanted && lists(&head.headers, header::UPGRADE, TCP_UPGRADE_TOKEN) {
+    let asks = |protocol| protocols.as_ref().is_some_and(|all| headers::has_token(all, protocol));
+    let carrier = if asks(TCP_UPGRADE_TOKEN) {
         Carrier::Bytes
-    } else if websocket && head.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+    } else if asks("websocket") && head.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         Carrier::Messages
     } else {
         return Err(Failure::UpgradeRequired);
@@ -212,23 +212,40 @@ mod tests {
         assert_eq!(Incoming::parse(&old, false).unwrap_err(), Failure::BadRequest);
     }
 
+    fn service(protocols: &'static str) -> Option<Upgrade> {
+        Some(Upgrade::Service(HeaderValue::from_static(protocols)))
+    }
+
     #[test]
     fn an_upgrade_has_no_body() {
         let upgrade = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", "k")];
-        assert_eq!(parse("GET", &upgrade).unwrap().upgrade, Some(Upgrade::WebSocket));
+        assert_eq!(parse("GET", &upgrade).unwrap().upgrade, service("websocket"));
         for framing in [("content-length", "5"), ("transfer-encoding", "chunked")] {
             let fields = [&upgrade[..], &[framing]].concat();
             assert_eq!(parse("GET", &fields).unwrap_err(), Failure::UpgradeWithBody, "{framing:?}");
-            let other = [("connection", "upgrade"), ("upgrade", "h2c"), framing];
+            let other = [("connection", "upgrade"), ("upgrade", "tcp"), framing];
             assert_eq!(parse("POST", &other).unwrap_err(), Failure::UpgradeWithBody, "{framing:?}");
         }
         let empty = [&upgrade[..], &[("content-length", "0")]].concat();
-        assert_eq!(parse("GET", &empty).unwrap().upgrade, Some(Upgrade::WebSocket));
+        assert_eq!(parse("GET", &empty).unwrap().upgrade, service("websocket"));
+    }
+
+    #[test]
+    fn any_protocol_is_passed_on_but_those_of_requests() {
+        let asked = |method: &str, protocol: &str| {
+            parse(method, &[("connection", "Upgrade"), ("upgrade", protocol)]).unwrap().upgrade
+        };
+        assert_eq!(asked("POST", "tcp"), service("tcp"));
+        assert_eq!(asked("POST", "SPDY/3.1"), service("SPDY/3.1"));
+        assert_eq!(asked("GET", "h2c, websocket"), service("websocket"));
+        assert_eq!(asked("GET", "h2c"), None);
+        // Java's client asks for h2c with every first request, whatever its body.
+        let java = [("connection", "upgrade"), ("upgrade", "h2c"), ("content-length", "5")];
+        let java = parse("POST", &java).unwrap();
+        assert_eq!((java.upgrade, java.body), (None, Framing::Length(5)));
         // Without `Connection: upgrade`, `Upgrade` says nothing (RFC 9110, section 7.8).
-        assert_eq!(
-            parse("POST", &[("upgrade", "websocket"), ("content-length", "5")]).unwrap().upgrade,
-            None
-        );
+        let alone = parse("POST", &[("upgrade", "websocket"), ("content-length", "5")]).unwrap();
+        assert_eq!((alone.upgrade, alone.body), (None, Framing::Length(5)));
     }
 
     #[test]

@@ -33,6 +33,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_plugin_host::Taken;
+use piko_tunnel::failure::Failure as AgentFailure;
 use piko_tunnel::headers;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, Result};
@@ -197,8 +198,17 @@ impl ProxyHttp for Gateway {
             ctx.request_size,
             session.body_bytes_sent(),
         );
+        let code = match ctx.failure {
+            Some(failure) => Some(failure.reply().code),
+            None => answered_by_agent(session),
+        };
+        if ctx.failure.is_none()
+            && let Some(code) = code
+        {
+            self.metrics.proxy.errors.with_label_values(&[code]).inc();
+        }
         if !self.access_log.disable {
-            access::log(&self.access_log, session, ctx, status, elapsed);
+            access::log(&self.access_log, session, ctx, status, code, elapsed);
         }
         ctx.in_flight = None;
     }
@@ -350,6 +360,12 @@ impl Gateway {
 fn answered(session: &Session) -> Option<&ResponseHeader> {
     let written = session.downstream_session.response_written();
     written.filter(|head| !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// The code of an answer that an agent made, since its service gave none.
+fn answered_by_agent(session: &Session) -> Option<&'static str> {
+    let code = answered(session)?.headers.get(headers::ERROR)?;
+    AgentFailure::of(code.as_bytes()).map(|failure| failure.row().code)
 }
 
 /// What `Connection` names goes before anybody sets a header of the same name.

@@ -39,19 +39,18 @@ pub(super) fn request(
         let value = HeaderValue::from_str(value).map_err(|_| Failure::InvalidEndpoint)?;
         fields.insert(name, value);
     }
-    let websocket = || HeaderValue::from_static("websocket");
     let mut request = Request::new(());
     match &incoming.upgrade {
         Some(Upgrade::Tcp(_, carrier)) => {
             if *carrier == Carrier::Messages {
-                fields.insert(headers::UPGRADE, websocket());
+                fields.insert(headers::UPGRADE, HeaderValue::from_static("websocket"));
             }
             *request.method_mut() = Method::CONNECT;
             *request.uri_mut() = connect_target(&listener.endpoint)?;
         }
         upgrade => {
-            if upgrade.is_some() {
-                fields.insert(headers::UPGRADE, websocket());
+            if let Some(Upgrade::Service(protocols)) = upgrade {
+                fields.insert(headers::UPGRADE, protocols.clone());
             }
             *request.method_mut() = head.method.clone();
             *request.uri_mut() = target(head)?;

@@ -1,4 +1,4 @@
-//! WebSockets and TCP connections: after the 101, bytes both ways until both ends are done.
+//! WebSockets, other upgrades and TCP connections: after the 101, bytes both ways until both ends are done.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use crate::error::Failure;
 
 /// How long one direction of a WebSocket may outlive the other: its closing handshake (RFC 6455, section 7).
 const LINGER: Duration = Duration::from_secs(10);
-/// How long a TCP connection that one side has ended may be silent the other way.
+/// How long a TCP connection, or one of another protocol, that one side has ended may be silent the other way: the
+/// output of a command may outlive its input.
 const HALF_CLOSED_SILENCE: Duration = Duration::from_secs(600);
 
 /// Waits for the service's word, then moves bytes. Any answer but an upgrade passes like any other.
@@ -65,7 +66,7 @@ fn taken(
         return None;
     }
     match upgrade {
-        Upgrade::WebSocket => Some((answer.headers.get(headers::UPGRADED)?.clone(), None)),
+        Upgrade::Service(_) => Some((answer.headers.get(headers::UPGRADED)?.clone(), None)),
         Upgrade::Tcp(_, Carrier::Bytes) => Some((HeaderValue::from_static(TCP_UPGRADE_TOKEN), None)),
         Upgrade::Tcp(_, Carrier::Messages) => {
             let key = attempt.client.head().headers.get(header::SEC_WEBSOCKET_KEY);
@@ -114,10 +115,11 @@ async fn splice(
         Ok(())
     };
     tokio::pin!(up, down);
-    let silence = match upgrade {
-        Upgrade::Tcp(_, Carrier::Bytes) => HALF_CLOSED_SILENCE,
-        Upgrade::Tcp(_, Carrier::Messages) | Upgrade::WebSocket => LINGER,
+    let messages = match upgrade {
+        Upgrade::Tcp(_, carrier) => *carrier == Carrier::Messages,
+        Upgrade::Service(protocols) => headers::has_token(protocols, "websocket"),
     };
+    let silence = if messages { LINGER } else { HALF_CLOSED_SILENCE };
     // How an upgraded connection ends is no failure: both sides have seen it.
     tokio::select! {
         ended = &mut up => {
