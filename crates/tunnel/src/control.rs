@@ -5,23 +5,13 @@
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
+pub use piko_wire::Protocol;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::body::send_data;
 use crate::limits::{CONTROL_WRITE_TIMEOUT, MAX_CONTROL_LINE};
 use crate::{EndpointId, SessionError};
-
-/// What kind of traffic a listener serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// HTTP requests and WebSockets.
-    #[default]
-    Http,
-    /// Bytes.
-    Tcp,
-}
 
 /// One control message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

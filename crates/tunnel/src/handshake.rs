@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
+pub use piko_wire::TENANT_ID;
 
 /// Where agents ask for a tunnel, on the upstream port.
 pub const TUNNEL_PATH: &str = "/piko/v1/tunnel";
@@ -23,8 +24,6 @@ pub const NODE_ID: HeaderName = HeaderName::from_static("x-piko-node-id");
 pub const AGENT_ID: HeaderName = HeaderName::from_static("x-piko-agent-id");
 /// In the request: the agent's version, for logs and status only.
 pub const AGENT_VERSION: HeaderName = HeaderName::from_static("x-piko-agent-version");
-/// In the request: the tenant whose keys verify the token.
-pub const TENANT_ID: HeaderName = HeaderName::from_static("x-piko-tenant-id");
 
 /// In the 101: the name of the tunnel's bundle, which only its two ends know. In a request: the bundle that one
 /// more lane is for.

@@ -3,14 +3,14 @@
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 
+pub use piko_wire::LISTENER;
+
 use crate::handshake::TENANT_ID;
 
 /// Client to node: the endpoint wanted. It wins over `Host`.
 pub const ENDPOINT: HeaderName = HeaderName::from_static("x-piko-endpoint");
 /// Client to node: a token for the node where `Authorization` is the service's.
 pub const AUTHORIZATION: HeaderName = HeaderName::from_static("x-piko-authorization");
-/// Node to agent or node: the endpoint this stream is for.
-pub const LISTENER: HeaderName = HeaderName::from_static("x-piko-listener");
 /// Node to agent: this request asks for an upgrade; the body is the byte stream after it.
 pub const UPGRADE: HeaderName = HeaderName::from_static("x-piko-upgrade");
 /// Agent to node: the service upgraded; the body is the byte stream.

@@ -15,7 +15,6 @@ pub mod blame;
 pub mod body;
 pub mod control;
 pub mod dial;
-pub mod endpoint;
 pub mod error;
 pub mod failure;
 #[cfg(any(test, fuzzing))]
@@ -37,7 +36,7 @@ mod upkeep;
 pub mod websocket;
 mod windows;
 
-pub use endpoint::EndpointId;
 pub use error::SessionError;
+pub use piko_wire::EndpointId;
 pub use settings::Settings;
 pub use windows::Windows;

@@ -46,8 +46,6 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_HANDSHAKE_HEAD: usize = 32 << 10;
 /// Writing one control message: a peer that does not read for this long is dead.
 pub const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest endpoint name, bytes: two DNS labels.
-pub const MAX_ENDPOINT_LEN: usize = 128;
 /// How long opening a stream may wait for a free slot on the tunnel.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lanes of one bundle: each costs a node some 25 KiB, and the largest machines have no use for more.

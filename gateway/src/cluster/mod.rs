@@ -6,20 +6,14 @@
 //! nodes to join. [`secret`] makes every key.
 
 mod calls;
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
 mod gossip;
 mod join;
 mod packet;
 mod port;
 pub mod secret;
-pub mod state;
 mod stream;
 mod sync;
-#[cfg(test)]
-mod tests;
 mod transport;
-mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,8 +27,8 @@ use crate::heartbeat::Heartbeat;
 use crate::metrics::GossipMetrics;
 use gossip::Gossip;
 pub use secret::ClusterKey;
-pub use state::{Caps, NodeView, RemoteNode, RemoteRoute, Status, Table};
-pub use wire::{Identity, Listed};
+use piko_cluster::{message as wire, state};
+pub use piko_cluster::{Caps, Identity, Listed, NodeView, RemoteNode, RemoteRoute, Status, Table};
 
 /// How to take part in a cluster.
 pub struct Options {

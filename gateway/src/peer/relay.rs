@@ -29,11 +29,11 @@ use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
 use piko_tunnel::receive::{ReceiveError, Receiver};
+use piko_wire::RouteKey;
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::route::health::{Fault, Verdict};
-use crate::route::key::RouteKey;
 use crate::route::{Ask, EndpointKey, InFlight, Router};
 
 /// Local upstreams tried before the stream is refused.

@@ -29,7 +29,7 @@ use super::upload::Upload;
 use super::{Gateway, Request, plugins, upgraded};
 use crate::error::Failure;
 use crate::route::health::{Fault, Verdict};
-use crate::route::key::RouteKey;
+use piko_wire::RouteKey;
 use crate::route::target::Lane;
 use crate::route::{Ask, InFlight, Kind};
 

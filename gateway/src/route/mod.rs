@@ -1,8 +1,6 @@
 //! Which upstream takes a request: local and remote together, of two the one with less to do.
 
 pub mod health;
-pub mod key;
-pub(crate) mod names;
 mod recent;
 pub mod registry;
 mod resolve;
@@ -14,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use piko_tunnel::control::Protocol;
+use piko_wire::{Protocol, RouteKey};
+pub use piko_wire::{EndpointKey, TenantId};
 use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -23,8 +22,6 @@ use crate::cluster::Table;
 use crate::error::Failure;
 use crate::peer::Links;
 use health::{Rules, Standing};
-use key::RouteKey;
-pub use key::{EndpointKey, TenantId};
 use recent::Recent;
 use registry::Upstreams;
 pub use registry::{Registration, Registry, UpstreamView};

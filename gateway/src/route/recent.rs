@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-
-use super::key::RouteKey;
+use piko_wire::RouteKey;
 
 /// How long an endpoint counts as recent after its last request was routed.
 const MEMORY: Duration = Duration::from_secs(30);

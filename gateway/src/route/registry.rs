@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use piko_wire::{EndpointKey, RouteKey};
 use prometheus::IntCounterVec;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::health::{self, Fault, Out, Rules, Standing, Verdict};
-use super::key::{EndpointKey, RouteKey};
 use super::target::{Kind, Target};
 use super::upstream::{Mark, Upstream};
 use crate::cluster::{Listed, Table};

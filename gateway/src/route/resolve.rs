@@ -3,10 +3,9 @@
 //! Exact names first, then wildcards, the longest first. A name in a header, a path or from a plugin is compared as it
 //! is written; a host has no case (RFC 9110, section 4.2.3), so a name in a host has none either.
 
-use piko_tunnel::EndpointId;
+use piko_cluster::Names;
+use piko_wire::{EndpointId, EndpointKey, TenantId};
 
-use super::key::{EndpointKey, TenantId};
-use super::names::Names;
 use crate::error::Failure;
 
 /// Labels of a host that are looked at. A name of more is no host of anybody's wildcard.

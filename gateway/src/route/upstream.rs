@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use piko_wire::RouteKey;
 
 use super::health::{Health, Verdict};
-use super::key::RouteKey;
+
 use super::registry::Registry;
 use super::target::Target;
 

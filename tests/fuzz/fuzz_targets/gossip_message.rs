@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| piko_gateway::cluster::fuzz::gossip_message(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| piko_cluster::fuzz::gossip_message(input));

@@ -9,11 +9,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
-use piko_tunnel::control::Protocol;
-use piko_tunnel::endpoint::InvalidEndpoint;
-use piko_tunnel::handshake::TENANT_ID;
-use piko_tunnel::{EndpointId, headers};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{EndpointId, InvalidEndpoint, Protocol};
+
+/// Node to agent or node: the endpoint this stream is for.
+pub const LISTENER: HeaderName = HeaderName::from_static("x-piko-listener");
+/// The tenant whose endpoint a stream is for; in a handshake, the tenant whose keys verify the token.
+pub const TENANT_ID: HeaderName = HeaderName::from_static("x-piko-tenant-id");
 
 /// Longest tenant id, bytes: it is part of every name of the tenant's in gossip.
 const MAX_TENANT_LEN: usize = 64;
@@ -84,12 +87,12 @@ impl EndpointKey {
     /// How a stream to an agent or another node says what it is for.
     pub fn headers(&self) -> impl Iterator<Item = (HeaderName, &str)> {
         let tenant = self.tenant.as_ref().map(|tenant| (TENANT_ID, tenant.as_str()));
-        std::iter::once((headers::LISTENER, self.endpoint.as_str())).chain(tenant)
+        std::iter::once((LISTENER, self.endpoint.as_str())).chain(tenant)
     }
 
     /// What another node's stream is for; `None` where that is not said, or not well.
     pub fn of_stream(headers: &HeaderMap) -> Option<Self> {
-        let endpoint = headers.get(headers::LISTENER)?.to_str().ok()?.parse().ok()?;
+        let endpoint = headers.get(LISTENER)?.to_str().ok()?.parse().ok()?;
         let tenant = match headers.get(TENANT_ID) {
             Some(id) => Some(id.to_str().ok()?.parse().ok()?),
             None => None,
@@ -226,7 +229,7 @@ mod tests {
         }
         let mut headers = HeaderMap::new();
         assert_eq!(EndpointKey::of_stream(&headers), None);
-        headers.insert(headers::LISTENER, "a".parse().unwrap());
+        headers.insert(LISTENER, "a".parse().unwrap());
         headers.insert(TENANT_ID, "no tenant".parse().unwrap());
         assert_eq!(EndpointKey::of_stream(&headers), None, "not the default tenant's either");
     }

@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::RwLock;
-use piko_tunnel::EndpointId;
-
-use super::key::{EndpointKey, TenantId};
+use piko_wire::{EndpointId, EndpointKey, TenantId};
 
 /// Such names at most, of all tenants and nodes together. More are found by exact name only.
 const MAX_NAMES: usize = 100_000;
@@ -18,7 +16,7 @@ const MAX_ALIKE: usize = 8;
 
 /// An index of them.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub struct Names {
     inner: RwLock<Inner>,
     total: AtomicUsize,
     wildcards: AtomicUsize,
@@ -43,7 +41,7 @@ struct Name {
 
 impl Names {
     /// A table has the name now.
-    pub(crate) fn learn(&self, key: &EndpointKey) {
+    pub fn learn(&self, key: &EndpointKey) {
         if !is_special(&key.endpoint) {
             return;
         }
@@ -66,7 +64,7 @@ impl Names {
     }
 
     /// A table has it no longer.
-    pub(crate) fn forget(&self, key: &EndpointKey) {
+    pub fn forget(&self, key: &EndpointKey) {
         if !is_special(&key.endpoint) {
             return;
         }
@@ -81,16 +79,16 @@ impl Names {
     }
 
     /// There is none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.total.load(Relaxed) == 0
     }
 
-    pub(super) fn has_wildcards(&self) -> bool {
+    pub fn has_wildcards(&self) -> bool {
         self.wildcards.load(Relaxed) > 0
     }
 
     /// Those that are `lower` but for their case.
-    pub(super) fn alike(&self, tenant: &Option<TenantId>, lower: &str) -> Vec<EndpointId> {
+    pub fn alike(&self, tenant: &Option<TenantId>, lower: &str) -> Vec<EndpointId> {
         let inner = self.inner.read();
         let alike = inner.tenants.get(tenant).and_then(|names| names.get(lower));
         alike.into_iter().flatten().map(|name| name.id.clone()).collect()

@@ -1,6 +1,6 @@
 //! What has to hold for any message of the tables. Run by the test below and by `make fuzz` (tests/fuzz).
 
-use super::wire;
+use super::message as wire;
 
 /// What is decoded is no larger than what came, and the same after it was encoded again.
 pub fn gossip_message(input: &[u8]) {

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use piko_wire::RouteKey;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::state::{Answer, Caps, Ignored, Status, Table, Then};
-use super::wire::{self, Identity, Listed, Message};
-use crate::route::key::RouteKey;
+use super::message::{self as wire, Identity, Listed, Message};
 
 /// Room for all that these tests do.
 const CAPS: Caps = Caps { nodes: 16, endpoints: 100_000 };

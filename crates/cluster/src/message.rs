@@ -1,13 +1,12 @@
 //! What nodes tell each other, and how it is written: one version byte, then postcard.
 
+use piko_wire::RouteKey;
 use serde::{Deserialize, Serialize};
-
-use crate::route::key::RouteKey;
 
 /// First byte of every message. Another one is another version's: ignored.
 const FORMAT: u8 = 3;
 /// Largest message taken, bytes: a table of some million endpoints.
-pub(super) const MAX_MESSAGE: usize = 64 << 20;
+pub const MAX_MESSAGE: usize = 64 << 20;
 /// Operations in one delta at most.
 const MAX_OPS: usize = 4096;
 /// Longest node id: a prefix of 64 and 7 random characters, and some.
@@ -47,10 +46,10 @@ impl Listed {
 }
 
 /// One change of one endpoint, by protocol: what its owner has now. The name is checked as it is read.
-pub(super) type Op = (RouteKey, Listed);
+pub type Op = (RouteKey, Listed);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Message {
+pub enum Message {
     /// Operation `i` makes version `base + 1 + i` of the owner's table.
     Delta { owner: String, epoch: u64, base: u64, ops: Vec<Op> },
     /// Who lives at the sender's address, and which version its table has. `seq` grows with each of a process.
@@ -67,12 +66,12 @@ pub(super) enum Message {
 
 impl Message {
     /// Does it travel in a packet? Others go over a connection.
-    pub(super) fn in_packet(&self) -> bool {
+    pub fn in_packet(&self) -> bool {
         matches!(self, Message::Delta { .. } | Message::Heartbeat { .. } | Message::Bye { .. })
     }
 
     /// Operations it carries.
-    pub(super) fn entries(&self) -> usize {
+    pub fn entries(&self) -> usize {
         match self {
             Message::Delta { ops, .. } | Message::Missed { ops, .. } => ops.len(),
             Message::Snapshot { endpoints, .. } => endpoints.len(),
@@ -81,13 +80,13 @@ impl Message {
     }
 }
 
-pub(super) fn encode(message: &Message) -> Vec<u8> {
+pub fn encode(message: &Message) -> Vec<u8> {
     let bytes = postcard::to_extend(message, vec![FORMAT]);
     bytes.expect("these types always serialise")
 }
 
 /// `None` for what is malformed, too large, or another version's.
-pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
+pub fn decode(bytes: &[u8]) -> Option<Message> {
     let (&FORMAT, body) = bytes.split_first()? else { return None };
     if body.len() > MAX_MESSAGE {
         return None;
@@ -125,7 +124,7 @@ impl Identity {
 }
 
 /// The metadata of memberlist: at most 512 bytes.
-pub(super) fn encode_identity(identity: &Identity) -> Result<Vec<u8>, String> {
+pub fn encode_identity(identity: &Identity) -> Result<Vec<u8>, String> {
     let bytes = postcard::to_extend(identity, vec![FORMAT]).map_err(|e| e.to_string())?;
     if bytes.len() > 512 {
         return Err(format!(
@@ -136,13 +135,13 @@ pub(super) fn encode_identity(identity: &Identity) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-pub(super) fn decode_identity(bytes: &[u8]) -> Option<Identity> {
+pub fn decode_identity(bytes: &[u8]) -> Option<Identity> {
     let (&FORMAT, body) = bytes.split_first()? else { return None };
     postcard::from_bytes::<Identity>(body).ok().filter(Identity::is_sound)
 }
 
 /// Splits operations into deltas of at most `max_delta` bytes.
-pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_delta: usize) -> Vec<Message> {
+pub fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_delta: usize) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut rest = ops;
     while !rest.is_empty() {
@@ -161,7 +160,7 @@ pub(super) fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_del
 }
 
 /// The same for a connection, where only their number is limited.
-pub(super) fn missed(owner: &str, epoch: u64, mut base: u64, ops: &[Op]) -> Vec<Message> {
+pub fn missed(owner: &str, epoch: u64, mut base: u64, ops: &[Op]) -> Vec<Message> {
     let mut messages = Vec::new();
     for ops in ops.chunks(MAX_OPS) {
         messages.push(Message::Missed { owner: owner.to_owned(), epoch, base, ops: ops.to_vec() });

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
-use piko_tunnel::control::Protocol;
+use piko_wire::{EndpointKey, Protocol, RouteKey};
 use tokio::sync::{Notify, watch};
 
-use super::wire::{Identity, Listed, Message, Op};
-use crate::route::key::{EndpointKey, RouteKey};
-use crate::route::names::Names;
-use crate::route::upstream::Load;
+use super::message::{Identity, Listed, Message, Op};
+use super::names::Names;
+
+/// Requests in flight somewhere.
+pub type Load = Arc<std::sync::atomic::AtomicUsize>;
 
 /// Changes an owner keeps for those who missed some.
 const LOG: usize = 65_536;
@@ -71,7 +72,7 @@ pub struct RemoteRoute {
     /// What it has for the endpoint.
     pub listed: Listed,
     /// Requests that this node has there for it.
-    pub(crate) load: Load,
+    pub load: Load,
 }
 
 /// A node, as status shows it.
@@ -96,7 +97,7 @@ pub struct Table {
     /// Counts this node's heartbeats and its goodbye.
     seq: AtomicU64,
     /// Wakes the flusher.
-    pub(super) dirty: Notify,
+    pub dirty: Notify,
     changes: watch::Sender<u64>,
 }
 
@@ -149,7 +150,7 @@ struct Node {
 
 /// What to do after a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub enum Then {
     Nothing,
     /// Ask the sender for what is missing.
     Pull,
@@ -157,7 +158,7 @@ pub(super) enum Then {
 
 /// Why a message changes nothing. As the label of `piko_gossip_dropped_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ignored {
+pub enum Ignored {
     /// No member lives at that address, or not the one it speaks of.
     NoMember,
     /// It came before, or something newer did.
@@ -169,7 +170,7 @@ pub(super) enum Ignored {
 }
 
 impl Ignored {
-    pub(super) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Ignored::NoMember => "no_member",
             Ignored::Old => "old",
@@ -180,7 +181,7 @@ impl Ignored {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
     Ops { base: u64, ops: Vec<Op> },
     All { version: u64, endpoints: Vec<Op> },
 }
@@ -219,7 +220,7 @@ impl Table {
     }
 
     /// The names, here and elsewhere, that a look-up misses.
-    pub(crate) fn names(&self) -> &Names {
+    pub fn names(&self) -> &Names {
         &self.names
     }
 
@@ -302,58 +303,58 @@ impl Table {
     }
 
     /// A member is there. Says whether to ask for its table.
-    pub(super) fn member_up(&self, addr: SocketAddr, identity: Identity) -> bool {
+    pub fn member_up(&self, addr: SocketAddr, identity: Identity) -> bool {
         self.write(|state| state.member_up(addr, identity))
     }
 
     /// A member is gone.
-    pub(super) fn member_down(&self, addr: SocketAddr) {
+    pub fn member_down(&self, addr: SocketAddr) {
         self.write(|state| state.member_down(addr));
     }
 
     /// A member that was unreachable is old enough to be forgotten.
-    pub(super) fn forget(&self, addr: SocketAddr) {
+    pub fn forget(&self, addr: SocketAddr) {
         self.write(|state| state.drop_routes(addr));
     }
 
     /// Addresses of members: active ones, or the others.
-    pub(super) fn members(&self, active: bool) -> Vec<SocketAddr> {
+    pub fn members(&self, active: bool) -> Vec<SocketAddr> {
         let state = self.state.read();
         let wanted = state.nodes.iter().filter(|(_, node)| (node.status == Status::Active) == active);
         wanted.map(|(addr, _)| *addr).collect()
     }
 
     /// Addresses of memberlist's members.
-    pub(super) fn reachable(&self) -> Vec<SocketAddr> {
+    pub fn reachable(&self) -> Vec<SocketAddr> {
         let state = self.state.read();
         state.nodes.iter().filter(|(_, node)| node.member).map(|(addr, _)| *addr).collect()
     }
 
     /// Is a node of that id known?
-    pub(crate) fn knows(&self, id: &str) -> bool {
+    pub fn knows(&self, id: &str) -> bool {
         let state = self.state.read();
         state.identity.id == id || state.nodes.values().any(|node| node.identity.id == id)
     }
 
     /// Does a member of memberlist's live at that address?
-    pub(super) fn is_member(&self, addr: SocketAddr) -> bool {
+    pub fn is_member(&self, addr: SocketAddr) -> bool {
         self.state.read().nodes.get(&addr).is_some_and(|node| node.member)
     }
 
     /// May memberlist take a node at that address? So many at once, and no more.
-    pub(super) fn has_room(&self, addr: SocketAddr) -> bool {
+    pub fn has_room(&self, addr: SocketAddr) -> bool {
         let state = self.state.read();
         let members = || state.nodes.iter().filter(|(at, node)| node.member && **at != addr).count();
         state.nodes.len() < state.caps.nodes || members() < state.caps.nodes
     }
 
     /// The number of this node's next heartbeat or of its goodbye.
-    pub(super) fn next_seq(&self) -> u64 {
+    pub fn next_seq(&self) -> u64 {
         self.seq.fetch_add(1, Relaxed) + 1
     }
 
     /// A second has gone by: members that were not heard of for too long are unreachable.
-    pub(super) fn tick(&self) {
+    pub fn tick(&self) {
         let late = |node: &Node| node.status == Status::Active && node.silent >= MAX_SILENT;
         let any = {
             let mut state = self.state.write();
@@ -369,7 +370,7 @@ impl Table {
     }
 
     /// Takes what somebody at that address says.
-    pub(super) fn apply(&self, from: SocketAddr, message: Message) -> Result<Then, Ignored> {
+    pub fn apply(&self, from: SocketAddr, message: Message) -> Result<Then, Ignored> {
         // Whatever strangers send, nobody is woken by it.
         if !self.is_member(from) {
             return Err(Ignored::NoMember);
@@ -378,22 +379,22 @@ impl Table {
     }
 
     /// What a node that has `have` of this one's table in that epoch has missed.
-    pub(super) fn answer(&self, epoch: u64, have: u64) -> Answer {
+    pub fn answer(&self, epoch: u64, have: u64) -> Answer {
         self.state.read().answer(epoch, have)
     }
 
     /// What another node has to ask this member for.
-    pub(super) fn have(&self, addr: SocketAddr) -> (u64, u64) {
+    pub fn have(&self, addr: SocketAddr) -> (u64, u64) {
         self.state.read().nodes.get(&addr).map_or((0, 0), |node| (node.identity.epoch, node.version))
     }
 
     /// Our changes since the last flush, coalesced to the last of each endpoint.
-    pub(super) fn flush(&self) -> Option<(u64, Vec<Op>)> {
+    pub fn flush(&self) -> Option<(u64, Vec<Op>)> {
         self.state.write().local.flush()
     }
 
     /// Our version.
-    pub(super) fn version(&self) -> u64 {
+    pub fn version(&self) -> u64 {
         self.state.read().local.version
     }
 

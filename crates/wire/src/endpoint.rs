@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::limits::MAX_ENDPOINT_LEN;
+/// Longest endpoint name, bytes: two DNS labels.
+pub const MAX_ENDPOINT_LEN: usize = 128;
 
 /// An endpoint's name: 1 to 128 bytes of `A-Z a-z 0-9 . _ ~ -` (RFC 3986 unreserved). Case matters. A listener's may
 /// be a wildcard, `*.name`: it takes what is below that name and has no listener of its own.

@@ -1,0 +1,14 @@
+//! What a listener takes.
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of traffic a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP requests and WebSockets.
+    #[default]
+    Http,
+    /// Bytes.
+    Tcp,
+}
