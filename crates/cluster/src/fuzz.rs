@@ -1,10 +1,10 @@
 //! What has to hold for any message of the tables. Run by the test below and by `make fuzz` (tests/fuzz).
 
-use super::message as wire;
+use crate::message;
 
 /// What is decoded is no larger than what came, and the same after it was encoded again.
 pub fn gossip_message(input: &[u8]) {
-    if let Some(message) = wire::decode(input) {
+    if let Some(message) = message::decode(input) {
         // A name's length and a number take a byte each, at least.
         assert!(
             message.entries() * 2 <= input.len(),
@@ -12,15 +12,15 @@ pub fn gossip_message(input: &[u8]) {
             message.entries(),
             input.len()
         );
-        let written = wire::encode(&message);
-        let again = wire::decode(&written).expect("what we wrote can be read");
-        assert_eq!(wire::encode(&again), written);
+        let written = message::encode(&message);
+        let again = message::decode(&written).expect("what we wrote can be read");
+        assert_eq!(message::encode(&again), written);
     }
-    if let Some(identity) = wire::decode_identity(input)
-        && let Ok(written) = wire::encode_identity(&identity)
+    if let Some(identity) = message::decode_identity(input)
+        && let Ok(written) = message::encode_identity(&identity)
     {
         assert!(written.len() <= 512, "it fits memberlist's metadata");
-        assert_eq!(wire::decode_identity(&written), Some(identity));
+        assert_eq!(message::decode_identity(&written), Some(identity));
     }
 }
 

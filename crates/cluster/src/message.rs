@@ -1,5 +1,7 @@
 //! What nodes tell each other, and how it is written: one version byte, then postcard.
 
+use std::net::SocketAddr;
+
 use piko_wire::RouteKey;
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +9,15 @@ use serde::{Deserialize, Serialize};
 const FORMAT: u8 = 3;
 /// Largest message taken, bytes: a table of some million endpoints.
 pub const MAX_MESSAGE: usize = 64 << 20;
-/// Operations in one delta at most.
-const MAX_OPS: usize = 4096;
+/// Changes in one delta at most.
+const MAX_CHANGES: usize = 4096;
 /// Longest node id: a prefix of 64 and 7 random characters, and some.
 const MAX_ID: usize = 96;
 /// Longest address: a host name of 253 and a port.
 const MAX_ADDR: usize = 260;
+/// Links in one message at most. With an IPv4 address one takes 14 bytes, with an IPv6 one 26: some 80 fit in one
+/// packet of the default size, and larger clusters send packets that IP splits.
+const MAX_LINKS: usize = 1024;
 
 /// Who a node is. Travels in memberlist's metadata and in heartbeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,47 +50,119 @@ impl Listed {
     }
 }
 
-/// One change of one endpoint, by protocol: what its owner has now. The name is checked as it is read.
-pub type Op = (RouteKey, Listed);
+/// One change of a table. The name is checked as it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The endpoint, by protocol.
+    pub route: RouteKey,
+    /// What its owner has now; no upstreams take it out of the table.
+    pub listed: Listed,
+}
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The far end of a link: a gossip address, and the process that lives there.
+pub type Link = (SocketAddr, u64);
+
+/// What a node says about itself. Nobody speaks for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// Operation `i` makes version `base + 1 + i` of the owner's table.
-    Delta { owner: String, epoch: u64, base: u64, ops: Vec<Op> },
-    /// Who lives at the sender's address, and which version its table has. `seq` grows with each of a process.
-    Heartbeat { identity: Identity, version: u64, seq: u64 },
-    /// Send me what is newer than `have`, if you are still of that epoch; else everything.
-    Pull { epoch: u64, have: u64 },
+    /// Change `i` makes version `base + 1 + i` of the owner's table.
+    Delta {
+        /// The sender's id.
+        owner: String,
+        /// The sender's process.
+        epoch: u64,
+        /// The version before the first change.
+        base: u64,
+        /// In order.
+        changes: Vec<Change>,
+    },
+    /// Who lives at the sender's address, and which version its table has.
+    Heartbeat {
+        /// The sender.
+        identity: Identity,
+        /// Of its table.
+        version: u64,
+        /// Grows with each of a process.
+        seq: u64,
+    },
+    /// Asks for what is newer than `have`, or for everything where the epoch has passed.
+    Pull {
+        /// The process that is asked.
+        epoch: u64,
+        /// The version that the one who asks has.
+        have: u64,
+    },
     /// The owner's whole table.
-    Snapshot { owner: String, epoch: u64, version: u64, endpoints: Vec<Op> },
-    /// The owner leaves. `seq` counts on from its heartbeats.
-    Bye { owner: String, epoch: u64, seq: u64 },
+    Snapshot {
+        /// The sender's id.
+        owner: String,
+        /// The sender's process.
+        epoch: u64,
+        /// Of this table.
+        version: u64,
+        /// All of it.
+        endpoints: Vec<Change>,
+    },
+    /// The owner leaves.
+    Bye {
+        /// The sender's id.
+        owner: String,
+        /// The sender's process.
+        epoch: u64,
+        /// Counts on from its heartbeats.
+        seq: u64,
+    },
     /// A delta that answers a pull: it comes on the connection that asked, not in a packet.
-    Missed { owner: String, epoch: u64, base: u64, ops: Vec<Op> },
+    Missed {
+        /// The sender's id.
+        owner: String,
+        /// The sender's process.
+        epoch: u64,
+        /// The version before the first change.
+        base: u64,
+        /// In order; none where nothing was missed.
+        changes: Vec<Change>,
+    },
+    /// The nodes that the sender has a good link to, by gossip address.
+    Links {
+        /// The sender's id.
+        owner: String,
+        /// The sender's process.
+        epoch: u64,
+        /// Grows with each of a process.
+        seq: u64,
+        /// In order of address.
+        to: Vec<Link>,
+    },
 }
 
 impl Message {
     /// Does it travel in a packet? Others go over a connection.
     pub fn in_packet(&self) -> bool {
-        matches!(self, Message::Delta { .. } | Message::Heartbeat { .. } | Message::Bye { .. })
+        matches!(
+            self,
+            Message::Delta { .. } | Message::Heartbeat { .. } | Message::Bye { .. } | Message::Links { .. }
+        )
     }
 
-    /// Operations it carries.
+    /// Endpoints and links it carries.
     pub fn entries(&self) -> usize {
         match self {
-            Message::Delta { ops, .. } | Message::Missed { ops, .. } => ops.len(),
+            Message::Delta { changes, .. } | Message::Missed { changes, .. } => changes.len(),
             Message::Snapshot { endpoints, .. } => endpoints.len(),
+            Message::Links { to, .. } => to.len(),
             Message::Heartbeat { .. } | Message::Pull { .. } | Message::Bye { .. } => 0,
         }
     }
 }
 
+/// As it is sent.
 pub fn encode(message: &Message) -> Vec<u8> {
     let bytes = postcard::to_extend(message, vec![FORMAT]);
     bytes.expect("these types always serialise")
 }
 
-/// `None` for what is malformed, too large, or another version's.
+/// What was sent; `None` for what is malformed, too large, or another version's.
 pub fn decode(bytes: &[u8]) -> Option<Message> {
     let (&FORMAT, body) = bytes.split_first()? else { return None };
     if body.len() > MAX_MESSAGE {
@@ -93,9 +170,10 @@ pub fn decode(bytes: &[u8]) -> Option<Message> {
     }
     let message = postcard::from_bytes(body).ok()?;
     let sound = match &message {
-        Message::Delta { owner, ops, .. } | Message::Missed { owner, ops, .. } => {
-            ops.len() <= MAX_OPS && is_id(owner)
+        Message::Delta { owner, changes, .. } | Message::Missed { owner, changes, .. } => {
+            changes.len() <= MAX_CHANGES && is_id(owner)
         }
+        Message::Links { owner, to, .. } => to.len() <= MAX_LINKS && is_id(owner),
         Message::Snapshot { owner, .. } | Message::Bye { owner, .. } => is_id(owner),
         Message::Heartbeat { identity, .. } => identity.is_sound(),
         Message::Pull { .. } => true,
@@ -135,36 +213,57 @@ pub fn encode_identity(identity: &Identity) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
+/// What memberlist's metadata says; `None` where it is no node of this version.
 pub fn decode_identity(bytes: &[u8]) -> Option<Identity> {
     let (&FORMAT, body) = bytes.split_first()? else { return None };
     postcard::from_bytes::<Identity>(body).ok().filter(Identity::is_sound)
 }
 
-/// Splits operations into deltas of at most `max_delta` bytes.
-pub fn deltas(owner: &str, epoch: u64, mut base: u64, ops: &[Op], max_delta: usize) -> Vec<Message> {
+/// Splits changes into deltas of at most `max_delta` bytes each.
+pub(crate) fn deltas(
+    identity: &Identity,
+    mut base: u64,
+    changes: &[Change],
+    max_delta: usize,
+) -> Vec<Message> {
     let mut messages = Vec::new();
-    let mut rest = ops;
+    let mut rest = changes;
     while !rest.is_empty() {
-        let mut size = owner.len() + 32;
-        let fits = rest.iter().take(MAX_OPS).take_while(|(name, _)| {
-            size += name.text_len() + 12;
+        let mut size = identity.id.len() + 32;
+        let fits = rest.iter().take(MAX_CHANGES).take_while(|change| {
+            size += change.route.text_len() + 12;
             size <= max_delta
         });
         let n = fits.count().max(1);
         let (now, later) = rest.split_at(n);
-        messages.push(Message::Delta { owner: owner.to_owned(), epoch, base, ops: now.to_vec() });
+        let (owner, epoch) = (identity.id.clone(), identity.epoch);
+        messages.push(Message::Delta { owner, epoch, base, changes: now.to_vec() });
         base += n as u64;
         rest = later;
     }
     messages
 }
 
-/// The same for a connection, where only their number is limited.
-pub fn missed(owner: &str, epoch: u64, mut base: u64, ops: &[Op]) -> Vec<Message> {
+/// The same for a connection, where only their number is limited. At least one message, so that an answer is
+/// told from a connection that was closed without one.
+pub(crate) fn missed(identity: &Identity, mut base: u64, changes: &[Change]) -> Vec<Message> {
+    let message = |base, changes: &[Change]| {
+        let (owner, epoch) = (identity.id.clone(), identity.epoch);
+        Message::Missed { owner, epoch, base, changes: changes.to_vec() }
+    };
+    if changes.is_empty() {
+        return vec![message(base, changes)];
+    }
     let mut messages = Vec::new();
-    for ops in ops.chunks(MAX_OPS) {
-        messages.push(Message::Missed { owner: owner.to_owned(), epoch, base, ops: ops.to_vec() });
-        base += ops.len() as u64;
+    for changes in changes.chunks(MAX_CHANGES) {
+        messages.push(message(base, changes));
+        base += changes.len() as u64;
     }
     messages
+}
+
+/// The links of a message, as many as it may have.
+pub(crate) fn links(identity: &Identity, seq: u64, to: impl Iterator<Item = Link>) -> Message {
+    let (owner, epoch) = (identity.id.clone(), identity.epoch);
+    Message::Links { owner, epoch, seq, to: to.take(MAX_LINKS).collect() }
 }

@@ -83,6 +83,7 @@ impl Names {
         self.total.load(Relaxed) == 0
     }
 
+    /// Is any of them a wildcard?
     pub fn has_wildcards(&self) -> bool {
         self.wildcards.load(Relaxed) > 0
     }

@@ -2,22 +2,104 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use piko_wire::RouteKey;
+use piko_wire::{EndpointKey, RouteKey};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::state::{Answer, Caps, Ignored, Status, Table, Then};
-use super::message::{self as wire, Identity, Listed, Message};
+use crate::message::{self, Change, Identity, Listed, Message};
+use crate::replicate::{Action, Config, Event, HEARTBEAT, Replicator};
+use crate::state::{Caps, Ignored};
+use crate::view::{NodeView, RemoteRoute, Status};
 
 /// Room for all that these tests do.
 const CAPS: Caps = Caps { nodes: 16, endpoints: 100_000 };
 
-fn new(identity: Identity) -> Table {
-    Table::new(identity, CAPS)
+/// A node whose time goes on by itself, and which forgets what it was told to do but for what is asked.
+struct Node(RefCell<(Replicator, Duration)>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    Pull,
+}
+
+impl Node {
+    fn capped(identity: Identity, caps: Caps) -> Node {
+        Node(RefCell::new((Replicator::new(Config { identity, caps, max_packet: 1400 }), Duration::ZERO)))
+    }
+
+    /// Does something a second later, and says what is to be done then.
+    fn then<T>(&self, what: impl FnOnce(&mut Replicator, Duration) -> T) -> (T, Vec<Action>) {
+        let (replicator, now) = &mut *self.0.borrow_mut();
+        while replicator.next_action().is_some() {}
+        *now += Duration::from_secs(1);
+        let done = what(replicator, *now);
+        (done, std::iter::from_fn(|| replicator.next_action()).collect())
+    }
+
+    fn member_up(&self, addr: SocketAddr, identity: Identity) -> bool {
+        let ((), actions) = self.then(|r, now| r.handle_event(Event::Up(addr, identity), now));
+        actions.iter().any(|action| matches!(action, Action::Pull { .. }))
+    }
+
+    fn member_down(&self, addr: SocketAddr) {
+        self.then(|r, now| r.handle_event(Event::Down(addr), now));
+    }
+
+    fn apply(&self, from: SocketAddr, message: Message) -> Result<Then, Ignored> {
+        let (applied, actions) = self.then(|r, now| r.handle_message(from, message, now));
+        let pull = actions.iter().any(|action| matches!(action, Action::Pull { .. }));
+        applied.map(|()| if pull { Then::Pull } else { Then::Nothing })
+    }
+
+    /// What is sent to `to` when a second has gone by.
+    fn tick(&self, to: SocketAddr) -> Vec<Message> {
+        let ((), actions) = self.then(|r, now| r.handle_timeout(now));
+        let sent = actions.into_iter().filter_map(|action| match action {
+            Action::Send(addr, message) if addr == to => Some(Arc::unwrap_or_clone(message)),
+            _ => None,
+        });
+        sent.collect()
+    }
+
+    fn set_link(&self, node: &str, good: bool) {
+        self.then(|r, now| r.set_link(node, good, now));
+    }
+
+    fn ask<T>(&self, what: impl FnOnce(&Replicator) -> T) -> T {
+        what(&self.0.borrow().0)
+    }
+
+    fn identity(&self) -> Identity {
+        self.ask(|r| r.identity().clone())
+    }
+
+    fn remote(&self, route: &RouteKey) -> Option<Arc<[RemoteRoute]>> {
+        self.ask(|r| r.state().remote(route))
+    }
+
+    fn nodes(&self) -> Vec<NodeView> {
+        self.ask(|r| r.state().nodes())
+    }
+
+    fn has_room(&self, addr: SocketAddr) -> bool {
+        self.ask(|r| r.state().has_room(addr))
+    }
+
+    fn endpoints(&self, prefix: &str, limit: usize) -> Vec<EndpointKey> {
+        self.ask(|r| r.state().endpoints(prefix, limit))
+    }
+}
+
+fn new(identity: Identity) -> Node {
+    Node::capped(identity, CAPS)
 }
 
 fn identity(id: &str, epoch: u64) -> Identity {
@@ -29,35 +111,47 @@ fn addr(n: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], n))
 }
 
-fn set(table: &Table, endpoint: &str, upstreams: u32) {
-    table.set_local(&route(endpoint), Listed { upstreams, out: 0 });
+/// An address that is a member of every owner in these tests: it hears what they send.
+fn listener() -> SocketAddr {
+    addr(999)
 }
 
-fn deltas(table: &Table) -> Vec<Message> {
-    let Identity { id, epoch, .. } = table.identity();
-    table.flush().map_or_else(Vec::new, |(base, ops)| wire::deltas(&id, epoch, base, &ops, 1400))
+fn set(node: &Node, endpoint: &str, upstreams: u32) {
+    node.then(|r, now| r.set_local(&route(endpoint), Listed { upstreams, out: 0 }, now));
 }
 
-fn heartbeat(owner: &Table) -> Message {
-    Message::Heartbeat { identity: owner.identity(), version: owner.version(), seq: owner.next_seq() }
+/// What an owner tells its members when a second has gone by.
+fn sent(owner: &Node) -> Vec<Message> {
+    owner.member_up(listener(), identity("listener", 1));
+    owner.tick(listener())
 }
 
-fn bye(owner: &Table) -> Message {
-    let Identity { id, epoch, .. } = owner.identity();
-    Message::Bye { owner: id, epoch, seq: owner.next_seq() }
+fn deltas(owner: &Node) -> Vec<Message> {
+    sent(owner).into_iter().filter(|message| matches!(message, Message::Delta { .. })).collect()
+}
+
+/// A heartbeat before its time: what waits to be told still waits.
+fn heartbeat(owner: &Node) -> Message {
+    let (identity, version) = (owner.identity(), owner.ask(|r| r.state().local.version()));
+    Message::Heartbeat { identity, version, seq: owner.then(|r, _| r.next_seq()).0 }
+}
+
+fn links(owner: &Node) -> Message {
+    let mut sent = sent(owner).into_iter();
+    sent.find(|message| matches!(message, Message::Links { .. })).unwrap()
+}
+
+fn bye(owner: &Node) -> Message {
+    Arc::unwrap_or_clone(owner.then(|r, _| r.bye()).0.0)
 }
 
 /// What the owner sends when it is asked.
-fn pulled(owner: &Table, follower: &Table, at: SocketAddr) -> Vec<Message> {
-    let (epoch, have) = follower.have(at);
-    let answer = owner.answer(epoch, have);
-    let Identity { id, epoch, .. } = owner.identity();
-    match answer {
-        Answer::Ops { base, ops } => wire::missed(&id, epoch, base, &ops),
-        Answer::All { version, endpoints } => {
-            vec![Message::Snapshot { owner: id, epoch, version, endpoints }]
-        }
-    }
+fn pulled(owner: &Node, follower: &Node, at: SocketAddr) -> Vec<Message> {
+    let (epoch, have) = follower.ask(|r| {
+        let member = r.state().members.get(&at);
+        member.map_or((0, 0), |member| (member.identity.epoch, member.version))
+    });
+    owner.ask(|r| r.answer(epoch, have))
 }
 
 fn texts(endpoints: BTreeMap<RouteKey, Listed>) -> BTreeMap<String, u32> {
@@ -68,7 +162,7 @@ fn route(text: &str) -> RouteKey {
     text.parse().unwrap()
 }
 
-fn seen(follower: &Table, id: &str) -> BTreeMap<String, u32> {
+fn seen(follower: &Node, id: &str) -> BTreeMap<String, u32> {
     follower
         .nodes()
         .into_iter()
@@ -77,7 +171,7 @@ fn seen(follower: &Table, id: &str) -> BTreeMap<String, u32> {
         .unwrap_or_default()
 }
 
-fn status(follower: &Table, id: &str) -> Option<Status> {
+fn status(follower: &Node, id: &str) -> Option<Status> {
     follower.nodes().into_iter().find(|node| node.identity.id == id).map(|node| node.status)
 }
 
@@ -116,7 +210,7 @@ fn tables_agree_in_the_end_whatever_the_network_does() {
                 let _ = follower.apply(addr(1), message);
             }
         }
-        let own = texts(owner.nodes().remove(0).endpoints);
+        let own = seen(&owner, "owner");
         assert_eq!(seen(&follower, "owner"), own, "seed {seed}");
         for message in network {
             let _ = follower.apply(addr(1), message);
@@ -182,7 +276,7 @@ fn s5_nobody_speaks_for_this_node() {
         owner: "follower".into(),
         epoch: 1,
         base: 1,
-        ops: vec![(route("mine"), Listed::default())],
+        changes: vec![Change { route: route("mine"), listed: Listed::default() }],
     };
     let _ = follower.apply(addr(1), delta);
     assert_eq!(seen(&follower, "follower"), BTreeMap::from([("mine".to_owned(), 1)]));
@@ -205,16 +299,16 @@ fn a_burst_longer_than_the_log_is_pulled_whole() {
 
 #[test]
 fn messages_of_strangers_are_ignored() {
-    assert!(wire::decode(b"").is_none());
-    assert!(wire::decode(&[2, 255, 255, 255, 255, 255]).is_none());
-    let mut other_version = wire::encode(&Message::Bye { owner: "a".into(), epoch: 1, seq: 1 });
-    assert!(wire::decode(&other_version).is_some());
+    assert!(message::decode(b"").is_none());
+    assert!(message::decode(&[2, 255, 255, 255, 255, 255]).is_none());
+    let mut other_version = message::encode(&Message::Bye { owner: "a".into(), epoch: 1, seq: 1 });
+    assert!(message::decode(&other_version).is_some());
     other_version[0] = 9;
-    assert!(wire::decode(&other_version).is_none());
+    assert!(message::decode(&other_version).is_none());
 }
 
 /// A pair whose follower has the owner among memberlist's members.
-fn pair() -> (Table, Table) {
+fn pair() -> (Node, Node) {
     let (owner, follower) = (new(identity("owner", 1)), new(identity("follower", 1)));
     assert!(follower.member_up(addr(1), owner.identity()));
     (owner, follower)
@@ -300,14 +394,17 @@ fn r13_a_member_that_falls_silent_is_not_routed_to() {
     let (owner, follower) = pair();
     set(&owner, "a", 1);
     deltas(&owner).into_iter().for_each(|delta| drop(follower.apply(addr(1), delta)));
-    for _ in 0..14 {
-        follower.tick();
+    for _ in 0..4 {
+        follower.tick(addr(1));
     }
     assert_eq!(status(&follower, "owner"), Some(Status::Active));
-    follower.tick();
+    let told = follower.tick(addr(1));
     assert_eq!(status(&follower, "owner"), Some(Status::Unreachable));
     assert!(follower.remote(&route("a")).is_none());
-    assert_eq!(follower.reachable(), [addr(1)], "it is still told of this node");
+    assert!(
+        matches!(told[..], [Message::Heartbeat { .. }, Message::Links { .. }]),
+        "it is still told of this node"
+    );
     assert!(follower.apply(addr(1), heartbeat(&owner)).is_ok());
     assert_eq!(status(&follower, "owner"), Some(Status::Active));
     assert_eq!(follower.remote(&route("a")).unwrap().len(), 1);
@@ -315,7 +412,7 @@ fn r13_a_member_that_falls_silent_is_not_routed_to() {
 
 #[test]
 fn r13_nodes_and_their_endpoints_are_capped() {
-    let follower = Table::new(identity("follower", 1), Caps { nodes: 2, endpoints: 3 });
+    let follower = Node::capped(identity("follower", 1), Caps { nodes: 2, endpoints: 3 });
     let owner = new(identity("owner", 1));
     assert!(follower.member_up(addr(1), owner.identity()));
     assert!(follower.has_room(addr(2)) && follower.member_up(addr(2), identity("two", 1)));
@@ -339,7 +436,9 @@ fn r13_nodes_and_their_endpoints_are_capped() {
     deltas(&owner).into_iter().for_each(|delta| drop(follower.apply(addr(1), delta)));
     let wanted = [("e1", 7), ("e2", 1), ("e9", 1)].map(|(name, n)| (name.to_owned(), n));
     assert_eq!(seen(&follower, "owner"), BTreeMap::from(wanted));
-    let endpoints = (0..1000).map(|n| (route(&format!("s{n}")), Listed { upstreams: 1, out: 0 })).collect();
+    let endpoints = (0..1000)
+        .map(|n| Change { route: route(&format!("s{n}")), listed: Listed { upstreams: 1, out: 0 } })
+        .collect();
     let all = Message::Snapshot { owner: "owner".into(), epoch: 1, version: 99, endpoints };
     assert_eq!(follower.apply(addr(1), all), Err(Ignored::Capped));
     assert_eq!(seen(&follower, "owner").len(), 3);
@@ -348,19 +447,19 @@ fn r13_nodes_and_their_endpoints_are_capped() {
 #[test]
 fn names_from_other_nodes_are_checked_as_they_come() {
     let sound = identity("owner-1", 1);
-    assert_eq!(wire::decode_identity(&wire::encode_identity(&sound).unwrap()), Some(sound.clone()));
+    assert_eq!(message::decode_identity(&message::encode_identity(&sound).unwrap()), Some(sound.clone()));
     let long = "x".repeat(97);
     for id in ["", "a b", "a\u{1b}[2J", "../up", "ä", &long] {
         let wrong = Identity { id: id.to_owned(), ..sound.clone() };
-        assert_eq!(wire::decode_identity(&wire::encode_identity(&wrong).unwrap()), None, "{id:?}");
+        assert_eq!(message::decode_identity(&message::encode_identity(&wrong).unwrap()), None, "{id:?}");
         let heartbeat = Message::Heartbeat { identity: wrong, version: 1, seq: 1 };
-        assert!(wire::decode(&wire::encode(&heartbeat)).is_none(), "{id:?}");
+        assert!(message::decode(&message::encode(&heartbeat)).is_none(), "{id:?}");
         let bye = Message::Bye { owner: id.to_owned(), epoch: 1, seq: 1 };
-        assert!(wire::decode(&wire::encode(&bye)).is_none(), "{id:?}");
+        assert!(message::decode(&message::encode(&bye)).is_none(), "{id:?}");
     }
     for addr in ["", "host", ":1", "a b:1", "host:99999", "a\nb:1"] {
         let wrong = Identity { peer_addr: addr.to_owned(), ..sound.clone() };
-        assert_eq!(wire::decode_identity(&wire::encode_identity(&wrong).unwrap()), None, "{addr:?}");
+        assert_eq!(message::decode_identity(&message::encode_identity(&wrong).unwrap()), None, "{addr:?}");
     }
 }
 
@@ -373,7 +472,7 @@ fn the_same_name_in_two_tenants_or_by_two_protocols_is_two_routes() {
     }
     for delta in deltas(&owner) {
         // As it is written and read.
-        let _ = follower.apply(addr(1), wire::decode(&wire::encode(&delta)).unwrap());
+        let _ = follower.apply(addr(1), message::decode(&message::encode(&delta)).unwrap());
     }
     let upstreams = |text| follower.remote(&route(text)).map(|routes| routes[0].listed.upstreams);
     assert_eq!(upstreams("shop"), Some(1));
@@ -388,7 +487,7 @@ fn the_same_name_in_two_tenants_or_by_two_protocols_is_two_routes() {
         assert_eq!(listed("acme/", 9), ["acme/shop"], "once, though it listens twice");
         assert_eq!(listed("other/sh", 9), ["other/shop-2"]);
         assert_eq!((listed("acme/shop", 0).len(), listed("a//", 9).len(), listed("x", 9).len()), (0, 0, 0));
-        assert_eq!(table.upstreams(&"acme/shop".parse().unwrap()), 5);
+        assert_eq!(table.ask(|r| r.state().upstreams(&"acme/shop".parse().unwrap())), 5);
     }
 }
 
@@ -399,8 +498,105 @@ fn a_message_with_a_name_that_is_none_is_not_taken() {
         // As another program would write it: `Snapshot` is the fourth message.
         postcard::to_extend(&(3_u8, "owner", 1_u64, 1_u64, endpoints), vec![3]).unwrap()
     };
-    assert!(matches!(wire::decode(&snapshot("acme/shop")), Some(Message::Snapshot { .. })));
+    assert!(matches!(message::decode(&snapshot("acme/shop")), Some(Message::Snapshot { .. })));
     for name in ["", "a b", "a/b/c", "udp:a"] {
-        assert!(wire::decode(&snapshot(name)).is_none(), "{name:?}");
+        assert!(message::decode(&snapshot(name)).is_none(), "{name:?}");
     }
+}
+
+/// Three nodes, of which `near` has the two others among its members.
+fn three() -> (Node, Node, Node) {
+    let (near, far, third) = (new(identity("near", 1)), new(identity("far", 1)), new(identity("third", 1)));
+    near.member_up(addr(1), far.identity());
+    near.member_up(addr(2), third.identity());
+    third.member_up(addr(1), far.identity());
+    (near, far, third)
+}
+
+#[test]
+fn a_silent_node_is_there_as_long_as_somebody_who_is_heard_has_a_link_to_it() {
+    let (near, far, third) = three();
+    set(&far, "a", 1);
+    deltas(&far).into_iter().for_each(|delta| drop(near.apply(addr(1), delta)));
+    third.set_link("far", true);
+    let second = |third_speaks: bool| {
+        if third_speaks {
+            for message in [heartbeat(&third), links(&third)] {
+                near.apply(addr(2), message).unwrap();
+            }
+        }
+        near.tick(addr(2));
+    };
+    (0..20).for_each(|_| second(true));
+    assert_eq!(status(&near, "far"), Some(Status::Active));
+    let ways = |node: &RemoteRoute| near.ask(|r| r.state().linked_to(&node.node));
+    let route_to_far = near.remote(&route("a")).unwrap()[0].clone();
+    assert_eq!(ways(&route_to_far).iter().map(|node| &*node.id).collect::<Vec<_>>(), ["third"]);
+    // What the third node said last is not believed for ever, and of a link to a process before or after, never.
+    (0..3).for_each(|_| second(false));
+    assert_eq!((status(&near, "third"), status(&near, "far")), (Some(Status::Active), Some(Status::Active)));
+    second(false);
+    assert_eq!(
+        (status(&near, "third"), status(&near, "far")),
+        (Some(Status::Unreachable), Some(Status::Unreachable))
+    );
+    assert!(near.remote(&route("a")).is_none());
+    // An own link is as good.
+    near.set_link("far", true);
+    assert_eq!(status(&near, "far"), Some(Status::Active));
+    near.set_link("far", false);
+    assert_eq!(status(&near, "far"), Some(Status::Unreachable));
+}
+
+#[test]
+fn a_node_without_a_link_says_so_and_its_word_is_the_last_one_sent() {
+    let (near, _far, third) = three();
+    third.set_link("far", true);
+    let linked = links(&third);
+    third.set_link("far", false);
+    let unlinked = links(&third);
+    let shown = || near.nodes().into_iter().find(|node| node.identity.id == "third").unwrap().links;
+    near.apply(addr(2), linked.clone()).unwrap();
+    assert_eq!(shown().into_iter().collect::<Vec<_>>(), ["far"]);
+    near.apply(addr(2), unlinked).unwrap();
+    assert!(shown().is_empty());
+    assert_eq!(near.apply(addr(2), linked), Err(Ignored::Old));
+    assert!(shown().is_empty());
+}
+
+#[test]
+fn a_table_is_here_when_a_pull_was_answered_whole() {
+    let (owner, follower) = pair();
+    let has = || follower.ask(|r| r.state().has_a_table());
+    assert!(!has());
+    follower.apply(addr(1), heartbeat(&owner)).unwrap();
+    assert!(!has(), "a heartbeat is no table");
+    let answer = pulled(&owner, &follower, addr(1));
+    assert_eq!(answer.len(), 1, "an empty table is an answer, too");
+    answer.into_iter().for_each(|message| drop(follower.apply(addr(1), message)));
+    follower.then(|r, _| r.pulled(addr(1), 0));
+    assert!(!has(), "of another process");
+    follower.then(|r, _| r.pulled(addr(1), 1));
+    assert!(has());
+    follower.member_down(addr(1));
+    assert!(!has(), "of a node that is there");
+}
+
+#[test]
+fn own_changes_go_out_together_and_soon() {
+    let node = new(identity("owner", 1));
+    node.member_up(addr(1), identity("other", 1));
+    node.tick(addr(1));
+    let ((), actions) = node.then(|r, now| {
+        r.handle_timeout(now);
+        while r.next_action().is_some() {}
+        for n in 0..50 {
+            r.set_local(&route("a"), Listed { upstreams: n, out: 0 }, now);
+        }
+        let due = r.timeout() - now;
+        assert!(due < HEARTBEAT / 10, "{due:?}");
+        r.handle_timeout(now + due);
+    });
+    let deltas = actions.iter().filter(|action| matches!(action, Action::Send(..))).count();
+    assert_eq!(deltas, 1);
 }

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use piko_cluster::message::{self, MAX_MESSAGE};
+use piko_cluster::{Ignored, Message};
 use piko_tunnel::io::BoxIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,9 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::port::{PAUSE, Port, canonical};
-use super::state::{Answer, Ignored};
 use super::stream::{Stream, read_frame, write_frame};
-use super::wire::{self, MAX_MESSAGE, Message};
 
 /// Connecting to a node in the same network takes milliseconds.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -38,13 +38,13 @@ impl Port {
     }
 
     /// Asks a member for what is newer than `have`, and takes it. What comes on a connection to a member's own
-    /// address is that member's.
-    pub(super) async fn pull(&self, from: SocketAddr, epoch: u64, have: u64) -> io::Result<()> {
+    /// address is that member's. `false`: it closed without an answer, as it does to one that is no member of its.
+    pub(super) async fn pull(&self, from: SocketAddr, epoch: u64, have: u64) -> io::Result<bool> {
         let late = || io::Error::new(io::ErrorKind::TimedOut, format!("not all of it within {ANSWER:?}"));
         timeout(ANSWER, self.pull_all(from, epoch, have)).await.map_err(|_| late())?
     }
 
-    async fn pull_all(&self, from: SocketAddr, epoch: u64, have: u64) -> io::Result<()> {
+    async fn pull_all(&self, from: SocketAddr, epoch: u64, have: u64) -> io::Result<bool> {
         let mut io = self.connect(from, PULL).await?;
         let question = self.encode(&Message::Pull { epoch, have });
         write_frame(&mut io, &question).await?;
@@ -54,7 +54,7 @@ impl Port {
             left -= frame.len();
             self.take(from, &frame);
         }
-        Ok(())
+        Ok(left < MAX_MESSAGE)
     }
 
     async fn connect(&self, to: SocketAddr, purpose: u8) -> io::Result<BoxIo> {
@@ -132,18 +132,11 @@ impl Port {
     /// What a member has missed, on the connection on which it asks.
     async fn answer(&self, io: &mut BoxIo) -> io::Result<()> {
         let question = read_frame(io, MAX_QUESTION).await?;
-        let Some(Message::Pull { epoch, have }) = question.as_deref().and_then(wire::decode) else {
+        let Some(Message::Pull { epoch, have }) = question.as_deref().and_then(message::decode) else {
             self.dropped("malformed");
             return Ok(());
         };
-        let identity = self.table.identity();
-        let messages = match self.table.answer(epoch, have) {
-            Answer::Ops { base, ops } => wire::missed(&identity.id, identity.epoch, base, &ops),
-            Answer::All { version, endpoints } => {
-                vec![Message::Snapshot { owner: identity.id, epoch: identity.epoch, version, endpoints }]
-            }
-        };
-        for message in messages {
+        for message in self.table.answer(epoch, have) {
             write_frame(io, &self.encode(&message)).await?;
         }
         io.shutdown().await

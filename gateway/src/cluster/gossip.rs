@@ -13,6 +13,8 @@ use std::time::Duration;
 use memberlist::delegate::{AliveDelegate, CompositeDelegate, EventDelegate, NodeDelegate, VoidDelegate};
 use memberlist::proto::{MaybeResolvedAddress, Meta, NodeState};
 use memberlist::{Memberlist, Options as MemberOptions};
+use piko_cluster::message::{decode_identity, encode_identity};
+use piko_cluster::{Event, Message};
 use smol_str::SmolStr;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -20,28 +22,17 @@ use tracing::debug;
 
 use super::Options;
 use super::port::{Port, PortOptions};
-use super::state::Table;
+use super::table::Table;
 use super::transport::Transport;
-use super::wire::{self, Identity, Message};
 use crate::metrics::GossipMetrics;
 
 type Void = VoidDelegate<SmolStr, SocketAddr>;
 type Delegate = CompositeDelegate<SmolStr, SocketAddr, Door, Void, Events, Void, Node, Void>;
 
-/// Follow-ups waiting at most; more are dropped, and the next heartbeat asks again.
-const MAX_WAITING: usize = 1024;
 const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How often a goodbye is said: packets are lost.
 const BYES: usize = 3;
-
-/// What happened to a member.
-pub(super) enum Event {
-    Up(SocketAddr, Identity),
-    Down(SocketAddr),
-    /// It has said more than arrived here.
-    Behind(SocketAddr),
-}
 
 /// A running memberlist.
 pub(super) struct Gossip {
@@ -86,7 +77,7 @@ impl AliveDelegate for Door {
     async fn notify_alive(&self, node: Arc<NodeState<SmolStr, SocketAddr>>) -> Result<(), NotTaken> {
         let addr = *node.address();
         let named_well = node.id().parse() == Ok(addr);
-        if !named_well || wire::decode_identity(node.meta().as_bytes()).is_none() {
+        if !named_well || decode_identity(node.meta().as_bytes()).is_none() {
             return Err(NotTaken::NoNode);
         }
         if addr == self.own || self.table.has_room(addr) { Ok(()) } else { Err(NotTaken::NoRoom) }
@@ -112,24 +103,8 @@ impl EventDelegate for Events {
 
 impl Events {
     fn up(&self, node: &NodeState<SmolStr, SocketAddr>) {
-        if let Some(identity) = wire::decode_identity(node.meta().as_bytes()) {
+        if let Some(identity) = decode_identity(node.meta().as_bytes()) {
             let _ = self.0.send(Event::Up(*node.address(), identity));
-        }
-    }
-}
-
-/// Both queues of events.
-pub(super) struct EventStream {
-    members: mpsc::UnboundedReceiver<Event>,
-    then: mpsc::Receiver<Event>,
-}
-
-impl EventStream {
-    /// Cancel safe.
-    pub(super) async fn next(&mut self) -> Option<Event> {
-        tokio::select! {
-            event = self.members.recv() => event,
-            event = self.then.recv() => event,
         }
     }
 }
@@ -156,20 +131,20 @@ impl Gossip {
         o: &Options,
         table: Arc<Table>,
         metrics: GossipMetrics,
-    ) -> Result<(Gossip, EventStream), String> {
-        let meta = wire::encode_identity(&table.identity())?;
+    ) -> Result<(Gossip, mpsc::UnboundedReceiver<Event>), String> {
+        let meta = encode_identity(&table.identity())?;
         let meta = Meta::try_from(meta.as_slice()).map_err(|e| e.to_string())?;
         let (members_tx, members) = mpsc::unbounded_channel();
-        let (then_tx, then) = mpsc::channel(MAX_WAITING);
         let (bind, advertise, max_packet) = (o.bind, o.advertise, o.max_packet_size);
         let (key, own_table) = (o.key.clone(), table.clone());
         // All of it on gossip's own threads.
         let opening = runtime.spawn(async move {
             let key = key.as_ref();
-            let o = PortOptions { bind, advertise, key, max_packet, then: then_tx, metrics };
+            let o = PortOptions { bind, advertise, key, max_packet, metrics };
             Port::open(o, own_table).await
         });
         let port = opening.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        table.set_own_addr(port.advertised);
         let delegate = CompositeDelegate::<SmolStr, SocketAddr>::new()
             .with_alive_delegate(Door { own: port.advertised, table: table.clone() })
             .with_node_delegate(Node { meta })
@@ -178,7 +153,7 @@ impl Gossip {
         let starting =
             runtime.spawn(async move { Memberlist::with_delegate(delegate, transport, options).await });
         let memberlist = starting.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        Ok((Gossip { members: memberlist, port, runtime, table }, EventStream { members, then }))
+        Ok((Gossip { members: memberlist, port, runtime, table }, members))
     }
 
     /// The bound address.
@@ -192,30 +167,28 @@ impl Gossip {
         self.guarded(async move { members.join(MaybeResolvedAddress::resolved(addr)).await.map(drop) }).await
     }
 
-    /// What a message may have in a packet.
-    pub(super) fn max_packet(&self) -> usize {
-        self.port.max_packet
-    }
-
     /// One packet: may be lost.
     pub(super) async fn tell(&self, to: SocketAddr, message: &Message) {
         self.port.tell(to, message).await;
     }
 
-    /// Takes what a member has that is newer.
-    pub(super) async fn pull(&self, from: SocketAddr, epoch: u64, have: u64) {
-        if let Err(error) = self.port.pull(from, epoch, have).await {
-            debug!(peer.addr = %from, %error, "failed to ask for what was missed");
+    /// Takes what a member has that is newer. Says whether it answered to the end.
+    pub(super) async fn pull(&self, from: SocketAddr, epoch: u64, have: u64) -> bool {
+        match self.port.pull(from, epoch, have).await {
+            Ok(answered) => answered,
+            Err(error) => {
+                debug!(peer.addr = %from, %error, "failed to ask for what was missed");
+                false
+            }
         }
     }
 
     /// Says goodbye to everyone, then tells memberlist.
     pub(super) async fn leave(&self) {
-        let Identity { id, epoch, .. } = self.table.identity();
-        let bye = Message::Bye { owner: id, epoch, seq: self.table.next_seq() };
+        let (bye, members) = self.table.bye();
         for _ in 0..BYES {
-            for addr in self.table.reachable() {
-                self.tell(addr, &bye).await;
+            for addr in &members {
+                self.tell(*addr, &bye).await;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

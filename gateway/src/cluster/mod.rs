@@ -1,18 +1,19 @@
 //! The cluster: who is there (memberlist) and which endpoints each node has (our own tables).
 //!
-//! [`state`] is the pure part: events in, changes out. `gossip` drives memberlist; `port` (and `calls`,
-//! its TCP side) is what it and our own messages go through, `packet` and `stream` what they look like
-//! there, `transport` the port as memberlist wants it. `sync` moves tables between nodes, `join` finds
-//! nodes to join. [`secret`] makes every key.
+//! What is decided is `piko-cluster`'s, which is pure ([`Table`] is its lock and clock). `gossip` runs memberlist, and
+//! `drive` the tables over it; `port` (and `calls`, its TCP side) is what both go through, `packet` and `stream` what
+//! that looks like, `transport` the port as memberlist wants it. `join` finds nodes to join. [`secret`] makes every
+//! key.
 
 mod calls;
+mod drive;
 mod gossip;
 mod join;
 mod packet;
 mod port;
 pub mod secret;
 mod stream;
-mod sync;
+mod table;
 mod transport;
 
 use std::net::SocketAddr;
@@ -26,9 +27,10 @@ use tokio_util::sync::CancellationToken;
 use crate::heartbeat::Heartbeat;
 use crate::metrics::GossipMetrics;
 use gossip::Gossip;
+use piko_cluster::Config;
+pub use piko_cluster::{Caps, Identity, Listed, NodeView, RemoteNode, RemoteRoute, Status};
 pub use secret::ClusterKey;
-use piko_cluster::{message as wire, state};
-pub use piko_cluster::{Caps, Identity, Listed, NodeView, RemoteNode, RemoteRoute, Status, Table};
+pub use table::Table;
 
 /// How to take part in a cluster.
 pub struct Options {
@@ -114,7 +116,8 @@ impl Cluster {
         let heartbeat = Heartbeat::new("gossip");
         runtime.spawn(heartbeat.clone().beat());
         let caps = Caps { nodes: options.max_nodes, endpoints: options.max_endpoints };
-        let table = Arc::new(Table::new(options.identity.clone(), caps));
+        let max_packet = packet::room(options.max_packet_size);
+        let table = Arc::new(Table::new(Config { identity: options.identity.clone(), caps, max_packet }));
         let started = Gossip::start(runtime.handle().clone(), &options, table.clone(), metrics).await;
         let (gossip, events) = match started {
             Ok(parts) => parts,
@@ -126,7 +129,7 @@ impl Cluster {
         let gossip = Arc::new(gossip);
         let stop = CancellationToken::new();
         // Both end with the runtime they run on, which `shutdown` and `Drop` stop.
-        runtime.spawn(sync::run(gossip.clone(), table.clone(), events, stop.clone()));
+        runtime.spawn(drive::run(gossip.clone(), table.clone(), events, stop.clone()));
         let join = join::Joiner::new(&options, gossip.clone(), table.clone());
         Ok(Cluster { table, gossip, join, stop, runtime: Mutex::new(Some(runtime)), heartbeat })
     }

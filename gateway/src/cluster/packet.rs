@@ -25,7 +25,12 @@ const SEALED: u8 = 1;
 const SALT: usize = 16;
 const FRONT: usize = 1 + SALT + 8;
 /// What a packet has around its body, at most: front, head with an IPv6 address, tag.
-pub(super) const AROUND: usize = FRONT + 40 + 16;
+const AROUND: usize = FRONT + 40 + 16;
+
+/// What a body may have for its packet to be no larger than `max_packet`.
+pub(super) fn room(max_packet: u16) -> usize {
+    usize::from(max_packet) - AROUND
+}
 /// Processes remembered, so that nothing of theirs is taken twice. Nodes of a cluster over an hour of restarts.
 const MAX_SENDERS: usize = 4096;
 /// What was silent for so long may be forgotten, when there is no room.

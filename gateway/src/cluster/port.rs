@@ -15,21 +15,20 @@ use memberlist::transport::{
     promised_stream,
 };
 use parking_lot::Mutex;
+use piko_cluster::{Message, message};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::ClusterKey;
-use super::gossip::Event;
 use super::packet::{self, Kind, Sealer, Senders};
-use super::state::{Table, Then};
 use super::stream::Stream;
+use super::table::Table;
 use super::transport::{Instant, Transport};
-use super::wire::{self, Message};
 use crate::metrics::GossipMetrics;
 use crate::peer::{Door, Purpose};
 
@@ -51,7 +50,6 @@ pub(super) struct Port {
     pub(super) door: Door,
     pub(super) proved: bool,
     pub(super) table: Arc<Table>,
-    then: mpsc::Sender<Event>,
     metrics: GossipMetrics,
     pub(super) streams: Arc<Semaphore>,
     packets: (PacketProducer<SocketAddr, Instant>, PacketSubscriber<SocketAddr, Instant>),
@@ -66,7 +64,6 @@ pub(super) struct PortOptions<'o> {
     pub(super) advertise: Option<SocketAddr>,
     pub(super) key: Option<&'o ClusterKey>,
     pub(super) max_packet: u16,
-    pub(super) then: mpsc::Sender<Event>,
     pub(super) metrics: GossipMetrics,
 }
 
@@ -82,14 +79,13 @@ impl Port {
         let (sealer, senders) = packet::halves(advertised, table.identity().epoch, o.key);
         let port = Arc::new(Port {
             advertised,
-            max_packet: usize::from(o.max_packet) - packet::AROUND,
+            max_packet: packet::room(o.max_packet),
             udp,
             sealer,
             senders: Mutex::new(senders),
             door: Door::new(Purpose::Gossip, o.key, None)?,
             proved: o.key.is_some(),
             table,
-            then: o.then,
             metrics: o.metrics,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             packets: packet_stream::<Transport>(MAX_PACKETS),
@@ -158,12 +154,10 @@ impl Port {
 
     /// A table message of somebody's.
     pub(super) fn take(&self, from: SocketAddr, bytes: &[u8]) {
-        let Some(message) = wire::decode(bytes) else { return self.dropped("malformed") };
+        let Some(message) = message::decode(bytes) else { return self.dropped("malformed") };
         self.metrics.inbound.count(message.in_packet(), bytes.len(), message.entries());
-        match self.table.apply(from, message) {
-            Ok(Then::Nothing) => {}
-            Ok(Then::Pull) => drop(self.then.try_send(Event::Behind(from))),
-            Err(ignored) => self.dropped(ignored.as_str()),
+        if let Err(ignored) = self.table.handle_message(from, message) {
+            self.dropped(ignored.as_str());
         }
     }
 
@@ -172,7 +166,7 @@ impl Port {
     }
 
     pub(super) fn encode(&self, message: &Message) -> Vec<u8> {
-        let bytes = wire::encode(message);
+        let bytes = message::encode(message);
         self.metrics.outbound.count(message.in_packet(), bytes.len(), message.entries());
         bytes
     }

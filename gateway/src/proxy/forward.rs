@@ -29,9 +29,9 @@ use super::upload::Upload;
 use super::{Gateway, Request, plugins, upgraded};
 use crate::error::Failure;
 use crate::route::health::{Fault, Verdict};
-use piko_wire::RouteKey;
 use crate::route::target::Lane;
 use crate::route::{Ask, InFlight, Kind};
+use piko_wire::RouteKey;
 
 /// How long one request may wait, beside what is counted for a connection.
 #[derive(Debug, Clone, Copy)]

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use piko_wire::{Protocol, RouteKey};
+use piko_cluster::Load;
 pub use piko_wire::{EndpointKey, TenantId};
+use piko_wire::{Protocol, RouteKey};
 use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -29,7 +30,7 @@ use resolve::Lives;
 pub use resolve::{Asked, Destination};
 pub use target::{Kind, Target};
 pub use upstream::InFlight;
-use upstream::{Load, Mark, Upstream};
+use upstream::{Mark, Upstream};
 
 /// How long an upstream that is due waits for a request which may be repeated elsewhere. Then any request tries it.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(5);

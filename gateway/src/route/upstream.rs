@@ -4,19 +4,17 @@
 //! endpoints off, and their traffic is no reason to starve this one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use piko_cluster::Load;
 use piko_wire::RouteKey;
 
 use super::health::{Health, Verdict};
 
 use super::registry::Registry;
 use super::target::Target;
-
-/// Requests that are being worked on, for one endpoint at one target.
-pub(crate) type Load = Arc<AtomicUsize>;
 
 /// A tunnel, as one endpoint's upstream.
 pub struct Upstream {

@@ -1,0 +1,23 @@
+//! How far a request still goes between nodes.
+//!
+//! There are two kinds of hop and none that is longer, so no stream can cross more than two links, whatever the
+//! tables of the nodes on its way say: [`Hop::Through`] becomes [`Hop::Last`], and that one only goes to an agent.
+
+/// What a stream on a peer link asks of the node that it reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hop {
+    /// To give it to one of its own agents, or to refuse it.
+    Last,
+    /// To pass it on to the node of that id, over its own link, or to refuse it.
+    Through(String),
+}
+
+impl Hop {
+    /// The node to pass the stream on to, and what is asked of that one.
+    pub fn next(self) -> Option<(String, Hop)> {
+        match self {
+            Hop::Last => None,
+            Hop::Through(node) => Some((node, Hop::Last)),
+        }
+    }
+}

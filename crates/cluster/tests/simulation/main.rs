@@ -1,0 +1,78 @@
+//! Ten nodes in one process, on a network with a clock of its own: it cuts, loses, repeats and reorders, and nodes
+//! are killed, restarted and leave. What always has to hold is in `checks`.
+//!
+//! `CLUSTER_SEEDS` says how many runs (200), `CLUSTER_SEED` which one alone. The same seed is the same run.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may")]
+
+mod chaos;
+mod checks;
+mod world;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use chaos::Chaos;
+use world::World;
+
+/// How long faults come, and how long it is quiet then, milliseconds.
+const FAULTS: u64 = 60_000;
+const QUIET: u64 = 20_000;
+/// The network moves by so much at once.
+const STEP: u64 = 20;
+/// How often all that has to hold is looked at.
+const LOOK: u64 = 240;
+
+/// One run. The error says what did not hold, and when.
+fn run(seed: u64) -> Result<(), String> {
+    let mut world = World::new(StdRng::seed_from_u64(seed));
+    let mut chaos = Chaos::default();
+    for now in (0..FAULTS + QUIET).step_by(STEP as usize) {
+        if now == FAULTS {
+            world.heal();
+        } else if now < FAULTS {
+            chaos.step(&mut world);
+        }
+        world.step(STEP);
+        if now % LOOK == 0 {
+            checks::always(&mut world).map_err(|wrong| format!("at {now} ms: {wrong}"))?;
+        }
+    }
+    checks::in_the_end(&world).map_err(|wrong| format!("in the end: {wrong}"))
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|n| n.parse().ok())
+}
+
+#[test]
+fn tables_and_links_stay_right_whatever_happens() {
+    let seeds: Vec<u64> = match number("CLUSTER_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("CLUSTER_SEEDS").unwrap_or(200)).collect(),
+    };
+    let mut wrong = Vec::new();
+    for seed in seeds {
+        if let Err(what) = run(seed) {
+            eprintln!("CLUSTER_SEED={seed}: {what}");
+            wrong.push(seed);
+        }
+    }
+    assert!(wrong.is_empty(), "seeds that fail: {wrong:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let trace = || {
+        let mut world = World::new(StdRng::seed_from_u64(7));
+        let mut chaos = Chaos::default();
+        for _ in 0..500 {
+            chaos.step(&mut world);
+            world.step(STEP);
+        }
+        world.delivered()
+    };
+    let first = trace();
+    assert!(first > 1_000, "{first} messages are no traffic");
+    assert_eq!(first, trace());
+}
