@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import pathlib
+import socket
+import ssl
 import subprocess
 
 # No step takes longer than this.
 STEP_SECONDS = 60
 # All ways, in the order in which they are gone.
-WAYS = ["direct", "one node", "two nodes", "NGINX", "HAProxy", "Caddy"]
+WAYS = ["direct", "one node", "two nodes", "HTTPS", "NGINX", "HAProxy", "Caddy"]
 
 
 @dataclasses.dataclass
@@ -23,13 +25,20 @@ class Way:
     port: int
     # A folder of this way's own.
     work: pathlib.Path
+    # By TLS, with HTTP/2 for clients that ask for it.
+    tls: bool = False
 
     @property
     def authority(self):
         return f"{self.host}:{self.port}"
 
     def url(self, path="/", scheme="http"):
-        return f"{scheme}://{self.authority}{path}"
+        return f"{scheme}{'s' if self.tls else ''}://{self.authority}{path}"
+
+    def connect(self):
+        """A bare connection."""
+        bare = socket.create_connection((self.addr, self.port), 20)
+        return ssl.create_default_context().wrap_socket(bare, server_hostname=self.host) if self.tls else bare
 
 
 def step(function):

@@ -25,7 +25,7 @@ settings.configure(
         "django.template.context_processors.request", "django.contrib.auth.context_processors.auth",
         "django.contrib.messages.context_processors.messages"]}}],
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[2] + "/db.sqlite"}},
-    DEFAULT_AUTO_FIELD="django.db.models.AutoField", USE_TZ=True)
+    SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"), DEFAULT_AUTO_FIELD="django.db.models.AutoField", USE_TZ=True)
 import django
 django.setup()
 from django.contrib import admin

@@ -105,6 +105,21 @@ def missing(module):
     return [need for need in module.NEEDS if not shutil.which(need)]
 
 
+def certificates(work):
+    """An authority and a certificate for all names. Whoever asks the system whom to trust trusts it, too."""
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    common.sh(["openssl", "req", "-x509", *new, "-keyout", str(work / "ca.key"), "-out", str(work / "ca.pem"), "-subj", "/CN=test authority"])
+    common.sh(["openssl", "req", "-x509", *new, "-CA", str(work / "ca.pem"), "-CAkey", str(work / "ca.key"), "-keyout", str(work / "node.key"),
+               "-out", str(work / "node.pem"), "-subj", f"/CN={DOMAIN}", "-addext", "basicConstraints=critical,CA:false",
+               "-addext", f"subjectAltName=DNS:*.{DOMAIN},IP:127.0.0.5"])
+    system = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
+    (work / "all.pem").write_text(system.read_text() + (work / "ca.pem").read_text())
+    subprocess.run(["mount", "--bind", work / "all.pem", system], check=True)
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
+                 "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "WEBSOCKET_CLIENT_CA_BUNDLE"):
+        os.environ[name] = str(work / "all.pem")
+
+
 def balancer(name, processes, work, ports):
     """Starts one with its documented configuration. Its port for clients, and the one for gRPC.
 
@@ -141,29 +156,36 @@ def cluster(processes, work, modules, ports):
     """Three nodes, an agent at the first for all programs, balancers. {way: (address, port, port for gRPC)}"""
     same = {8000: free_port(), 8001: free_port(), 8002: free_port()}
     gossip, peer = free_port(), free_port()
-    for n in (1, 2, 3):
+    certificates(work)
+    # The fourth speaks TLS on its proxy port, and is alone, with an agent of its own.
+    for n in (1, 2, 3, 4):
         at = f"127.0.0.{n + 1}"
         command = [PIKO, "server", f"--cluster.node-id-prefix=piko-{n}-", f"--proxy.domains={DOMAIN}"]
         command += [f"--{name}.bind-addr={at}:{same[port]}" for name, port in (("proxy", 8000), ("upstream", 8001), ("admin", 8002))]
         command += [f"--cluster.gossip.bind-addr={at}:{gossip}", f"--cluster.peer.bind-addr={at}:{peer}"]
-        if n > 1:
+        if n in (2, 3):
             command.append(f"--cluster.join=127.0.0.2:{gossip}")
+        if n == 4:
+            command += [f"--proxy.tls.cert={work}/node.pem", f"--proxy.tls.key={work}/node.key"]
         # Without one, nodes take gossip only from the address that a connection comes from, and that is 127.0.0.1.
         processes.start(f"node-{n}", command, env=os.environ | {"PIKO_CLUSTER_SECRET": "a secret of the tests"})
         until(f"node {n} listens", lambda: listens(same[8002], at))  # noqa: B023
     scheme = {"http": "", "tcp": "", "h2c": "h2c://"}
     listeners = [{"endpoint_id": module.__name__, "addr": f"{scheme[module.KIND]}127.0.0.1:{ports[module.__name__]}",
                   "protocol": "tcp" if module.KIND == "tcp" else "http"} for module in modules]
-    agent = {"listeners": listeners, "connect": {"url": f"http://127.0.0.2:{same[8001]}"}}
-    (work / "agent.yaml").write_text(json.dumps(agent))
-    processes.start("agent", [PIKO, "agent", "--config.path", work / "agent.yaml"])
+    for at in ("127.0.0.2", "127.0.0.5"):
+        agent = {"listeners": listeners, "connect": {"url": f"http://{at}:{same[8001]}"}}
+        (work / f"agent-{at}.yaml").write_text(json.dumps(agent))
+        processes.start(f"agent-{at}", [PIKO, "agent", "--config.path", work / f"agent-{at}.yaml"])
 
-    def routed():
-        status = common.sh([PIKO, "status", "cluster", "nodes", "--server.url", f"http://127.0.0.4:{same[8002]}"])
-        return status.count("status: active") == 3 and f"upstreams: {len(modules)}" in status
+    def routed(at, nodes):
+        status = common.sh([PIKO, "status", "cluster", "nodes", "--server.url", f"http://{at}:{same[8002]}"])
+        return status.count("status: active") == nodes and f"upstreams: {len(modules)}" in status
 
-    until("the third node knows the agent's endpoints", routed)
-    ways = {"one node": ("127.0.0.2", same[8000], same[8000]), "two nodes": ("127.0.0.3", same[8000], same[8000])}
+    until("the third node knows the agent's endpoints", lambda: routed("127.0.0.4", 3))
+    until("the fourth node knows its agent's endpoints", lambda: routed("127.0.0.5", 1))
+    ways = {"one node": ("127.0.0.2", same[8000], same[8000]), "two nodes": ("127.0.0.3", same[8000], same[8000]),
+            "HTTPS": ("127.0.0.5", same[8000], same[8000])}
     for name in BALANCERS:
         if name in WAYS:
             ways[name] = ("127.0.0.1", *balancer(name, processes, work, same))
@@ -171,11 +193,11 @@ def cluster(processes, work, modules, ports):
 
 
 def normal(value, ways):
-    """A step's value without what is each way's own: its port and folder."""
+    """A step's value without what is each way's own: its port, its folder, its scheme."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
     for way in ways:
         text = text.replace(str(way.work), "WORK").replace(f":{way.port}", ":PORT")
-    return text
+    return text.replace("https://", "http://").replace("wss://", "ws://")
 
 
 def one_step(function, way):
@@ -213,13 +235,13 @@ def run_program(module, processes, work, port, proxies):
             if module.KIND == "h2c":
                 at = grpc
             if module.KIND == "tcp" and way != "direct":
-                url = f"http://{addr}:{at}"
+                url = f"http{'s' if way == 'HTTPS' else ''}://{addr}:{at}"
                 addr, at = "127.0.0.1", free_port()
                 processes.start(f"{name}-forward", [PIKO, "forward", "tcp", f"{addr}:{at}", name, "--connect.url", url])
                 until("piko forward listens", lambda: listens(at))  # noqa: B023
             own = folder / ("way-" + way.replace(" ", "-"))
             own.mkdir()
-            ways.append(common.Way(way, f"{name}.{DOMAIN}", addr, at, own))
+            ways.append(common.Way(way, f"{name}.{DOMAIN}", addr, at, own, way == "HTTPS" and module.KIND != "tcp"))
         steps = [f for f in vars(module).values() if getattr(f, "is_step", False)]
         for way in ways:
             hosts(way)

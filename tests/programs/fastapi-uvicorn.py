@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import hashlib
-import socket
 import time
 
 import requests
@@ -13,7 +12,9 @@ from common import digest, pattern, python, sh, step
 KIND = "http"
 NEEDS = ["curl"]
 REASONS = {
-    "late_headers": "an agent's `timeout` is 10 s unless it, or the listener's, is set: set it for reports and long polls",
+    ("each_method", "HTTPS"): "the service is told by `X-Forwarded-Proto` that its client came by HTTPS",
+    ("upload_by_curl_with_expect", "HTTPS"): "curl does not wait for 100 Continue over HTTP/2",
+    ("an_early_refusal_is_read", "HTTPS"): "curl 7.88 takes a RST_STREAM of NO_ERROR after the whole answer (RFC 9113, 8.1) for an error, of NGINX, too",
     ("a_body_that_breaks_off_is_seen", "Caddy"): "Caddy 2.6 ends a broken answer as if it were whole, in front of the service itself, too",
 }
 PIP = ["fastapi", "python-multipart", "requests", "uvicorn", "websockets"]
@@ -239,7 +240,7 @@ def websocket_refused(way):
 
 @step
 def http_1_0(way):
-    with socket.create_connection((way.addr, way.port), 20) as s:
+    with way.connect() as s:
         s.sendall(f"GET /large HTTP/1.0\r\nHost: {way.host}\r\n\r\n".encode())
         data = b""
         while part := s.recv(65536):
@@ -250,7 +251,7 @@ def http_1_0(way):
 
 @step
 def pipelined(way):
-    with socket.create_connection((way.addr, way.port), 20) as s:
+    with way.connect() as s:
         one = f"GET /items/%d HTTP/1.1\r\nHost: {way.authority}\r\n%s\r\n"
         s.sendall(((one % (1, "")) + (one % (2, "")) + (one % (3, "Connection: close\r\n"))).encode())
         data = b""

@@ -39,7 +39,10 @@ def start(work, port):
 
 
 def channel(way):
-    return grpc.insecure_channel(way.authority, options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_http_proxy", 0)])
+    options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_http_proxy", 0)]
+    if way.tls:
+        return grpc.secure_channel(way.authority, grpc.ssl_channel_credentials(), options=options)
+    return grpc.insecure_channel(way.authority, options=options)
 
 
 @step

@@ -50,22 +50,22 @@ def name(way):
 
 @step
 def push(way):
-    skopeo(way, "copy", "-q", "--dest-tls-verify=false", f"oci:{way.work.parent}/image", name(way))
-    return json.loads(skopeo(way, "inspect", "--raw", "--tls-verify=false", name(way)))["layers"][0]["digest"]
+    skopeo(way, "copy", "-q", f"--dest-tls-verify={str(way.tls).lower()}", f"oci:{way.work.parent}/image", name(way))
+    return json.loads(skopeo(way, "inspect", "--raw", f"--tls-verify={str(way.tls).lower()}", name(way)))["layers"][0]["digest"]
 
 
 @step
 def tags(way):
-    return json.loads(skopeo(way, "list-tags", "--tls-verify=false", name(way).rsplit(":", 1)[0]))["Tags"]
+    return json.loads(skopeo(way, "list-tags", f"--tls-verify={str(way.tls).lower()}", name(way).rsplit(":", 1)[0]))["Tags"]
 
 
 @step
 def pull(way):
-    skopeo(way, "copy", "-q", "--src-tls-verify=false", name(way), f"oci:{way.work}/pulled")
+    skopeo(way, "copy", "-q", f"--src-tls-verify={str(way.tls).lower()}", name(way), f"oci:{way.work}/pulled")
     return sorted(digest(p) for p in (way.work / "pulled/blobs/sha256").iterdir())
 
 
 @step
 def delete(way):
-    skopeo(way, "delete", "--tls-verify=false", name(way))
-    return sh(["skopeo", "inspect", "--tls-verify=false", name(way)], ok=False).count("manifest unknown")
+    skopeo(way, "delete", f"--tls-verify={str(way.tls).lower()}", name(way))
+    return sh(["skopeo", "inspect", f"--tls-verify={str(way.tls).lower()}", name(way)], ok=False).count("manifest unknown")
