@@ -44,6 +44,8 @@ pub enum Failure {
     NotHttp,
     /// No agent listens on the endpoint.
     NoUpstream,
+    /// Another node has agents that listen, and no way leads to it.
+    NodeUnreachable,
     /// An agent listens, but could not be reached, or its tunnel broke before an answer.
     Unreachable,
     /// The service's answer had begun, and broke off.
@@ -86,7 +88,7 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 32] = [
+    pub const ALL: [Failure; 33] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
@@ -109,6 +111,7 @@ impl Failure {
         Failure::NotTcp,
         Failure::NotHttp,
         Failure::NoUpstream,
+        Failure::NodeUnreachable,
         Failure::Unreachable,
         Failure::BrokeOff,
         Failure::UnaskedUpgrade,
@@ -173,6 +176,9 @@ impl Failure {
                 (StatusCode::BAD_REQUEST, "endpoint_not_http", "endpoint serves TCP connections, not HTTP")
             }
             Failure::NoUpstream => (StatusCode::BAD_GATEWAY, "no_upstream", "no available upstreams"),
+            Failure::NodeUnreachable => {
+                (StatusCode::BAD_GATEWAY, "node_unreachable", "the node with the upstream cannot be reached")
+            }
             Failure::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "upstream unreachable"),
             Failure::BrokeOff => {
                 (StatusCode::BAD_GATEWAY, "upstream_broke_off", "upstream broke its answer off")

@@ -41,6 +41,8 @@ pub struct ProxyMetrics {
     pub errors: IntCounterVec,
     /// `piko_upstreams_upstream_requests_total`
     pub upstream_requests: IntCounter,
+    /// `piko_upstreams_detours_total`
+    pub detours: IntCounter,
     /// `piko_upstreams_remote_requests_total{node_id}`
     pub remote_requests: IntCounterVec,
 }
@@ -100,6 +102,8 @@ pub struct Gauges {
     pub endpoints: IntGauge,
     /// `piko_cluster_nodes{status}`
     pub nodes: IntGaugeVec,
+    /// `piko_cluster_links{node_id}`
+    pub links: IntGaugeVec,
     /// `piko_gossip_entries{node_id}`
     pub entries: IntGaugeVec,
 }
@@ -145,6 +149,11 @@ impl Metrics {
                 "piko_upstreams_upstream_requests_total",
                 "Requests sent to an agent of this node",
             ),
+            detours: counter(
+                r,
+                "piko_upstreams_detours_total",
+                "Requests sent to another node by way of a third, as the link to it is down",
+            ),
             remote_requests: counters(
                 r,
                 "piko_upstreams_remote_requests_total",
@@ -181,6 +190,12 @@ impl Metrics {
                 "Endpoints with an upstream on this node",
             ),
             nodes: gauges(r, "piko_cluster_nodes", "Known nodes, this one included", &["status"]),
+            links: gauges(
+                r,
+                "piko_cluster_links",
+                "The link to each active node: 1 while it is up and answers, else 0",
+                &["node_id"],
+            ),
             entries: gauges(
                 r,
                 "piko_gossip_entries",

@@ -8,6 +8,7 @@ use piko_bootstrap::config::{BindAddr, TunnelConfig};
 use piko_plugin_host::{HostError, PluginConfig, Reloaded};
 use piko_tunnel::Settings;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -30,6 +31,9 @@ use crate::shutdown;
 use crate::tls::{Acceptor, NodeTls, PortTlsError};
 use crate::upstream::{UpstreamOptions, UpstreamPort};
 use crate::workers::Workers;
+
+/// A node that has joined waits so long for the first table: it is here after milliseconds, unless the others are gone.
+const FIRST_TABLE: Duration = Duration::from_secs(5);
 
 /// A running node. Dropping it cuts everything; [`Node::shutdown`] does it well.
 pub struct Node {
@@ -157,7 +161,8 @@ impl Node {
             .transpose()
             .map_err(std::io::Error::other)?;
         let door = Door::new(Purpose::Peer, key.as_ref(), certified.zip(tls.to_peer.clone()))?;
-        let links = Links::new(targets.clone(), door.clone(), settings.clone(), workers.clone());
+        let links =
+            Links::new(table.clone(), targets.clone(), door.clone(), settings.clone(), workers.clone());
         let router = Arc::new(Router::new(
             registry.clone(),
             table.clone(),
@@ -165,7 +170,7 @@ impl Node {
             config.proxy.endpoint_grace.into(),
         ));
         let background = Background::default();
-        background.spawn(links.clone().run(table.clone(), background.stop.clone()));
+        background.spawn(links.clone().run(background.stop.clone()));
         background.spawn(registry.clone().keep_time(background.stop.clone()));
         background.spawn(plugins.clone().watch(background.stop.clone()));
 
@@ -257,11 +262,22 @@ impl Node {
         Ok(node)
     }
 
-    /// Joins the cluster and becomes ready. On failure the node is to be shut down.
+    /// Joins the cluster and becomes ready: where there are other nodes, once the table of one is here, so that no
+    /// request is answered for want of it. On failure the node is to be shut down.
     pub async fn join(&self) -> Result<usize, StartError> {
         let joined = self.cluster.join().await?;
+        if joined > 0 && timeout(FIRST_TABLE, self.has_a_table()).await.is_err() {
+            warn!(within = ?FIRST_TABLE, "no other node has sent its table yet; ready without");
+        }
         self.parts.ready.send_replace(true);
         Ok(joined)
+    }
+
+    /// Waits for the table of another node.
+    async fn has_a_table(&self) {
+        let table = self.table();
+        let mut changes = table.subscribe_changes();
+        while !table.has_a_table() && changes.changed().await.is_ok() {}
     }
 
     /// Takes a new list of plugins, all of it or nothing.

@@ -234,3 +234,36 @@ async fn a_killed_node_costs_no_request_that_another_upstream_can_serve() {
     nodes[1].program.kill();
     load.await.unwrap().assert_at_most_one_broke_off();
 }
+
+/// Gossip passes, and the peer port of one node cannot be reached: the other knows what is there, and no way to it.
+#[tokio::test]
+async fn an_endpoint_that_no_way_leads_to_is_not_called_unknown() {
+    let first = Node::start(piko(), &[], &[]);
+    first.ready().await;
+    let far = Node::start(piko(), &[first.gossip], &["--cluster.peer.advertise-addr=127.0.0.1:1"]);
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), far.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    far.routes("my-endpoint", 200).await;
+    eventually("the first node knows the endpoint, and no way to it", || async {
+        let answer = get(first.proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await.ok()?;
+        (answer.status == 502 && answer.header("x-piko-error") == "node_unreachable").then_some(())
+    })
+    .await;
+    let answer = get(first.proxy, "/", &[("x-piko-endpoint", "other")]).await.unwrap();
+    assert_eq!((answer.status, answer.header("x-piko-error")), (502, "no_upstream"));
+}
+
+/// The header that sends a stream on to another node is the nodes' own.
+#[tokio::test]
+async fn a_client_cannot_say_which_nodes_its_request_passes() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    for node in &nodes {
+        node.routes("my-endpoint", 200).await;
+        let headers = [("x-piko-endpoint", "my-endpoint"), ("x-piko-through", "nobody")];
+        let answer = get(node.proxy, "/", &headers).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(!answer.text().contains("x-piko-through"), "{}", answer.text());
+    }
+}

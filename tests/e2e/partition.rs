@@ -35,6 +35,29 @@ async fn knows(lan: &Lan, host: usize, wanted: &[&str]) {
     .await;
 }
 
+/// Between two hosts nothing passes any more, or again.
+fn cut_between(lan: &Lan, a: usize, b: usize, cut: bool) {
+    for (from, to) in [(a, b), (b, a)] {
+        let way = ["route", if cut { "add" } else { "del" }, "blackhole", &lan.address(to)];
+        let done = lan.run(from, Path::new("ip"), &way);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+/// The nodes that a host's own node has a good link to.
+fn linked(lan: &Lan, host: usize) -> usize {
+    let asked = lan.run(host, piko(), &["status", "cluster", "node", "local", "-o", "json"]);
+    let node: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
+    node["links"].as_array().map_or(0, Vec::len)
+}
+
+async fn has_links(lan: &Lan, host: usize, links: usize) {
+    eventually(&format!("host {host} has {links} links"), || async {
+        (linked(lan, host) == links).then_some(())
+    })
+    .await;
+}
+
 /// Waits until a host's own node answers for the endpoint with that status.
 async fn answers(lan: &Lan, host: usize, endpoint: &str, status: &str) {
     let header = format!("x-piko-endpoint: {endpoint}");
@@ -82,6 +105,53 @@ async fn a_cut_link_heals_with_what_changed_on_both_sides() {
         knows(&lan, host, &["active"; 3]).await;
         answers(&lan, host, "meanwhile", "200").await;
         answers(&lan, host, "before", "502").await;
+    }
+    drop(nodes);
+}
+
+#[tokio::test]
+async fn where_one_link_is_cut_requests_go_round_it() {
+    let lan = match Lan::make(3) {
+        Ok(lan) => lan,
+        Err(why) => return eprintln!("not run, since hosts cannot be made here: {why}"),
+    };
+    let nodes = nodes(&lan, 3);
+    for host in 1..=3 {
+        has_links(&lan, host, 2).await;
+    }
+    let _service = lan.start(2, Path::new("python3"), &["-m", "http.server", "4000", "--bind", "127.0.0.1"]);
+    let _agent = lan.start(2, piko(), &["agent", "--endpoints", "far/localhost:4000"]);
+    for host in 1..=3 {
+        answers(&lan, host, "far", "200").await;
+    }
+
+    cut_between(&lan, 1, 2, true);
+    has_links(&lan, 1, 1).await;
+    has_links(&lan, 2, 1).await;
+    answers(&lan, 1, "far", "200").await;
+    // The third node sees both, so both are there for each other, for as long as that is so.
+    for _ in 0..8 {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(statuses(&lan, 1), ["active"; 3]);
+        answers(&lan, 1, "far", "200").await;
+    }
+    let metrics = lan.run(1, Path::new("curl"), &["-s", "http://127.0.0.1:8002/metrics"]);
+    let metrics = String::from_utf8_lossy(&metrics.stdout).into_owned();
+    let links: Vec<_> = metrics.lines().filter(|line| line.starts_with("piko_cluster_links{")).collect();
+    assert!(links.len() == 2 && links.iter().any(|line| line.ends_with(" 0")), "{links:?}");
+    assert!(!metrics.contains("piko_upstreams_detours_total 0"), "nothing went round");
+
+    // Cut off from all, it finds out by itself.
+    cut_between(&lan, 1, 3, true);
+    knows(&lan, 1, &["active", "unreachable", "unreachable"]).await;
+
+    for other in [2, 3] {
+        cut_between(&lan, 1, other, false);
+    }
+    for host in 1..=3 {
+        knows(&lan, host, &["active"; 3]).await;
+        has_links(&lan, host, 2).await;
+        answers(&lan, host, "far", "200").await;
     }
     drop(nodes);
 }

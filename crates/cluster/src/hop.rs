@@ -21,3 +21,19 @@ impl Hop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_ends_after_two_links() {
+        let mut hop = Hop::Through("far".into());
+        let mut links = 1;
+        while let Some((_, next)) = hop.next() {
+            (hop, links) = (next, links + 1);
+        }
+        assert_eq!(links, 2);
+        assert_eq!(Hop::Last.next(), None);
+    }
+}

@@ -23,9 +23,12 @@ pub const CLIENT: HeaderName = HeaderName::from_static("x-piko-client");
 /// Piko's own hop marker. We do not use it; a client's is dropped.
 pub const FORWARD: HeaderName = HeaderName::from_static("x-piko-forward");
 
+/// Node to node: the node to pass this stream on to. Without it, a stream goes to an agent of the node it reaches.
+pub const THROUGH: HeaderName = HeaderName::from_static("x-piko-through");
+
 /// Headers between nodes and agents only: dropped from what clients and services send.
-pub const PRIVATE: [HeaderName; 9] =
-    [ENDPOINT, AUTHORIZATION, LISTENER, UPGRADE, UPGRADED, ERROR, CLIENT, FORWARD, TENANT_ID];
+pub const PRIVATE: [HeaderName; 10] =
+    [ENDPOINT, AUTHORIZATION, LISTENER, UPGRADE, UPGRADED, ERROR, CLIENT, FORWARD, TENANT_ID, THROUGH];
 
 /// Names that belong to one connection and have no constant in `http`.
 pub const CONNECTION_ONLY: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];

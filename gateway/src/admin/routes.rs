@@ -92,6 +92,11 @@ fn metrics(state: &State) -> Answer {
         gauges.nodes.with_label_values(&[status.as_str()]).set(count as i64);
     }
     // Nodes come and go: only those known now are shown.
+    gauges.links.reset();
+    for node in state.table.active_remotes() {
+        let good = state.links.good(&node.id).is_some();
+        gauges.links.with_label_values(&[&node.id]).set(i64::from(good));
+    }
     gauges.entries.reset();
     for node in &nodes {
         let entries = gauges.entries.with_label_values(&[&node.identity.id, "false", "false"]);

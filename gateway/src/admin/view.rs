@@ -1,6 +1,6 @@
 //! What status shows: shapes of their own, so that what is inside can change. As Piko's at HEAD.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ pub(super) struct NodeRow {
     admin_addr: String,
     endpoints: usize,
     upstreams: u64,
+    /// The nodes it has a link to that is up and answers.
+    links: BTreeSet<String>,
 }
 
 /// `GET /status/cluster/nodes`, by id.
@@ -34,6 +36,7 @@ pub(super) fn nodes(nodes: &[NodeView]) -> Vec<NodeRow> {
         admin_addr: node.identity.admin_addr.clone(),
         endpoints: count(node),
         upstreams: node.endpoints.values().map(|listed| u64::from(listed.upstreams)).sum(),
+        links: node.links.clone(),
     };
     nodes.iter().map(row).collect()
 }
@@ -47,6 +50,7 @@ pub(super) fn node(state: &State, id: &str) -> Option<Value> {
         "proxy_addr": node.identity.proxy_addr,
         "admin_addr": node.identity.admin_addr,
         "endpoints": endpoints(&node),
+        "links": node.links,
     }))
 }
 

@@ -79,6 +79,20 @@ pub(crate) async fn ask(links: &Links, node: &str, method: &Method, path: &str) 
     timeout(WITHIN, whole).await.map_err(|_| AskError::Late)?
 }
 
+/// Waits for a sign of life of the other end: an answer to a question, whichever. Nor is it silence if the link breaks, or
+/// the other end has too many questions.
+pub(super) async fn is_there(target: &Target) {
+    let asked = async {
+        let mut sender = target.opener().opener.ready().await.map_err(broke)?;
+        let request = Request::head(format!("http://piko{PREFIX}/health")).body(()).map_err(broke)?;
+        let (response, _) = sender.send_request(request, true).map_err(broke)?;
+        response.await.map(drop).map_err(broke)
+    };
+    if let Err(error) = asked.await {
+        debug!(%error, "a peer would not say how it is");
+    }
+}
+
 /// The link to a node, as soon as there is one.
 async fn linked(links: &Links, node: &str) -> Arc<Target> {
     let mut changes = links.subscribe();

@@ -1,7 +1,9 @@
 //! A link to every active node: dialled when the node appears, redialled as long as it is there.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -17,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::ask;
 use super::door::Door;
 use super::handshake::HandshakeError;
 use crate::cluster::{RemoteNode, Table};
@@ -28,9 +31,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and longest pause between tries: a node that is back should be reached quickly.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// How often the other end of a link is asked whether it lives. There is one link a node, so that is little; and a cut
+/// is found out before anybody asks for something there.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long its answer may take before the link is doubted: more than any round trip on Earth.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// One of them.
+struct Link {
+    target: Arc<Target>,
+    /// The other end owes an answer. Requests take another way, if there is one.
+    doubted: Arc<AtomicBool>,
+}
+
 /// The live links, by node id.
 pub struct Links {
-    live: RwLock<HashMap<String, Arc<Target>>>,
+    live: RwLock<HashMap<String, Link>>,
+    table: Arc<Table>,
     targets: Arc<Targets>,
     door: Door,
     settings: Settings,
@@ -53,18 +70,25 @@ enum LinkError {
 impl Links {
     /// No links yet: [`Links::run`] makes them.
     pub(crate) fn new(
+        table: Arc<Table>,
         targets: Arc<Targets>,
         door: Door,
         settings: Settings,
         workers: Arc<Workers>,
     ) -> Arc<Self> {
         let changes = watch::Sender::new(0);
-        Arc::new(Links { live: RwLock::default(), targets, door, settings, workers, changes })
+        Arc::new(Links { live: RwLock::default(), table, targets, door, settings, workers, changes })
     }
 
     /// The live link to a node.
     pub fn target(&self, node: &str) -> Option<Arc<Target>> {
-        self.live.read().get(node).cloned()
+        self.live.read().get(node).map(|link| link.target.clone())
+    }
+
+    /// The same, while what is sent on it is answered.
+    pub fn good(&self, node: &str) -> Option<Arc<Target>> {
+        let live = self.live.read();
+        live.get(node).filter(|link| !link.doubted.load(Relaxed)).map(|link| link.target.clone())
     }
 
     /// Counts up at each change.
@@ -73,13 +97,13 @@ impl Links {
     }
 
     /// Keeps a link to each node that is active in the table, until stopped.
-    pub async fn run(self: Arc<Self>, table: Arc<Table>, stop: CancellationToken) {
-        let mut changes = table.subscribe_changes();
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.table.subscribe_changes();
         let mut wanted: HashMap<String, CancellationToken> = HashMap::new();
         let mut tasks = JoinSet::new();
         loop {
             let nodes: HashMap<_, _> =
-                table.active_remotes().into_iter().map(|node| (link_key(&node), node)).collect();
+                self.table.active_remotes().into_iter().map(|node| (link_key(&node), node)).collect();
             wanted.retain(|key, unwanted| {
                 let keep = nodes.contains_key(key);
                 if !keep {
@@ -155,7 +179,7 @@ impl Links {
     ) -> SessionError {
         info!(node.id = %node.id, peer.addr = %node.peer_addr, "linked to peer");
         let target = self.targets.add(Kind::Node { id: node.id.clone() }, opener);
-        let _entry = Entry::insert(self, node.id.clone(), target.clone());
+        let entry = Entry::insert(self, node.id.clone(), target.clone());
         let (mut sender, mut receiver) = control.split();
         // Nothing is said on it yet, but its end: the other node is leaving.
         let told = async {
@@ -167,6 +191,7 @@ impl Links {
         tokio::select! {
             ended = driver.run() => ended,
             ended = told => ended,
+            never = entry.watch() => match never {},
         }
     }
 }
@@ -181,13 +206,40 @@ struct Entry<'a> {
     links: &'a Links,
     node: String,
     target: Arc<Target>,
+    doubted: Arc<AtomicBool>,
 }
 
 impl<'a> Entry<'a> {
     fn insert(links: &'a Links, node: String, target: Arc<Target>) -> Self {
-        links.live.write().insert(node.clone(), target.clone());
-        links.changes.send_modify(|n| *n += 1);
-        Entry { links, node, target }
+        let doubted = Arc::<AtomicBool>::default();
+        let link = Link { target: target.clone(), doubted: doubted.clone() };
+        links.live.write().insert(node.clone(), link);
+        let entry = Entry { links, node, target, doubted };
+        entry.set(true);
+        entry
+    }
+
+    /// Asks the other end again and again whether it lives, and doubts the link while it owes an answer.
+    async fn watch(&self) -> Infallible {
+        loop {
+            sleep(ASK_EVERY).await;
+            let mut answer = std::pin::pin!(ask::is_there(&self.target));
+            if timeout(ANSWER, &mut answer).await.is_err() {
+                warn!(node.id = %self.node, "peer link does not answer: going round it");
+                self.set(false);
+                // Without an end only as long as the link itself is not found dead.
+                answer.await;
+                info!(node.id = %self.node, "peer link answers again");
+                self.set(true);
+            }
+        }
+    }
+
+    /// Tells routing, and the cluster.
+    fn set(&self, good: bool) {
+        self.doubted.store(!good, Relaxed);
+        self.links.table.set_link(&self.node, good);
+        self.links.changes.send_modify(|n| *n += 1);
     }
 }
 
@@ -195,10 +247,10 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.target.set_leaving();
         let mut live = self.links.live.write();
-        if live.get(&self.node).is_some_and(|target| target.id() == self.target.id()) {
+        if live.get(&self.node).is_some_and(|link| link.target.id() == self.target.id()) {
             live.remove(&self.node);
+            drop(live);
+            self.set(false);
         }
-        drop(live);
-        self.links.changes.send_modify(|n| *n += 1);
     }
 }

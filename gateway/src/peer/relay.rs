@@ -19,7 +19,8 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderValue, Method, Request, Response, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
+use piko_cluster::Hop;
 use piko_tunnel::Windows;
 use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::blame::Blame;
@@ -50,7 +51,15 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
         return;
     };
     let route = endpoint.by(protocol);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let Some(hop) = hop(&mut parts.headers) else { return respond.send_reset(Reason::PROTOCOL_ERROR) };
+    if let Some((node, Hop::Last)) = hop.next() {
+        if let Err(reason) = pass_on(router, &node, (parts, Some(body)), &mut respond).await {
+            debug!(%endpoint, node.id = %node, ?reason, "did not pass a peer's request on");
+            respond.send_reset(reason);
+        }
+        return;
+    }
     let repeatable = parts.method.is_idempotent() && body.is_end_stream();
     let (mut body, mut tried) = (Some(body), Vec::new());
     loop {
@@ -72,6 +81,33 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
             Err(Stop::Elsewhere) if again => {}
             Err(Stop::Elsewhere) => return respond.send_reset(Reason::REFUSED_STREAM),
         }
+    }
+}
+
+/// What the stream asks of this node; `None` where that cannot be read. It is not said twice: the next node gives the
+/// stream to an agent of its own, or refuses it.
+fn hop(headers: &mut HeaderMap) -> Option<Hop> {
+    match headers.remove(headers::THROUGH) {
+        None => Some(Hop::Last),
+        Some(node) => Some(Hop::Through(node.to_str().ok()?.to_owned())),
+    }
+}
+
+/// Passes a stream on to another node, over this one's own link and no other way.
+async fn pass_on(
+    router: &Router,
+    node: &str,
+    request: (request::Parts, Option<Receiver>),
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), Reason> {
+    let there = router.link(node).ok_or(Reason::REFUSED_STREAM)?;
+    let opener = there.target().opener().opener;
+    let sender = opener.ready().await.map_err(|_| Reason::REFUSED_STREAM)?;
+    let watch = Watch { router, there, again: false, hedge: None };
+    match pump(request, respond, sender, opener.windows(), &watch).await {
+        Ok(()) => Ok(()),
+        Err(Stop::Reset(reason)) => Err(reason),
+        Err(Stop::Elsewhere) => Err(Reason::REFUSED_STREAM),
     }
 }
 

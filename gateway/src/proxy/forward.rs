@@ -167,6 +167,9 @@ async fn upstream(
         Kind::Agent { .. } => gateway.metrics.proxy.upstream_requests.inc(),
         Kind::Node { id } => gateway.metrics.proxy.remote_requests.with_label_values(&[id]).inc(),
     }
+    if in_flight.through().is_some() {
+        gateway.metrics.proxy.detours.inc();
+    }
     ctx.tries += 1;
     ctx.tried.push(target.id());
     ctx.target = Some(target.clone());
@@ -196,6 +199,10 @@ impl Attempt<'_, '_> {
         let mut request = request.map_err(Broken::last)?;
         if let Some(name) = self.ctx.login() {
             request.headers_mut().insert(headers::CLIENT, name.clone());
+        }
+        if let Some(node) = self.in_flight.through() {
+            let node = HeaderValue::from_str(node).map_err(|_| Broken::last(Failure::Internal))?;
+            request.headers_mut().insert(headers::THROUGH, node);
         }
         let upgrade = self.ctx.incoming.upgrade.as_ref();
         // An upgraded stream is written to after the answer: it cannot be ended here.

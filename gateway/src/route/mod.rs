@@ -19,7 +19,7 @@ use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::cluster::Table;
+use crate::cluster::{RemoteNode, Table};
 use crate::error::Failure;
 use crate::peer::Links;
 use health::{Rules, Standing};
@@ -82,6 +82,18 @@ struct Candidate {
     load: Load,
     /// An agent of this node.
     upstream: Option<Arc<Upstream>>,
+    /// The node that the link's far end passes the request on to.
+    through: Option<Arc<RemoteNode>>,
+}
+
+/// A way to another node.
+struct Way {
+    /// The link to take.
+    target: Arc<Target>,
+    /// The node to be reached, where the link is to another one that has a link to it.
+    through: Option<Arc<RemoteNode>>,
+    /// What is sent on the link is answered.
+    good: bool,
 }
 
 /// The choices there are.
@@ -152,6 +164,7 @@ impl Router {
         let has_other = || self.registry.lookup(&other).is_some() || self.table.remote(&other).is_some();
         match route.protocol {
             _ if !tried.is_empty() => Failure::Unreachable,
+            _ if self.table.remote(route).is_some() => Failure::NodeUnreachable,
             _ if !has_other() => Failure::NoUpstream,
             Protocol::Tcp => Failure::NotTcp,
             Protocol::Http => Failure::NotHttp,
@@ -172,7 +185,7 @@ impl Router {
         let mut remote = remote.iter().flat_map(|routes| routes.iter());
         Others {
             here: local.any(|one| fresh(&one.target)),
-            away: remote.any(|there| self.links.target(&there.node.id).is_some_and(|target| fresh(&target))),
+            away: remote.any(|there| self.way(&there.node, tried).is_some_and(|way| way.good)),
         }
     }
 
@@ -209,13 +222,11 @@ impl Router {
             return Some(trial);
         }
         for there in remote.iter().flat_map(|routes| routes.iter()) {
-            let Some(target) = self.links.target(&there.node.id) else { continue };
-            if !target.accepts() || ask.tried.contains(&target.id()) {
-                continue;
-            }
+            let Some(Way { target, through, good: way }) = self.way(&there.node, ask.tried) else { continue };
             let (good, all) = (there.listed.good(), there.listed.upstreams);
-            let (list, weight) = if good > 0 { (&mut choices.good, good) } else { (&mut choices.aside, all) };
-            list.push(Candidate { target, weight, load: there.load.clone(), upstream: None });
+            let (list, weight) =
+                if way && good > 0 { (&mut choices.good, good) } else { (&mut choices.aside, all) };
+            list.push(Candidate { target, weight, load: there.load.clone(), upstream: None, through });
         }
         let chosen = ask.choose(choices.good).or_else(|| ask.choose(choices.aside));
         chosen.map(|chosen| self.enter(chosen))
@@ -242,7 +253,8 @@ impl Router {
                 }
             };
             let (target, load) = (target.clone(), upstream.load.clone());
-            list.push(Candidate { target, weight: 1, load, upstream: Some(upstream.clone()) });
+            let upstream = Some(upstream.clone());
+            list.push(Candidate { target, weight: 1, load, upstream, through: None });
         }
         None
     }
@@ -250,8 +262,29 @@ impl Router {
     fn enter(&self, chosen: Candidate) -> InFlight {
         match chosen.upstream {
             Some(upstream) => InFlight::here(&self.registry, upstream, None),
-            None => InFlight::away(chosen.target, chosen.load),
+            None => InFlight::away(chosen.target, chosen.load, chosen.through),
         }
+    }
+
+    /// The way to another node: its link, while that is good; else the least busy of the good links to nodes that have
+    /// a link to it; else its link, which may be better than nothing. None where all of that was tried.
+    fn way(&self, node: &Arc<RemoteNode>, tried: &[u64]) -> Option<Way> {
+        let fresh = |target: &Arc<Target>| target.accepts() && !tried.contains(&target.id());
+        if let Some(target) = self.links.good(&node.id) {
+            return fresh(&target).then_some(Way { target, through: None, good: true });
+        }
+        let around = self.table.linked_to(node).into_iter().filter_map(|via| self.links.good(&via.id));
+        if let Some(target) = around.filter(fresh).min_by_key(|target| target.inflight()) {
+            return Some(Way { target, through: Some(node.clone()), good: true });
+        }
+        let target = self.links.target(&node.id).filter(fresh)?;
+        Some(Way { target, through: None, good: false })
+    }
+
+    /// The link to a node, for a stream that another node wants passed on to it.
+    pub fn link(&self, node: &str) -> Option<InFlight> {
+        let target = self.links.good(node).filter(|target| target.accepts())?;
+        Some(InFlight::away(target, Load::default(), None))
     }
 }
 

@@ -15,6 +15,7 @@ use super::health::{Health, Verdict};
 
 use super::registry::Registry;
 use super::target::Target;
+use crate::cluster::RemoteNode;
 
 /// A tunnel, as one endpoint's upstream.
 pub struct Upstream {
@@ -64,6 +65,8 @@ pub struct InFlight {
     target: Arc<Target>,
     load: Load,
     working: AtomicBool,
+    /// The node that the one at the link's far end is to pass it on to.
+    through: Option<Arc<RemoteNode>>,
     /// For an agent of this node. Other nodes judge their own.
     local: Option<Local>,
 }
@@ -80,8 +83,10 @@ struct Local {
 
 impl InFlight {
     /// At another node.
-    pub(super) fn away(target: Arc<Target>, load: Load) -> InFlight {
-        InFlight::enter(target, load, None)
+    pub(super) fn away(target: Arc<Target>, load: Load, through: Option<Arc<RemoteNode>>) -> InFlight {
+        let mut there = InFlight::enter(target, load, None);
+        there.through = through;
+        there
     }
 
     /// At an agent of this node.
@@ -99,12 +104,17 @@ impl InFlight {
     fn enter(target: Arc<Target>, load: Load, local: Option<Local>) -> InFlight {
         target.enter();
         load.fetch_add(1, Relaxed);
-        InFlight { target, load, working: AtomicBool::new(true), local }
+        InFlight { target, load, working: AtomicBool::new(true), through: None, local }
     }
 
     /// Where the request is.
     pub fn target(&self) -> &Arc<Target> {
         &self.target
+    }
+
+    /// The node that the one at the link's far end is to pass it on to.
+    pub fn through(&self) -> Option<&str> {
+        self.through.as_ref().map(|node| node.id.as_str())
     }
 
     /// The request tries an upstream that was set aside. It has so long to be answered, and may then go elsewhere.

@@ -34,7 +34,7 @@ fn run(seed: u64) -> Result<(), String> {
             chaos.step(&mut world);
         }
         world.step(STEP);
-        if now % LOOK == 0 {
+        if now.is_multiple_of(LOOK) {
             checks::always(&mut world).map_err(|wrong| format!("at {now} ms: {wrong}"))?;
         }
     }

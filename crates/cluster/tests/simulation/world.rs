@@ -162,7 +162,7 @@ impl World {
             self.deliver(from, to, delivery);
         }
         for node in 0..NODES {
-            if self.now % NOTICE == 0 {
+            if self.now.is_multiple_of(NOTICE) {
                 (0..NODES).filter(|other| *other != node).for_each(|other| self.notice(node, other));
             }
             self.act(node);
