@@ -211,3 +211,32 @@ async fn a_leaving_node_asks_clients_to_close_their_connections() {
     let leaving = ask().await;
     assert!(leaving.starts_with("http/1.1 200") && leaving.contains("connection: close"), "{leaving}");
 }
+
+/// A stream that lasts keeps its agent on a node that leaves. That is no reason to take requests until the grace is over
+/// and to cut them then; and the stream has the whole grace, and is told why it ends.
+#[tokio::test]
+async fn a_long_stream_does_not_keep_the_port_open_and_ends_with_a_word() {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    let nodes = cluster(piko(), 2, &["--grace-period=8s"]).await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    nodes[0].routes("my-endpoint", 200).await;
+    let mut request = format!("ws://{}/ws", nodes[0].proxy).into_client_request().unwrap();
+    request.headers_mut().insert("x-piko-endpoint", "my-endpoint".parse().unwrap());
+    let stream = tokio::net::TcpStream::connect(nodes[0].proxy).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+
+    nodes[0].program.signal("TERM");
+    eventually("the proxy port is closed", || async {
+        tokio::net::TcpStream::connect(nodes[0].proxy).await.is_err().then_some(())
+    })
+    .await;
+    socket.send(Message::text("still here")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
+    let Some(Ok(Message::Close(Some(word)))) = socket.next().await else {
+        panic!("the stream ended without a word")
+    };
+    assert_eq!(u16::from(word.code), 1001);
+}

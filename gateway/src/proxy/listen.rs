@@ -60,12 +60,18 @@ pub struct ProxyOptions {
 /// A request that is on its way to an idle connection when the port closes has so long to come.
 const QUIET: Duration = Duration::from_millis(250);
 
+/// Before they are cut, upgraded connections have so long to end well: a client's answer to a close frame comes within
+/// a round trip.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// A running proxy port.
 pub struct Proxy {
     addr: SocketAddr,
     port: Port,
     /// Ends connections that have no request.
     idle_end: CancellationToken,
+    /// Ends WebSockets and TCP connections, as well as that can be done.
+    farewell: CancellationToken,
     draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
 }
@@ -91,6 +97,7 @@ impl Proxy {
             http: true,
         };
         let draining = watch::Sender::new(false);
+        let farewell = CancellationToken::new();
         let gateway = Gateway {
             router,
             metrics,
@@ -101,6 +108,7 @@ impl Proxy {
             trusted_proxies: options.trusted_proxies,
             access_log: options.access_log,
             draining: draining.subscribe(),
+            farewell: farewell.clone(),
             timeouts: Timeouts { request_body: options.read, write: options.write },
             max_header_bytes: options.max_header_bytes,
             underscore_headers: options.underscore_headers,
@@ -136,7 +144,7 @@ impl Proxy {
                 },
             )?;
         }
-        Ok(Proxy { addr, port, idle_end, draining, stop })
+        Ok(Proxy { addr, port, idle_end, farewell, draining, stop })
     }
 
     /// The bound address.
@@ -151,7 +159,7 @@ impl Proxy {
 
     /// Stops accepting, lets requests in flight finish until the deadline, then cuts the rest. Returns how many
     /// connections were cut. HTTP/2 clients are told to open no more streams, and idle HTTP/1 connections close
-    /// after a moment.
+    /// after a moment. WebSockets are told that the node goes away, and TCP connections half-closed, just before the end.
     pub async fn stop(self, within: Duration) -> usize {
         let deadline = Instant::now() + within;
         self.port.close();
@@ -159,6 +167,10 @@ impl Proxy {
         let quiet = deadline.min(Instant::now() + QUIET);
         if timeout_at(quiet, self.port.tasks().wait()).await.is_err() {
             self.idle_end.cancel();
+        }
+        let farewell = Instant::now() + deadline.saturating_duration_since(Instant::now() + FAREWELL);
+        if timeout_at(farewell, self.port.tasks().wait()).await.is_err() {
+            self.farewell.cancel();
         }
         self.port.drain(deadline).await
     }

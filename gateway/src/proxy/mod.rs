@@ -8,6 +8,7 @@ mod exchange;
 mod failed;
 mod forward;
 mod forwarded;
+mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod http1;
@@ -40,6 +41,7 @@ use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::auth::{Admitted, Guard};
@@ -72,6 +74,8 @@ pub(crate) struct Gateway {
     access_log: AccessLogConfig,
     /// True once this node is leaving.
     draining: watch::Receiver<bool>,
+    /// Upgraded connections are to end: this node's grace is over.
+    farewell: CancellationToken,
     timeouts: Timeouts,
     max_header_bytes: usize,
     underscore_headers: UnderscoreHeaders,

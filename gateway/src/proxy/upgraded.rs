@@ -14,6 +14,7 @@ use piko_tunnel::progress::Progress;
 use super::download::{Download, Next};
 use super::exchange::Piece;
 use super::forward::{Attempt, Broken};
+use super::frames::{Frames, GOING_AWAY};
 use super::incoming::{Carrier, Upgrade};
 use super::outgoing;
 use crate::error::Failure;
@@ -102,9 +103,27 @@ async fn splice(
             }
         }
     };
+    let bytes = matches!(upgrade, Upgrade::Tcp(_, Carrier::Bytes));
     let down = async {
-        while let Next::Data(data, end) = body.next().await.map_err(Broken::body)? {
+        let mut frames = Frames::default();
+        loop {
+            let next = tokio::select! {
+                biased;
+                // In the middle of a frame there is nothing to be said yet.
+                () = attempt.gateway.farewell.cancelled(), if bytes || frames.is_border() => {
+                    if !bytes {
+                        client.queue(GOING_AWAY, false).map_err(Broken::Client)?;
+                        client.flush(write).await.map_err(Broken::Client)?;
+                    }
+                    break;
+                }
+                next = body.next() => next.map_err(Broken::body)?,
+            };
+            let Next::Data(data, end) = next else { break };
             moved.touch();
+            if !bytes {
+                frames.pass(&data);
+            }
             client.queue(data, false).map_err(Broken::Client)?;
             client.flush(write).await.map_err(Broken::Client)?;
             if end {
