@@ -48,9 +48,13 @@ impl ClientId {
 }
 
 impl Ask {
-    /// How long the service may take for its answer's head.
+    /// How long the service may take for its answer's head. The deadline of a gRPC call is the node's to keep: it
+    /// then resets the stream. An answer of the agent's would blame the service for what its client chose.
     pub(crate) fn patience(&self, usual: Option<Duration>) -> Patience {
-        patience::with(&self.fields, usual)
+        match patience::with(&self.fields, usual) {
+            Patience::Call(_) => Patience::Endless,
+            patience => patience,
+        }
     }
 
     /// `ended`: the head ended its stream.

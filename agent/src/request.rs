@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io::Cursor;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::server::SendResponse;

@@ -183,6 +183,27 @@ async fn a_grpc_client_reads_a_status_of_its_own_from_node_and_agent() {
     }
 }
 
+/// A client that waits for milliseconds could have had a service set aside for everybody.
+#[tokio::test]
+async fn a_calls_short_deadline_does_not_blame_its_service() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), nodes[0].upstream, &format!("hold/{}", service.addr), &[]);
+    for node in &nodes {
+        node.routes("hold", 200).await;
+        for _ in 0..6 {
+            let answer = call(node, "hold", Some("20m")).await;
+            assert_eq!(
+                (answer.header("grpc-status"), answer.header("x-piko-error")),
+                ("4", "upstream_timeout")
+            );
+        }
+        assert_eq!(nodes[0].metric("piko_upstreams_ejections_total").await, 0.0);
+        let answer = get(node.proxy, "/", &[("x-piko-endpoint", "hold")]).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
 #[tokio::test]
 async fn a_grpc_client_without_a_good_token_reads_so() {
     let key = "--proxy.auth.hmac-secret-key=a-secret-key-of-at-least-32-bytes";

@@ -305,9 +305,12 @@ impl Attempt<'_, '_> {
         Err(Broken::last(Failure::BadAnswer))
     }
 
-    /// No answer in time.
+    /// No answer in time. A call's own deadline says nothing about its service: clients with short ones could have
+    /// it set aside for all.
     fn late(&self) -> Broken {
-        self.in_flight.judge(Verdict::Bad(Fault::Timeout));
+        if !matches!(self.patience, Patience::Call(_)) {
+            self.in_flight.judge(Verdict::Bad(Fault::Timeout));
+        }
         let happened = if self.hedge.is_some() { Happened::TrialFailed } else { Happened::AnswerBegan };
         Broken::Upstream(happened, Failure::Timeout)
     }
