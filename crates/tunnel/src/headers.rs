@@ -56,8 +56,8 @@ fn is_field_name(name: &HeaderName) -> bool {
     !name.as_str().contains('"')
 }
 
-/// Drops from trailers what is not for trailers (RFC 9110, section 6.5.1): framing, routing, credentials,
-/// and what is private to us. Someone who merges them into the headers must not be deceived.
+/// Drops from trailers what is not for trailers (RFC 9110, section 6.5.1): framing, routing, credentials, where a
+/// client came from, and what is private to us. Someone who merges them into the headers must not be deceived.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
     strip_private(trailers);
@@ -77,6 +77,11 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
         header::FORWARDED,
     ];
     for name in meant_for_headers {
+        trailers.remove(name);
+    }
+    let edge = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-") || name.as_str() == "x-real-ip";
+    let edge: Vec<_> = trailers.keys().filter(edge).cloned().collect();
+    for name in edge {
         trailers.remove(name);
     }
 }
@@ -418,6 +423,22 @@ mod tests {
         assert_eq!(scheme(b"Bearer ntlm"), None);
         assert!(logs_in_connection(&map(&[("proxy-authorization", "ntlm TlRM")])));
         assert!(!logs_in_connection(&map(&[("authorization", "Basic TlRM"), ("x", "ntlm")])));
+    }
+
+    #[test]
+    fn trailers_that_would_deceive_as_headers_are_dropped() {
+        let mut fields = map(&[
+            ("x-sum", "1"),
+            ("grpc-status", "0"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "1.2.3.4"),
+            ("content-length", "9"),
+            ("authorization", "Bearer t"),
+            ("x-piko-endpoint", "other"),
+        ]);
+        strip_trailers(&mut fields);
+        assert_eq!(fields, map(&[("x-sum", "1"), ("grpc-status", "0")]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod body;
 mod exchange;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
+mod half_closed;
 mod head;
 mod lines;
 mod target;

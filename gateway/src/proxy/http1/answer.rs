@@ -92,7 +92,13 @@ impl Answer {
         head.remove_header(&header::TRANSFER_ENCODING);
         self.framing = match length {
             _ if bodiless => Framing::Absent,
-            Some(length) => Framing::Length(length),
+            Some(length) => {
+                // One line with one number, whatever said it.
+                if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+                    head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
+                }
+                Framing::Length(length)
+            }
             None if end => {
                 // Else the client would wait for the connection's end.
                 head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
@@ -314,6 +320,9 @@ mod tests {
     fn framing_is_ours() {
         let fields = [("transfer-encoding", "gzip"), ("connection", "x"), ("content-length", "2")];
         let (_, text) = written(&get(), 200, &fields, &["ok"], None).unwrap();
+        let twice = [fields[2], fields[2]];
+        assert_eq!(written(&get(), 200, &twice, &["ok"], None).unwrap().1.matches("ength: 2").count(), 1);
+        assert!(written(&get(), 200, &[fields[2], ("content-length", "3")], &["ok"], None).is_err());
         assert_eq!(text, "HTTP/1.1 200 OK/Content-Length: 2/Connection: keep-alive|ok");
     }
 

@@ -1,11 +1,9 @@
 //! The requests of one HTTP/1 connection, one after the other: each one's body, and its answer on its way.
 
-use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, Version, header};
@@ -15,26 +13,18 @@ use piko_tunnel::headers;
 use pingora_error::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::{Sleep, sleep};
 
 use super::super::exchange::{Exchange, Piece};
 use super::super::incoming::Framing;
 use super::answer::{Answer, Asked};
 use super::body::Body;
+use super::half_closed::{HalfClosed, gone};
 use super::head::{Reader, Refused};
 use super::wire::{FIRST, Wire};
 
 /// What is read of requests that come before their turn, bytes. Beyond it they wait in the socket, and a client
 /// that goes then is noticed when it is written to.
 const MAX_AHEAD: usize = 64 << 10;
-/// A client that has ended its side is looked at so often: whether it has gone is known only when it refuses bytes.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A client that said it would ask nothing more may end its side at once (`nc -N`) and wait for its answer. Without
-/// a byte of it for so many looks, it is taken for gone.
-const PATIENCE: u32 = 30;
-/// One that wanted its connection kept and then ended its side has most likely gone: browsers do so.
-const LITTLE_PATIENCE: u32 = 1;
-
 /// One connection.
 pub(super) struct Http1 {
     state: Mutex<State>,
@@ -55,16 +45,6 @@ struct State {
     keep: bool,
     /// The client has ended its side while its answer is awaited. Boxed: few do.
     half_closed: Option<Box<HalfClosed>>,
-}
-
-/// A client that sends nothing more.
-struct HalfClosed {
-    look: Pin<Box<Sleep>>,
-    /// Looks left without a byte moved.
-    patience: u32,
-    full_patience: u32,
-    /// What was sent at the last look.
-    sent: usize,
 }
 
 impl Http1 {
@@ -190,45 +170,15 @@ impl State {
             }
             match ready!(self.wire.poll_fill(cx, FIRST as u64)) {
                 Ok(0) => {
-                    let patience = if self.client_keeps { LITTLE_PATIENCE } else { PATIENCE };
-                    self.half_closed = Some(Box::new(HalfClosed {
-                        look: Box::pin(sleep(LOOK_EVERY)),
-                        patience,
-                        full_patience: patience,
-                        sent,
-                    }));
+                    self.half_closed = Some(Box::new(HalfClosed::new(self.client_keeps, sent)));
                 }
                 Ok(_) => {}
-                Err(error) => return Poll::Ready(gone(&error.to_string())),
+                Err(error) => return Poll::Ready(gone(&error)),
             }
         }
         let State { wire, half_closed: Some(half_closed), .. } = self else { return Poll::Pending };
-        half_closed.poll(&wire.conn, cx, sent)
+        half_closed.poll_gone(&wire.conn, cx, sent)
     }
-}
-
-impl HalfClosed {
-    /// Ready when it refused what it was sent, or was sent nothing for too long.
-    fn poll(&mut self, conn: &Conn, cx: &mut Context<'_>, sent: usize) -> Poll<Box<Error>> {
-        loop {
-            ready!(self.look.as_mut().poll(cx));
-            if let Ok(Some(error)) | Err(error) = conn.io().tcp().take_error() {
-                return Poll::Ready(gone(&error.to_string()));
-            }
-            if sent != self.sent {
-                (self.sent, self.patience) = (sent, self.full_patience);
-            } else if self.patience <= 1 {
-                return Poll::Ready(gone("it has ended its side, and there is nothing to send"));
-            } else {
-                self.patience -= 1;
-            }
-            self.look = Box::pin(sleep(LOOK_EVERY));
-        }
-    }
-}
-
-fn gone(why: &str) -> Box<Error> {
-    Error::explain(ErrorType::ConnectionClosed, format!("the client is gone: {why}"))
 }
 
 impl Exchange for Http1 {
@@ -317,5 +267,15 @@ impl Exchange for Http1 {
         state.keep = false;
         // A client that is gone needs no end.
         state.wire.conn.poll_close_write(cx).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Each idle connection holds one.
+    #[test]
+    fn it_stays_small() {
+        let size = size_of::<super::Http1>();
+        assert!(size <= 1024, "{size} bytes");
     }
 }
