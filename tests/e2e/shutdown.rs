@@ -240,3 +240,25 @@ async fn a_long_stream_does_not_keep_the_port_open_and_ends_with_a_word() {
     };
     assert_eq!(u16::from(word.code), 1001);
 }
+
+/// Connections without a request used to be Pingora's to end.
+#[tokio::test]
+async fn idle_and_silent_clients_do_not_hold_a_leaving_node() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut node = Node::start(piko(), &[], &[]);
+    node.ready().await;
+    let mut idle = tokio::net::TcpStream::connect(node.proxy).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: nobody.x.y\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}\n") {
+        assert!(idle.read_buf(&mut answer).await.unwrap() > 0, "the connection ended early");
+    }
+    let silent = tokio::net::TcpStream::connect(node.proxy).await.unwrap();
+    node.program.signal("TERM");
+    for mut stream in [idle, silent] {
+        assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
+    }
+    assert!(node.program.ended("the node stops").await.success());
+    let log = node.program.log();
+    assert!(!log.contains("did not finish"), "none was cut: {log}");
+}

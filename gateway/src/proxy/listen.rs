@@ -199,12 +199,13 @@ impl App {
                 () = self.idle_end.cancelled() => return,
             },
         };
+        // Boxed: each has room for what the other does not need, and a silent client needs neither.
         if http2 {
-            // Boxed: most connections are HTTP/1, and need not hold the room for it.
             let tasks = self.port.tasks().clone();
             Box::pin(http2::serve(conn, tasks, &self.proxy, &self.stopping)).await;
         } else {
-            http1::serve(conn, &self.proxy, self.max_header_bytes, &self.stopping, &self.idle_end).await;
+            let most = self.max_header_bytes;
+            Box::pin(http1::serve(conn, &self.proxy, most, &self.stopping, &self.idle_end)).await;
         }
     }
 }

@@ -27,11 +27,16 @@ pub(super) struct Wire {
 impl Wire {
     /// Reads what has come, which is some `wanted` bytes as far as known. 0: the client sends no more.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, wanted: u64) -> Poll<io::Result<usize>> {
-        let conn = Pin::new(&mut self.conn);
+        let mut conn = Pin::new(&mut self.conn);
         if self.read.is_empty() && wanted <= FIRST as u64 {
             let mut room = [MaybeUninit::uninit(); FIRST];
             let mut room = ReadBuf::uninit(&mut room);
-            ready!(conn.poll_read(cx, &mut room))?;
+            let more = !conn.ahead().is_empty();
+            ready!(conn.as_mut().poll_read(cx, &mut room))?;
+            // What showed the version of HTTP is the beginning of a head that is most likely here whole.
+            if more && let Poll::Ready(Err(error)) = conn.poll_read(cx, &mut room) {
+                return Poll::Ready(Err(error));
+            }
             self.read = BytesMut::from(room.filled());
             return Poll::Ready(Ok(room.filled().len()));
         }
