@@ -170,7 +170,9 @@ impl State {
             }
             match ready!(self.wire.poll_fill(cx, FIRST as u64)) {
                 Ok(0) => {
-                    self.half_closed = Some(Box::new(HalfClosed::new(self.client_keeps, sent)));
+                    // One that has sent more requests ahead waits for all of their answers.
+                    let keeps = self.client_keeps && self.wire.read.is_empty();
+                    self.half_closed = Some(Box::new(HalfClosed::new(keeps, sent)));
                 }
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(gone(&error)),
