@@ -546,6 +546,9 @@ fn a_silent_node_is_there_as_long_as_somebody_who_is_heard_has_a_link_to_it() {
     assert_eq!(status(&near, "far"), Some(Status::Active));
     near.set_link("far", false);
     assert_eq!(status(&near, "far"), Some(Status::Unreachable));
+    // What it had is not unknown: it is out of reach.
+    let out = |text| near.ask(|r| r.state().is_out_of_reach(&route(text)));
+    assert!(out("a") && !out("b"));
 }
 
 #[test]

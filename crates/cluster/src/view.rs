@@ -161,6 +161,12 @@ impl State {
         nodes
     }
 
+    /// Has a node that is out of reach the endpoint, as far as was heard?
+    pub fn is_out_of_reach(&self, route: &RouteKey) -> bool {
+        let mut silent = self.members.values().filter(|member| member.status == Status::Unreachable);
+        silent.any(|member| member.endpoints.contains_key(route))
+    }
+
     /// Is a node of that id known?
     pub fn knows(&self, id: &str) -> bool {
         self.identity.id == id || self.members.values().any(|member| member.identity.id == id)

@@ -68,6 +68,11 @@ impl Table {
         self.read(|state| state.remote(route))
     }
 
+    /// Has a node that is out of reach the endpoint, as far as was heard?
+    pub fn is_out_of_reach(&self, route: &RouteKey) -> bool {
+        self.read(|state| state.is_out_of_reach(route))
+    }
+
     /// The nodes that have a good link to that one.
     pub fn linked_to(&self, node: &RemoteNode) -> Vec<Arc<RemoteNode>> {
         self.read(|state| state.linked_to(node))

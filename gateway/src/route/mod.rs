@@ -164,7 +164,9 @@ impl Router {
         let has_other = || self.registry.lookup(&other).is_some() || self.table.remote(&other).is_some();
         match route.protocol {
             _ if !tried.is_empty() => Failure::Unreachable,
-            _ if self.table.remote(route).is_some() => Failure::NodeUnreachable,
+            _ if self.table.remote(route).is_some() || self.table.is_out_of_reach(route) => {
+                Failure::NodeUnreachable
+            }
             _ if !has_other() => Failure::NoUpstream,
             Protocol::Tcp => Failure::NotTcp,
             Protocol::Http => Failure::NotHttp,
