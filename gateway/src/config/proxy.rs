@@ -47,7 +47,7 @@ pub struct ProxyConfig {
     /// as `10.0.0.0/8`. From anybody else these are replaced by what this node knows. `[]`: from everybody.
     /// Default: this machine and private networks, where balancers live.
     pub trusted_proxies: Vec<String>,
-    /// Only hosts directly under these suffixes name an endpoint (`example.com`: `my-endpoint.example.com`).
+    /// Only hosts under these suffixes name an endpoint (`example.com`: `my-endpoint.example.com`).
     /// Empty: the first label of any host does.
     pub domains: Vec<String>,
     /// How long a request waits for an endpoint that has just lost its last upstream. 0: not at all.
