@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use piko_tunnel::dial::Bundle;
 use piko_tunnel::{SessionError, Settings};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +68,6 @@ impl Lanes {
 
     fn serve(&self, lane: Tunnel) -> impl Future<Output = SessionError> + Send + use<> {
         // A node asks the tunnel to leave, never a lane.
-        let (drain, _) = watch::channel(false);
-        lane.serve(self.services.clone(), self.streams.clone(), drain, self.leave.clone())
+        lane.serve(self.services.clone(), self.streams.clone(), None, self.leave.clone())
     }
 }

@@ -27,11 +27,13 @@ mod failure;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod health;
 mod http2;
 mod lanes;
 mod limits;
 mod link;
 mod metrics;
+mod plan;
 mod pool;
 mod request;
 mod run;

@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     latency: HistogramVec,
     /// Is there a tunnel?
     pub(crate) connected: IntGauge,
+    /// How many.
+    pub(crate) tunnels: IntGauge,
     /// Tunnels opened.
     pub(crate) connects: IntCounter,
 }
@@ -58,6 +60,7 @@ impl Metrics {
                 &all,
             ),
             connected: gauge(r, "piko_agent_connected", "1 while there is a tunnel to a node"),
+            tunnels: gauge(r, "piko_agent_tunnels", "Tunnels to nodes"),
             connects: counter(r, "piko_agent_connects_total", "Tunnels opened"),
             registry,
         }

@@ -11,8 +11,8 @@
 
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme};
-use http::{Request, Response};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -203,6 +203,29 @@ impl Pool {
             // The service speaks HTTP/1.1 only, from one connection to the next.
             Connected { http2: false, .. } => Err(Failure::Closed.into()),
         }
+    }
+
+    /// Asks for a path on a connection of its own, and for no more than the status of the answer.
+    pub(crate) async fn probe(&self, path: PathAndQuery, host: &str) -> Result<StatusCode, String> {
+        let words = |failure: Failure| failure.row().words.to_owned();
+        let link = Link::open(self.connector.connect(true).await.map_err(words)?.io).await.map_err(words)?;
+        let mut request = Request::new(Either::Right(Empty::new()));
+        *request.uri_mut() = path.into();
+        let host = HeaderValue::try_from(host).map_err(|e| e.to_string())?;
+        request.headers_mut().insert(header::HOST, host);
+        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("piko-health"));
+        match link.exchange(request).await {
+            Ok((response, _)) => Ok(response.status()),
+            Err(broken) => Err(match broken.into() {
+                NoAnswer::Failed(failure) => words(failure),
+                NoAnswer::ClientGone => "no answer".to_owned(),
+            }),
+        }
+    }
+
+    /// Connects, and no more.
+    pub(crate) async fn reach(&self) -> Result<(), String> {
+        self.connector.connect(false).await.map(drop).map_err(|failure| failure.row().words.to_owned())
     }
 
     fn take(&self) -> Option<Box<Link>> {

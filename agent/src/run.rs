@@ -1,5 +1,7 @@
-//! Keeps the listeners registered: connect, serve, and connect again, for ever after the first success.
+//! Keeps the listeners registered: connect, serve, and connect again, for ever after the first success. What to
+//! do when is `plan.rs`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,23 +9,24 @@ use piko_bootstrap::config::TunnelConfig;
 use piko_tunnel::backoff::Backoff;
 use piko_tunnel::{SessionError, Settings};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{self, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cluster::Cluster;
 use crate::config::{AgentConfig, Listener, ServerConfig};
 use crate::error::AgentError;
+use crate::health::{self, Unhealthy};
 use crate::lanes::Lanes;
 use crate::metrics::{self, Metrics};
+use crate::plan::{Next, Plan};
 use crate::service::{self, Target};
-use crate::tunnel::{Services, Streams, Tunnel};
+use crate::tunnel::{Opened, Owner, Services, Streams, Tunnel};
 
-/// Tries to get a tunnel to another node than the one that drains, before any will do and the old
-/// tunnel is left without a new one: about three seconds.
-const OTHER_NODE_TRIES: usize = 5;
+/// Nodes' wishes to be rid of us that wait to be heard: each tunnel has one.
+const MAX_DRAINS: usize = 16;
 
 /// What an agent tells whoever runs it.
 #[derive(Debug, Clone)]
@@ -33,7 +36,7 @@ pub enum Event {
         /// The node.
         node_id: String,
     },
-    /// The tunnel ended; the agent is connecting again.
+    /// The last tunnel ended; the agent is connecting again.
     Disconnected {
         /// Why.
         reason: String,
@@ -47,6 +50,8 @@ pub struct Agent {
     cluster: Arc<Cluster>,
     settings: Settings,
     first_connect: Duration,
+    /// As many as it wants, to nodes that differ.
+    tunnels: usize,
     grace: Duration,
     /// Streams being served, over all tunnels.
     streams: Streams,
@@ -70,6 +75,7 @@ impl Agent {
             cluster: Arc::new(Cluster::new(&config.connect)?),
             settings: settings(&config.tunnel),
             first_connect: config.connect.timeout.into(),
+            tunnels: config.connect.tunnels,
             grace: config.grace_period.into(),
             streams: Streams::new(),
             metrics,
@@ -87,66 +93,29 @@ impl Agent {
     pub async fn run(self, shutdown: CancellationToken, tell: impl Fn(Event)) -> Result<(), AgentError> {
         let _server = self.serve_metrics().await?;
         let _tidying = self.tidy_pools();
-        let mut tunnels = JoinSet::new();
-        let mut leaves = Vec::<CancellationToken>::new();
-        let mut tunnel = tokio::select! {
+        let unhealthy = Arc::new(watch::Sender::new(Unhealthy::new()));
+        let _probing = health::probe_all(&self.services, &unhealthy);
+        let first = tokio::select! {
             first = self.first() => first?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        loop {
-            let node_id = tunnel.node_id.clone();
-            info!(node.id = %node_id, listeners = self.listeners.len(), "connected");
-            self.metrics.connects.inc();
-            self.metrics.connected.set(1);
-            tell(Event::Connected { node_id: node_id.clone() });
-            // Make before break: the new tunnel is registered, now the ones before may go.
-            leaves.drain(..).for_each(|leave| leave.cancel());
-            let leave = CancellationToken::new();
-            leaves.push(leave.clone());
-            let (drain, mut draining) = watch::channel(false);
-            if let Some(bundle) = tunnel.bundle.clone() {
-                let lanes = Lanes {
-                    cluster: self.cluster.clone(),
-                    settings: self.settings.clone(),
-                    services: self.services.clone(),
-                    streams: self.streams.clone(),
-                    leave: leave.clone(),
-                };
-                tunnels.spawn(lanes.keep(bundle));
-            }
-            let serving = tunnel.serve(self.services.clone(), self.streams.clone(), drain, leave.clone());
-            let current = tunnels.spawn(serving);
-            let avoid = loop {
-                tokio::select! {
-                    Some(ended) = tunnels.join_next_with_id() => {
-                        let (id, reason) = match ended {
-                            Ok((id, reason)) => (id, reason.to_string()),
-                            Err(e) => (e.id(), e.to_string()),
-                        };
-                        if id == current.id() {
-                            // Its lanes are of no use without it.
-                            leave.cancel();
-                            warn!(node.id = %node_id, reason, "disconnected");
-                            self.metrics.connected.set(0);
-                            tell(Event::Disconnected { reason });
-                            break None;
-                        }
-                    }
-                    Ok(()) = draining.changed() => break Some(node_id.clone()),
-                    () = shutdown.cancelled() => {
-                        self.leave(tunnels, leaves).await;
-                        return Ok(());
-                    }
-                }
-            };
-            tunnel = tokio::select! {
-                next = self.again(avoid.as_deref(), &leaves) => next,
-                () = shutdown.cancelled() => {
-                    self.leave(tunnels, leaves).await;
-                    return Ok(());
-                }
-            };
-        }
+        let (drains, drained) = mpsc::channel(MAX_DRAINS);
+        let plan = Plan::new(self.tunnels, Instant::now());
+        let mut running = Running {
+            agent: &self,
+            plan,
+            serving: JoinSet::new(),
+            ids: HashMap::new(),
+            leaves: HashMap::new(),
+            drains,
+            unhealthy: unhealthy.subscribe(),
+            tell: &tell,
+        };
+        running.opened(first);
+        running.until(shutdown, drained).await;
+        let Running { serving, leaves, .. } = running;
+        self.leave(serving, leaves.into_values()).await;
+        Ok(())
     }
 
     /// The agent's own port, if it is on, until dropped.
@@ -185,8 +154,10 @@ impl Agent {
         let mut last = String::from("no answer");
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match timeout(left, self.open()).await {
-                Ok(Ok(tunnel)) => return Ok(tunnel),
+            match timeout(left, self.open(Vec::new())).await {
+                Ok(Ok(Opened::Tunnel(tunnel))) => return Ok(*tunnel),
+                // There is none that could be known.
+                Ok(Ok(Opened::Known)) => {}
                 Ok(Err(e)) if e.is_retryable() => {
                     warn!(error = %e, "failed to connect; trying again");
                     last = e.to_string();
@@ -202,32 +173,17 @@ impl Agent {
         }
     }
 
-    /// Another tunnel, however long it takes. `avoid`: a node that drains, and is not kept waiting
-    /// for ever where there is no other; `leaves` ends the tunnels to it.
-    async fn again(&self, avoid: Option<&str>, leaves: &[CancellationToken]) -> Tunnel {
-        let mut backoff = Backoff::agent();
-        let mut tries = 0;
-        loop {
-            match self.open().await {
-                Ok(tunnel) if Some(tunnel.node_id.as_str()) == avoid && tries < OTHER_NODE_TRIES => {}
-                Ok(tunnel) => return tunnel,
-                Err(e) => warn!(error = %e, "failed to connect; trying again"),
-            }
-            tries += 1;
-            if tries == OTHER_NODE_TRIES {
-                leaves.iter().for_each(CancellationToken::cancel);
-            }
-            sleep(backoff.pause()).await;
-        }
+    async fn open(&self, known: Vec<String>) -> Result<Opened, AgentError> {
+        Tunnel::open(&self.cluster, &self.settings, &self.services, &self.streams, known).await
     }
 
-    async fn open(&self) -> Result<Tunnel, AgentError> {
-        Tunnel::open(&self.cluster, &self.settings, &self.services, &self.streams).await
-    }
-
-    async fn leave(&self, mut tunnels: JoinSet<SessionError>, leaves: Vec<CancellationToken>) {
+    async fn leave(
+        &self,
+        mut tunnels: JoinSet<SessionError>,
+        leaves: impl Iterator<Item = CancellationToken>,
+    ) {
         info!("leaving: finishing requests");
-        leaves.iter().for_each(CancellationToken::cancel);
+        leaves.for_each(|leave| leave.cancel());
         self.streams.tasks.close();
         let done = async {
             while tunnels.join_next().await.is_some() {}
@@ -236,6 +192,126 @@ impl Agent {
         if timeout(self.grace, done).await.is_err() {
             warn!("requests did not finish within the grace period");
         }
+    }
+}
+
+/// An agent with its tunnels.
+struct Running<'a, T> {
+    agent: &'a Agent,
+    plan: Plan,
+    /// Tunnels, and what keeps their lanes.
+    serving: JoinSet<SessionError>,
+    /// The number that the plan knows a tunnel's task by, and its node.
+    ids: HashMap<task::Id, (u64, String)>,
+    /// Ends a tunnel well.
+    leaves: HashMap<u64, CancellationToken>,
+    /// Tunnels whose nodes want to be rid of us.
+    drains: mpsc::Sender<u64>,
+    /// Endpoints whose services do not work.
+    unhealthy: watch::Receiver<Unhealthy>,
+    tell: &'a T,
+}
+
+impl<T: Fn(Event)> Running<'_, T> {
+    /// Does what the plan says until `shutdown`.
+    async fn until(&mut self, shutdown: CancellationToken, mut drained: mpsc::Receiver<u64>) {
+        let agent = self.agent;
+        let mut dial = None;
+        loop {
+            let until = match self.plan.next(Instant::now()) {
+                Next::Dial => {
+                    dial = Some(Box::pin(agent.open(self.plan.nodes(Instant::now()))));
+                    continue;
+                }
+                Next::Leave(id) => {
+                    if let Some(leave) = self.leaves.remove(&id) {
+                        leave.cancel();
+                    }
+                    continue;
+                }
+                Next::SayFewer => {
+                    let (open, wanted) = (self.plan.open(), agent.tunnels);
+                    info!(open, wanted, "no other node was found: fewer tunnels than wanted; looking on");
+                    continue;
+                }
+                Next::Wait(until) => until,
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(ended) = self.serving.join_next_with_id() => self.ended(ended),
+                Some(id) = drained.recv() => self.plan.drain(id, Instant::now()),
+                opened = async { dial.as_mut().expect("asked for only while there is one").await },
+                    if dial.is_some() =>
+                {
+                    dial = None;
+                    self.dialled(opened);
+                }
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+            }
+        }
+    }
+
+    fn dialled(&mut self, opened: Result<Opened, AgentError>) {
+        match opened {
+            Ok(Opened::Tunnel(tunnel)) => self.opened(*tunnel),
+            Ok(Opened::Known) => self.plan.known(Instant::now()),
+            Err(e) => {
+                warn!(error = %e, "failed to connect; trying again");
+                self.plan.failed(Instant::now());
+            }
+        }
+    }
+
+    /// Serves a tunnel whose listeners are registered.
+    fn opened(&mut self, tunnel: Tunnel) {
+        let agent = self.agent;
+        let node_id = tunnel.node_id.clone();
+        // One that is known by now is dropped.
+        let Some(id) = self.plan.opened(&node_id, Instant::now()) else { return };
+        info!(node.id = %node_id, listeners = agent.listeners.len(), "connected");
+        agent.metrics.connects.inc();
+        let leave = CancellationToken::new();
+        self.leaves.insert(id, leave.clone());
+        if let Some(bundle) = tunnel.bundle.clone() {
+            let lanes = Lanes {
+                cluster: agent.cluster.clone(),
+                settings: agent.settings.clone(),
+                services: agent.services.clone(),
+                streams: agent.streams.clone(),
+                leave: leave.clone(),
+            };
+            self.serving.spawn(lanes.keep(bundle));
+        }
+        let owner = Owner { id, drains: self.drains.clone(), unhealthy: self.unhealthy.clone() };
+        let serving = tunnel.serve(agent.services.clone(), agent.streams.clone(), Some(owner), leave);
+        self.ids.insert(self.serving.spawn(serving).id(), (id, node_id.clone()));
+        self.count();
+        (self.tell)(Event::Connected { node_id });
+    }
+
+    fn ended(&mut self, ended: Result<(task::Id, SessionError), task::JoinError>) {
+        let (task, reason) = match ended {
+            Ok((task, reason)) => (task, reason.to_string()),
+            Err(e) => (e.id(), e.to_string()),
+        };
+        // What keeps lanes has no number.
+        let Some((id, node_id)) = self.ids.remove(&task) else { return };
+        let alone = self.plan.ended(id, Instant::now());
+        if let Some(leave) = self.leaves.remove(&id) {
+            // Its lanes are of no use without it.
+            leave.cancel();
+            warn!(node.id = %node_id, reason, "disconnected");
+        }
+        self.count();
+        if alone {
+            (self.tell)(Event::Disconnected { reason });
+        }
+    }
+
+    fn count(&self) {
+        let open = self.ids.len() as i64;
+        self.agent.metrics.tunnels.set(open);
+        self.agent.metrics.connected.set(open.min(1));
     }
 }
 

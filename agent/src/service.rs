@@ -12,7 +12,7 @@ use piko_tunnel::EndpointId;
 use piko_tunnel::body::RecvBody;
 
 use crate::addressing::Addressing;
-use crate::config::{HttpAddr, HttpClientConfig, HttpScheme, Listener, Place, ServiceAddr};
+use crate::config::{Health, HttpAddr, HttpClientConfig, HttpScheme, Listener, Place, ServiceAddr};
 use crate::connect::Connector;
 use crate::error::AgentError;
 use crate::failure::Complaints;
@@ -35,6 +35,8 @@ pub(crate) struct Service {
     /// Protocols that clients may switch to.
     pub(crate) upgrades: Vec<String>,
     pub(crate) target: Target,
+    /// How it is asked whether it works.
+    pub(crate) health: Option<Health>,
 }
 
 pub(crate) enum Target {
@@ -72,6 +74,7 @@ fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Re
         addressing,
         upgrades: listener.upgrades.clone(),
         target,
+        health: listener.health.clone(),
     })
 }
 

@@ -7,15 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use piko_tunnel::agent_session::{AgentSession, Incoming};
 use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
-use piko_tunnel::dial::{Bundle, Dialed, Purpose};
+use piko_tunnel::dial::{Bundle, DialError, Dialed, Purpose};
 use piko_tunnel::grpc;
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::{SessionError, Settings, headers, limits};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -23,6 +23,7 @@ use tracing::debug;
 use crate::cluster::Cluster;
 use crate::error::AgentError;
 use crate::failure::{Failure, reply};
+use crate::health::Unhealthy;
 use crate::service::{Service, Target};
 use crate::{lanes, request, tcp};
 
@@ -58,6 +59,22 @@ impl Streams {
     }
 }
 
+/// What a dial has brought.
+pub(crate) enum Opened {
+    Tunnel(Box<Tunnel>),
+    /// The agent has a tunnel to that node.
+    Known,
+}
+
+/// What a tunnel with listeners hears and tells.
+pub(crate) struct Owner {
+    pub(crate) id: u64,
+    /// Told once that the tunnel's node wants it to end.
+    pub(crate) drains: mpsc::Sender<u64>,
+    /// Endpoints whose services do not work.
+    pub(crate) unhealthy: watch::Receiver<Unhealthy>,
+}
+
 /// A tunnel with all listeners registered, or one more lane of one.
 pub(crate) struct Tunnel {
     pub(crate) node_id: String,
@@ -70,20 +87,33 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Dials, speaks the handshake and registers every listener.
+    /// Dials, speaks the handshake and registers every listener, unless the node is one of those `known`.
     pub(crate) async fn open(
         cluster: &Cluster,
         settings: &Settings,
         services: &Services,
         streams: &Streams,
-    ) -> Result<Tunnel, AgentError> {
-        let Dialed { io, node_id, bundle, .. } = cluster.dial(&Purpose::Tunnel).await?;
+        known: Vec<String>,
+    ) -> Result<Opened, AgentError> {
+        let purpose = Purpose::Tunnel { known };
+        let Dialed { io, node_id, bundle, .. } = match cluster.dial(&purpose).await {
+            Err(AgentError::Dial(DialError::Refused {
+                status: StatusCode::CONFLICT, by_node: true, ..
+            })) => {
+                return Ok(Opened::Known);
+            }
+            dialed => dialed?,
+        };
+        // A node of an earlier version does not look at what is known.
+        if matches!(&purpose, Purpose::Tunnel { known } if known.contains(&node_id)) {
+            return Ok(Opened::Known);
+        }
         let (session, control) = AgentSession::handshake(io, settings).await?;
         let (sender, receiver) = control.split();
         let mut tunnel = Tunnel { node_id, bundle, session, sender, receiver, listeners: 0 };
         let register = tunnel.register(services, streams);
         match tokio::time::timeout(LISTEN_TIMEOUT, register).await {
-            Ok(done) => done.map(|()| tunnel),
+            Ok(done) => done.map(|()| Opened::Tunnel(Box::new(tunnel))),
             Err(_) => Err(SessionError::HandshakeTimeout(LISTEN_TIMEOUT).into()),
         }
     }
@@ -136,18 +166,24 @@ impl Tunnel {
         }
     }
 
-    /// Serves until the tunnel ends. `drain` is set when the node wants to be rid of us. On `leave`,
+    /// Serves until the tunnel ends. `owner`: not for a lane, which has no listeners. On `leave`,
     /// takes no more streams, lets those open finish, and ends.
     pub(crate) async fn serve(
         self,
         services: Services,
         streams: Streams,
-        drain: watch::Sender<bool>,
+        owner: Option<Owner>,
         leave: CancellationToken,
     ) -> SessionError {
         let Tunnel { mut session, mut sender, mut receiver, listeners, .. } = self;
-        let mut leaving = false;
-        let mut control_open = true;
+        let (mut leaving, mut control_open, mut told) = (false, true, Unhealthy::new());
+        let (mut drains, mut unhealthy) = match owner {
+            Some(Owner { id, drains, mut unhealthy }) => {
+                unhealthy.mark_changed();
+                (Some((id, drains)), Some(unhealthy))
+            }
+            None => (None, None),
+        };
         loop {
             tokio::select! {
                 incoming = session.accept() => match incoming {
@@ -156,12 +192,24 @@ impl Tunnel {
                     None => return SessionError::Closed,
                 },
                 message = receiver.recv(), if control_open => match message {
-                    Ok(Some(Message::Drain { .. })) => drop(drain.send_replace(true)),
+                    Ok(Some(Message::Drain { .. })) => {
+                        if let Some((id, drains)) = drains.take() {
+                            // It has room for all that an agent may have.
+                            let _ = drains.try_send(id);
+                        }
+                    }
                     Ok(Some(_)) => {}
                     Ok(None) => control_open = false,
                     Err(e) if leaving => { debug!(error = %e, "control stream ended"); control_open = false }
                     Err(e) => return e,
                 },
+                now = changed(&mut unhealthy), if !leaving => {
+                    let news = health_news(&services, &told, &now);
+                    if let Err(e) = tell(&mut session, &mut sender, &news, (&services, &streams)).await {
+                        return e;
+                    }
+                    told = now;
+                }
                 () = leave.cancelled(), if !leaving => {
                     leaving = true;
                     // First the node stops routing here, then it hears that no stream will be taken:
@@ -177,6 +225,53 @@ impl Tunnel {
             }
         }
     }
+}
+
+/// Says all of it. The session is polled meanwhile: without that, what does not fit into the control stream's window
+/// would never move.
+async fn tell(
+    session: &mut AgentSession<BoxIo>,
+    sender: &mut ControlSender,
+    messages: &[Message],
+    (services, streams): (&Services, &Streams),
+) -> Result<(), SessionError> {
+    let said = async {
+        for message in messages {
+            sender.send(message).await?;
+        }
+        Ok(())
+    };
+    tokio::pin!(said);
+    loop {
+        tokio::select! {
+            said = &mut said => return said,
+            incoming = session.accept() => match incoming {
+                Some(Ok(incoming)) => spawn(incoming, services, streams),
+                Some(Err(e)) => return Err(e),
+                None => return Err(SessionError::Closed),
+            },
+        }
+    }
+}
+
+/// The endpoints that are unhealthy now, when they are others than before.
+async fn changed(unhealthy: &mut Option<watch::Receiver<Unhealthy>>) -> Unhealthy {
+    if let Some(unhealthy) = unhealthy
+        && unhealthy.changed().await.is_ok()
+    {
+        return unhealthy.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}
+
+/// What the node has to hear of listeners that were unhealthy `before` and are `now`.
+fn health_news(services: &Services, before: &Unhealthy, now: &Unhealthy) -> Vec<Message> {
+    let news = (0..).zip(services.keys()).filter_map(|(id, endpoint)| {
+        let healthy = !now.contains(endpoint);
+        let changed = healthy == before.contains(endpoint);
+        changed.then_some(Message::Health { inflight: 0, id: Some(id), healthy: Some(healthy) })
+    });
+    news.collect()
 }
 
 /// Serves one stream in a task that `streams` counts.

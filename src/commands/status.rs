@@ -92,6 +92,11 @@ pub(crate) fn command() -> Command {
                     Command::new("endpoints").about("Endpoints of a node, with the number of upstreams"),
                 )
                 .subcommand(
+                    Command::new("agents").about(
+                        "Agents of a node: their tunnels to it, and the other nodes they have some to",
+                    ),
+                )
+                .subcommand(
                     Command::new("health").about("Upstreams of a node that are set aside: why, until when"),
                 ),
         )

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use piko_test_support::client::{get, send};
-use piko_test_support::program::{Node, agent, cluster};
+use piko_test_support::program::{Node, Program, agent, cluster};
 use piko_test_support::service::Service;
 use piko_test_support::{eventually, free_addr};
 use serde_json::Value;
@@ -124,4 +124,68 @@ async fn one_bad_listener_takes_only_itself_off() {
         assert_eq!(answer.status, 200);
     }
     assert!(one.served() > 0, "its other endpoint has its share");
+}
+
+/// An agent whose listener's service is probed.
+fn probed(node: &Node, service: std::net::SocketAddr) -> (Program, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.yaml");
+    let health = "{http: {path: /bytes/1, expect: 200}, interval: 100ms, timeout: 100ms, unhealthy_after: 2}";
+    let listener = format!("{{endpoint_id: my-endpoint, addr: \"{service}\", health: {health}}}");
+    std::fs::write(
+        &file,
+        format!("listeners: [{listener}]\nconnect: {{url: \"http://{}\"}}\n", node.upstream),
+    )
+    .unwrap();
+    let args = ["agent".to_owned(), format!("--config.path={}", file.display())];
+    (Program::start(piko(), &args), dir)
+}
+
+/// A 500 is no failure by itself; the probe says that it is one, and all nodes hear of it.
+#[tokio::test]
+async fn a_service_that_fails_its_probe_gets_no_requests_while_another_works() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let services = [Service::start("one").await, Service::start("two").await];
+    let agents = [0, 1].map(|n| probed(&nodes[n], services[n].addr));
+    for node in &nodes {
+        node.upstreams(1).await;
+        node.routes("my-endpoint", 200).await;
+    }
+    services[1].answer_with(500);
+    eventually("its probe says so", || async {
+        let out = aside(&nodes[1]).await;
+        (out.len() == 1 && out[0]["reason"] == "probe").then_some(())
+    })
+    .await;
+    assert_eq!(nodes[1].metric("piko_upstreams_ejections_total").await, 1.0);
+    eventually("all nodes know", || async { (statuses(&nodes, 8).await == [200; 8]).then_some(()) }).await;
+    assert_eq!(statuses(&nodes, 60).await, [200; 60]);
+    // None works: requests go there all the same.
+    services[0].answer_with(503);
+    eventually("both are out", || async { (aside(&nodes[0]).await.len() == 1).then_some(()) }).await;
+    services[1].answer_with(0);
+    eventually("it is back", || async { aside(&nodes[1]).await.is_empty().then_some(()) }).await;
+    eventually("all nodes know", || async { (statuses(&nodes, 8).await == [200; 8]).then_some(()) }).await;
+    drop(agents);
+}
+
+/// It is a failure, and no more than that.
+#[tokio::test]
+async fn garbage_is_no_answer_to_a_probe() {
+    let node = Node::start(piko(), &[], &[]);
+    node.ready().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let garbage = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, &[0xff; 100_000]).await;
+        }
+    });
+    let (agent, _dir) = probed(&node, addr);
+    eventually("it is unhealthy", || async { (aside(&node).await.len() == 1).then_some(()) }).await;
+    let log = agent.log();
+    assert!(log.contains("does not work") && !log.contains("panicked"), "{log}");
+    let answer = get(node.proxy, "/", &[NAMED]).await.unwrap();
+    assert_eq!(answer.status, 502);
+    garbage.abort();
 }

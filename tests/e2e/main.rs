@@ -11,6 +11,7 @@ mod balancers;
 mod borders_cluster;
 mod cluster;
 mod config;
+mod doubt;
 mod edge;
 mod grpc;
 mod health;
@@ -36,6 +37,7 @@ mod tcp;
 mod tenants;
 mod tls;
 mod traps;
+mod tunnels;
 mod walkthrough;
 
 use std::path::Path;

@@ -51,12 +51,12 @@ async fn t16_the_seeds_commands_behind_nginx() {
 
     let service = Service::start("one").await;
     let _agent = agent(piko(), nginx.upstream, &format!("my-endpoint/{}", service.addr), &[]);
-    let after = eventually("one node has the upstream", || async {
+    let after = eventually("two nodes have the upstream", || async {
         let after = status(&["cluster", "nodes"]);
-        (after.matches("upstreams: 1").count() == 1).then_some(after)
+        (after.matches("upstreams: 1").count() == 2).then_some(after)
     })
     .await;
-    assert_eq!(after.matches("endpoints: 1").count(), 1, "{after}");
+    assert_eq!(after.matches("endpoints: 1").count(), 2, "{after}");
     let holder = after.split("- id: ").find(|node| node.contains("upstreams: 1")).unwrap();
     let holder = holder.lines().next().unwrap();
     let endpoints = status(&["proxy", "endpoints", "--forward", holder]);

@@ -9,6 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+/// Each costs every node and the agent memory and a few bytes a minute, and two are enough for the loss of one.
+const MAX_TUNNELS: usize = 8;
+
 /// The cluster, as an agent sees it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -23,6 +26,9 @@ pub struct ConnectConfig {
     pub tenant_id: String,
     /// How long the first connect may take. Afterwards the agent tries for ever.
     pub timeout: HumanDuration,
+    /// Tunnels at once, each to another node, from 1 to 8: when one is lost, clients notice nothing. Where there are
+    /// fewer nodes, fewer.
+    pub tunnels: usize,
     /// `auto`, `upgrade` or `websocket`.
     pub transport: Transport,
     /// An HTTP proxy on the way: `http://user:password@host:3128`. It is asked to CONNECT. Empty: the one that
@@ -53,6 +59,7 @@ impl Default for ConnectConfig {
             token_file: None,
             tenant_id: String::new(),
             timeout: HumanDuration::secs(30),
+            tunnels: 2,
             transport: Transport::Auto,
             proxy_url: Secret::default(),
             tls: ClientTlsConfig::default(),
@@ -110,6 +117,9 @@ impl ConnectConfig {
         self.parsed_url()?;
         if self.timeout.get().is_zero() {
             return Err(Invalid::new("connect.timeout", "must be more than 0"));
+        }
+        if !(1..=MAX_TUNNELS).contains(&self.tunnels) {
+            return Err(Invalid::new("connect.tunnels", "must be from 1 to 8"));
         }
         if !self.token.is_empty() && self.token_file.is_some() {
             return Err(Invalid::new("connect.token_file", "cannot be set together with connect.token"));

@@ -101,7 +101,9 @@ impl ForwardConfig {
     pub fn connect(&self) -> ConnectConfig {
         let ForwardConnectConfig { url, token, token_file, timeout, transport, proxy_url, tls } =
             self.connect.clone();
-        ConnectConfig { url, token, token_file, tenant_id: String::new(), timeout, transport, proxy_url, tls }
+        // A forwarder has no tunnels.
+        let none = ConnectConfig::default();
+        ConnectConfig { url, token, token_file, timeout, transport, proxy_url, tls, ..none }
     }
 }
 

@@ -10,7 +10,7 @@ use piko_tunnel::EndpointId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AgentConfig, HttpAddr, ServiceAddr, parse_addr};
+use super::{AgentConfig, Health, HealthConfig, HttpAddr, ServiceAddr, parse_addr};
 
 /// One listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +52,9 @@ pub struct ListenerConfig {
     /// Those that carry requests of their own, as h2c, never pass a node.
     #[serde(default = "any_upgrade")]
     pub upgrades: Vec<String>,
+    /// Asking the service whether it works: while it does not, other agents' are preferred. Left out: it is not asked.
+    #[serde(default)]
+    pub health: Option<HealthConfig>,
 }
 
 fn any_upgrade() -> Vec<String> {
@@ -133,6 +136,7 @@ impl ListenerConfig {
             host_header: HostHeader::Keep,
             rewrite_responses: false,
             upgrades: any_upgrade(),
+            health: None,
         }
     }
 }
@@ -202,6 +206,8 @@ pub struct Listener {
     pub rewrite_responses: bool,
     /// See [`ListenerConfig::upgrades`].
     pub upgrades: Vec<String>,
+    /// How it is asked whether it works.
+    pub health: Option<Health>,
 }
 
 impl AgentConfig {
@@ -248,6 +254,8 @@ impl AgentConfig {
                 ServiceAddr::Tcp(_) => Err("a TCP service is sent bytes, which have no host".into()),
             };
             let host = host.map_err(|e| Invalid::new(format!("{key}.host_header"), e))?;
+            let health = config.health.map(|health| health.resolve(&format!("{key}.health"), &service));
+            let health = health.transpose()?;
             listeners.push(Listener {
                 endpoint,
                 service,
@@ -258,6 +266,7 @@ impl AgentConfig {
                 host,
                 rewrite_responses: config.rewrite_responses,
                 upgrades: config.upgrades,
+                health,
             });
         }
         Ok(listeners)

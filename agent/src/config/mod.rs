@@ -3,6 +3,7 @@
 mod address;
 mod connect;
 mod forward;
+mod health;
 mod listener;
 
 use piko_bootstrap::access_log::AccessLogConfig;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use address::{HttpAddr, HttpScheme, Place, ServiceAddr, parse_addr};
 pub use connect::{ConnectConfig, Transport, is_loopback};
 pub use forward::{ForwardConfig, ForwardConnectConfig, Port, PortConfig};
+pub use health::{Health, HealthConfig, HttpHealthConfig, Question, TcpHealthConfig};
 pub use listener::{HostHeader, HttpClientConfig, Listener, ListenerConfig, Protocol};
 
 /// An agent's configuration.

@@ -11,6 +11,8 @@ const FORMAT: u8 = 3;
 pub const MAX_MESSAGE: usize = 64 << 20;
 /// Changes in one delta at most.
 const MAX_CHANGES: usize = 4096;
+/// Agents listed for one endpoint of a node: some five bytes each, in packets and in each node's memory.
+pub const MAX_AGENTS: usize = 8;
 /// Longest node id: a prefix of 64 and 7 random characters, and some.
 const MAX_ID: usize = 96;
 /// Longest address: a host name of 253 and a port.
@@ -41,9 +43,17 @@ pub struct Listed {
     pub upstreams: u32,
     /// Those of them that are set aside for what their services did: requests do better elsewhere.
     pub out: u32,
+    /// Whose the others are, by the keys of their agents: one with tunnels to several nodes counts once. 0 is nobody,
+    /// and all are where more than [`MAX_AGENTS`] have upstreams here: then it makes no difference.
+    pub agents: [u32; MAX_AGENTS],
 }
 
 impl Listed {
+    /// The agents that are listed.
+    pub fn agents(&self) -> impl Iterator<Item = u32> {
+        self.agents.into_iter().filter(|key| *key != 0)
+    }
+
     /// Upstreams that are not set aside.
     pub fn good(self) -> u32 {
         self.upstreams.saturating_sub(self.out)
@@ -231,7 +241,9 @@ pub(crate) fn deltas(
     while !rest.is_empty() {
         let mut size = identity.id.len() + 32;
         let fits = rest.iter().take(MAX_CHANGES).take_while(|change| {
-            size += change.route.text_len() + 12;
+            // A key takes five bytes, none takes one.
+            let agents = change.listed.agents.iter().map(|key| if *key == 0 { 1 } else { 5 });
+            size += change.route.text_len() + 12 + agents.sum::<usize>();
             size <= max_delta
         });
         let n = fits.count().max(1);

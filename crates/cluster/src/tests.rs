@@ -117,7 +117,7 @@ fn listener() -> SocketAddr {
 }
 
 fn set(node: &Node, endpoint: &str, upstreams: u32) {
-    node.then(|r, now| r.set_local(&route(endpoint), Listed { upstreams, out: 0 }, now));
+    node.then(|r, now| r.set_local(&route(endpoint), Listed { upstreams, ..Listed::default() }, now));
 }
 
 /// What an owner tells its members when a second has gone by.
@@ -437,7 +437,10 @@ fn r13_nodes_and_their_endpoints_are_capped() {
     let wanted = [("e1", 7), ("e2", 1), ("e9", 1)].map(|(name, n)| (name.to_owned(), n));
     assert_eq!(seen(&follower, "owner"), BTreeMap::from(wanted));
     let endpoints = (0..1000)
-        .map(|n| Change { route: route(&format!("s{n}")), listed: Listed { upstreams: 1, out: 0 } })
+        .map(|n| Change {
+            route: route(&format!("s{n}")),
+            listed: Listed { upstreams: 1, ..Listed::default() },
+        })
         .collect();
     let all = Message::Snapshot { owner: "owner".into(), epoch: 1, version: 99, endpoints };
     assert_eq!(follower.apply(addr(1), all), Err(Ignored::Capped));
@@ -494,7 +497,7 @@ fn the_same_name_in_two_tenants_or_by_two_protocols_is_two_routes() {
 #[test]
 fn a_message_with_a_name_that_is_none_is_not_taken() {
     let snapshot = |name: &str| {
-        let endpoints = vec![(name.to_owned(), (1_u32, 0_u32))];
+        let endpoints = vec![(name.to_owned(), (1_u32, 0_u32, [7_u32; 8]))];
         // As another program would write it: `Snapshot` is the fourth message.
         postcard::to_extend(&(3_u8, "owner", 1_u64, 1_u64, endpoints), vec![3]).unwrap()
     };
@@ -594,7 +597,7 @@ fn own_changes_go_out_together_and_soon() {
         r.handle_timeout(now);
         while r.next_action().is_some() {}
         for n in 0..50 {
-            r.set_local(&route("a"), Listed { upstreams: n, out: 0 }, now);
+            r.set_local(&route("a"), Listed { upstreams: n, ..Listed::default() }, now);
         }
         let due = r.timeout() - now;
         assert!(due < HEARTBEAT / 10, "{due:?}");

@@ -12,6 +12,7 @@ use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, timeout};
 
 use crate::control::ControlStream;
+use crate::doubt::Contact;
 use crate::gather::Gather;
 use crate::handshake::CONTROL_PATH;
 use crate::io::{Io, Metered};
@@ -52,10 +53,12 @@ impl<I: Io> AgentSession<I> {
 
     async fn start(io: I, settings: &Settings) -> Result<Self, SessionError> {
         let windows = Windows::new();
-        let io = Metered { io, windows: windows.clone() };
+        // Nobody waits at this end: requests come from the other.
+        let contact = Contact::new();
+        let io = Metered { io, windows: windows.clone(), contact: contact.clone() };
         let mut connection = Box::new(settings.server().handshake::<_, Bytes>(io).await?);
         let pings = connection.ping_pong().expect("nobody took them before");
-        let upkeep = Upkeep::new(windows.clone(), pings, settings);
+        let upkeep = Upkeep::new(windows.clone(), contact, pings, settings);
         let gather = Gather::new(Instant::now());
         Ok(AgentSession { connection, upkeep, gather, windows })
     }

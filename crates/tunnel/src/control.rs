@@ -46,10 +46,18 @@ pub enum Message {
         /// The listener.
         id: u64,
     },
-    /// Either: how busy the sender is. Information only.
+    /// Agent: whether a listener's service works, by its probe. Without a listener, how busy the sender is:
+    /// information only.
     Health {
-        /// Requests in flight.
+        /// Requests in flight. Earlier versions insist on it.
+        #[serde(default)]
         inflight: u64,
+        /// The listener.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u64>,
+        /// Does its service work?
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        healthy: Option<bool>,
     },
     /// Node: this node is leaving; connect elsewhere, then close this tunnel.
     Drain {
@@ -170,6 +178,15 @@ mod tests {
         let json = r#"{"type":"listen","id":1,"endpoint":"my-endpoint","protocol":"http"}"#;
         assert_eq!(serde_json::to_string(&listen).unwrap(), json);
         assert_eq!(serde_json::from_str::<Message>(json).unwrap(), listen);
+    }
+
+    #[test]
+    fn the_health_of_a_listener_is_news_that_earlier_versions_can_read() {
+        let news = Message::Health { inflight: 0, id: Some(1), healthy: Some(false) };
+        let json = r#"{"type":"health","inflight":0,"id":1,"healthy":false}"#;
+        assert_eq!(serde_json::to_string(&news).unwrap(), json);
+        let old = Message::Health { inflight: 3, id: None, healthy: None };
+        assert_eq!(serde_json::from_str::<Message>(r#"{"type":"health","inflight":3}"#).unwrap(), old);
     }
 
     #[test]

@@ -18,8 +18,8 @@ use url::Url;
 
 use crate::EndpointId;
 use crate::handshake::{
-    AGENT_ID, AGENT_VERSION, BUNDLE, LANES, NODE_ID, TCP_PATH, TCP_UPGRADE_TOKEN, TENANT_ID, TUNNEL_PATH,
-    UPGRADE_TOKEN, WS_PROTOCOL, websocket_key,
+    AGENT_ID, AGENT_VERSION, BUNDLE, KNOWN_NODES, LANES, NODE_ID, TCP_PATH, TCP_UPGRADE_TOKEN, TENANT_ID,
+    TUNNEL_PATH, UPGRADE_TOKEN, WS_PROTOCOL, websocket_key,
 };
 use crate::headers;
 use crate::io::BoxIo;
@@ -89,7 +89,10 @@ impl Proxy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
     /// An agent's tunnel, on the upstream port.
-    Tunnel,
+    Tunnel {
+        /// Nodes that it has one to.
+        known: Vec<String>,
+    },
     /// One more lane of a tunnel's bundle, on the same port.
     Lane(Bundle),
     /// One TCP connection to an endpoint, on the proxy port.
@@ -99,14 +102,14 @@ pub enum Purpose {
 impl Purpose {
     fn path(&self) -> String {
         match self {
-            Purpose::Tunnel | Purpose::Lane(_) => TUNNEL_PATH.to_owned(),
+            Purpose::Tunnel { .. } | Purpose::Lane(_) => TUNNEL_PATH.to_owned(),
             Purpose::Tcp(endpoint) => format!("{TCP_PATH}{endpoint}"),
         }
     }
 
     fn upgrade(&self) -> &'static str {
         match self {
-            Purpose::Tunnel | Purpose::Lane(_) => UPGRADE_TOKEN,
+            Purpose::Tunnel { .. } | Purpose::Lane(_) => UPGRADE_TOKEN,
             Purpose::Tcp(_) => TCP_UPGRADE_TOKEN,
         }
     }
@@ -114,7 +117,7 @@ impl Purpose {
     /// Of the WebSocket that stands in for the upgrade.
     fn subprotocol(&self) -> Option<&'static str> {
         match self {
-            Purpose::Tunnel | Purpose::Lane(_) => Some(WS_PROTOCOL),
+            Purpose::Tunnel { .. } | Purpose::Lane(_) => Some(WS_PROTOCOL),
             // Piko's clients name none.
             Purpose::Tcp(_) => None,
         }
@@ -386,6 +389,11 @@ fn request(
         }
     } else {
         set(header::UPGRADE, purpose.upgrade(), false);
+    }
+    if let Purpose::Tunnel { known } = purpose
+        && !known.is_empty()
+    {
+        set(KNOWN_NODES, &known.join(", "), false);
     }
     if let Purpose::Lane(Bundle { id, .. }) = purpose {
         set(BUNDLE, id.to_str().unwrap_or_default(), true);

@@ -25,6 +25,8 @@ pub const AGENT_ID: HeaderName = HeaderName::from_static("x-piko-agent-id");
 /// In the request: the agent's version, for logs and status only.
 pub const AGENT_VERSION: HeaderName = HeaderName::from_static("x-piko-agent-version");
 
+/// In the request: ids of nodes that the agent has tunnels to, and wants no other from. Such a node answers 409.
+pub const KNOWN_NODES: HeaderName = HeaderName::from_static("x-piko-known-nodes");
 /// In the 101: the name of the tunnel's bundle, which only its two ends know. In a request: the bundle that one
 /// more lane is for.
 pub const BUNDLE: HeaderName = HeaderName::from_static("x-piko-bundle");
@@ -126,6 +128,11 @@ pub fn websocket_key() -> String {
 pub fn websocket_accept(key: &HeaderValue) -> Option<HeaderValue> {
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     HeaderValue::from_str(&accept).ok()
+}
+
+/// Does the agent have a tunnel to this node?
+pub fn is_known(request: &HeaderMap, node_id: &str) -> bool {
+    lists(request, KNOWN_NODES, node_id)
 }
 
 /// Is `token` one of the comma-separated words of the header?

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::doubt::Contact;
 use crate::windows::Windows;
 
 /// Any byte stream a session can run on.
@@ -17,10 +18,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 /// A byte stream whose kind does not matter any more.
 pub type BoxIo = Box<dyn Io>;
 
-/// A byte stream whose incoming bytes are counted.
+/// A byte stream whose bytes are counted.
 pub(crate) struct Metered<I> {
     pub(crate) io: I,
     pub(crate) windows: Arc<Windows>,
+    pub(crate) contact: Arc<Contact>,
+}
+
+impl<I> Metered<I> {
+    fn wrote(&self, polled: Poll<Result<usize>>) -> Poll<Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &polled {
+            self.contact.count_written(*bytes);
+        }
+        polled
+    }
 }
 
 impl<I: Io> AsyncRead for Metered<I> {
@@ -34,7 +45,8 @@ impl<I: Io> AsyncRead for Metered<I> {
 
 impl<I: Io> AsyncWrite for Metered<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, data)
+        let polled = Pin::new(&mut self.io).poll_write(cx, data);
+        self.wrote(polled)
     }
 
     fn poll_write_vectored(
@@ -42,7 +54,8 @@ impl<I: Io> AsyncWrite for Metered<I> {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, data)
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, data);
+        self.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -15,6 +15,7 @@ pub mod blame;
 pub mod body;
 pub mod control;
 pub mod dial;
+pub mod doubt;
 pub mod error;
 pub mod failure;
 #[cfg(any(test, fuzzing))]

@@ -13,6 +13,7 @@ use http::{Method, Request, StatusCode, Version};
 use tokio::time::{Instant, timeout};
 
 use crate::control::ControlStream;
+use crate::doubt::{Contact, Waiting};
 use crate::error::OpenError;
 use crate::gather::Gather;
 use crate::handshake::CONTROL_PATH;
@@ -26,6 +27,7 @@ use crate::{SessionError, Settings, Windows};
 pub struct Opener {
     sender: SendRequest<Bytes>,
     windows: Arc<Windows>,
+    contact: Arc<Contact>,
 }
 
 /// Moves the bytes of a tunnel. Nothing happens on it unless this runs.
@@ -42,7 +44,8 @@ pub async fn handshake<I: Io>(
 ) -> Result<(Opener, Driver<I>, ControlStream), SessionError> {
     let whole = async {
         let windows = Windows::new();
-        let io = Metered { io, windows: windows.clone() };
+        let contact = Contact::new();
+        let io = Metered { io, windows: windows.clone(), contact: contact.clone() };
         let (sender, connection) = settings.client().handshake::<_, Bytes>(io).await?;
         let mut connection = Box::new(connection);
         let control = tokio::select! {
@@ -50,8 +53,8 @@ pub async fn handshake<I: Io>(
             ended = &mut connection => return Err(ended.map_or_else(Into::into, |()| SessionError::Closed)),
         };
         let pings = connection.ping_pong().expect("nobody took them before");
-        let upkeep = Upkeep::new(windows.clone(), pings, settings);
-        Ok((Opener { sender, windows }, Driver { connection, upkeep }, control))
+        let upkeep = Upkeep::new(windows.clone(), contact.clone(), pings, settings);
+        Ok((Opener { sender, windows, contact }, Driver { connection, upkeep }, control))
     };
     timeout(HANDSHAKE_TIMEOUT, whole).await.map_err(|_| SessionError::HandshakeTimeout(HANDSHAKE_TIMEOUT))?
 }
@@ -81,6 +84,22 @@ impl Opener {
             Ok(ready) => Ok(ready?),
             Err(_) => Err(OpenError::Saturated(OPEN_TIMEOUT)),
         }
+    }
+
+    /// Says that a request waits for the head of its answer, from before it is sent until the guard drops: silence
+    /// counts while somebody waits.
+    pub fn wait(&self) -> Waiting {
+        self.contact.wait()
+    }
+
+    /// Has the other end been silent for too long while somebody waited? See [`crate::doubt`].
+    pub fn is_doubted(&self) -> bool {
+        self.contact.is_doubted()
+    }
+
+    /// Waits until the other end is doubted.
+    pub async fn doubted(&self) {
+        self.contact.doubted().await;
     }
 
     /// Where responses on this tunnel are received: [`Windows::receive`] takes the body of one.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::doubt::{Contact, Doubt, Seen, Step};
 use crate::io::{Io, Metered};
 use crate::limits::START_WINDOW;
 use crate::probe::Probe;
@@ -49,6 +50,9 @@ pub(crate) struct Upkeep {
     budget: u64,
     stall: Option<Duration>,
     sent: Option<Sent>,
+    doubt: Doubt,
+    /// When doubt has something to say next.
+    next_doubt: Option<Instant>,
     next_ping: Instant,
     next_look: Option<Instant>,
     /// A look is due when this much may be held.
@@ -68,7 +72,12 @@ struct Sent {
 }
 
 impl Upkeep {
-    pub(crate) fn new(windows: Arc<Windows>, pings: PingPong, settings: &Settings) -> Self {
+    pub(crate) fn new(
+        windows: Arc<Windows>,
+        contact: Arc<Contact>,
+        pings: PingPong,
+        settings: &Settings,
+    ) -> Self {
         let now = Instant::now();
         let probe = Probe::new(START_WINDOW, settings.max_window(), now);
         let next_ping = now + settings.ping_interval;
@@ -81,6 +90,8 @@ impl Upkeep {
             budget,
             stall: settings.stall_timeout,
             sent: None,
+            doubt: Doubt::new(contact, settings.ping_interval, now),
+            next_doubt: None,
             next_ping,
             next_look: None,
             look_at: budget / 8,
@@ -114,8 +125,17 @@ impl Upkeep {
             }
         }
         let mut look = self.next_look.is_some_and(|look| now >= look) || self.may_hold_more();
+        let seen =
+            Seen { received: self.windows.received(), pinged: self.sent.as_ref().map(|sent| sent.at), now };
+        let asked = match self.doubt.step(seen) {
+            Step::Ping => true,
+            Step::Rest(until) => {
+                self.next_doubt = until;
+                false
+            }
+        };
         let ping_due = now >= self.next_ping;
-        if self.sent.is_none() && (ping_due || self.probe.is_due(self.windows.received(), now)) {
+        if self.sent.is_none() && (ping_due || asked || self.probe.is_due(seen.received, now)) {
             if let Err(e) = self.pings.send_ping(Ping::opaque()) {
                 return Poll::Ready(SessionError::Http2(e));
             }
@@ -124,6 +144,9 @@ impl Upkeep {
             look |= ping_due;
             // Registers for the answer.
             let _ = self.pings.poll_pong(cx);
+            if let Step::Rest(until) = self.doubt.step(Seen { pinged: Some(now), ..seen }) {
+                self.next_doubt = until;
+            }
         }
         if look {
             self.look(now);
@@ -139,7 +162,10 @@ impl Upkeep {
 
     /// After the connection was polled: has what it brought made something due?
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.may_hold_more() || self.sent.is_none() && self.probe.is_due(self.windows.received(), now)
+        let received = self.windows.received();
+        self.may_hold_more()
+            || self.doubt.is_due(received)
+            || self.sent.is_none() && self.probe.is_due(received, now)
     }
 
     /// An eighth of the budget more than at the last look?
@@ -160,7 +186,7 @@ impl Upkeep {
             Some(sent) => sent.at + self.ping_timeout,
             None => self.next_ping,
         };
-        let next = self.next_look.map_or(ping, |look| look.min(ping));
+        let next = [self.next_look, self.next_doubt].into_iter().flatten().fold(ping, Instant::min);
         if self.timer.deadline() != next {
             self.timer.as_mut().reset(next);
         }

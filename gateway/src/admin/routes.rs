@@ -58,6 +58,7 @@ fn local(path: &str, state: &State) -> Option<Answer> {
         "/metrics" => metrics(state),
         "/status/cluster/nodes" => json(&view::nodes(&state.table.nodes())),
         "/status/upstream/endpoints" => json(&view::endpoint_counts(&state.registry)),
+        "/status/upstream/agents" => json(&view::agents(state)),
         "/status/upstream/health" => json(&view::set_aside(&state.registry)),
         "/status/proxy/endpoints" => json(&view::endpoint_addresses(&state.registry)),
         "/status/plugins" => json(&state.plugins.status()),

@@ -69,6 +69,47 @@ pub(super) fn endpoint_addresses(registry: &Registry) -> BTreeMap<String, Vec<St
     endpoints.map(|(endpoint, upstreams)| (endpoint.to_string(), addresses(upstreams))).collect()
 }
 
+/// One agent and its tunnels.
+#[derive(Serialize)]
+pub(super) struct AgentRow {
+    agent: String,
+    tunnels: Vec<TunnelRow>,
+    /// Other nodes that it has tunnels to, for endpoints of eight agents a node or fewer.
+    other_nodes: BTreeSet<String>,
+}
+
+/// One tunnel of an agent to this node.
+#[derive(Serialize)]
+struct TunnelRow {
+    addr: String,
+    listeners: usize,
+    inflight: usize,
+}
+
+/// `GET /status/upstream/agents`: the agents with tunnels to this node, and where else they have some.
+pub(super) fn agents(state: &State) -> Vec<AgentRow> {
+    let mut agents = BTreeMap::<_, BTreeMap<u64, TunnelRow>>::new();
+    for upstream in state.registry.endpoints().into_values().flatten() {
+        let tunnels = agents.entry((upstream.agent_id, upstream.key)).or_default();
+        let (addr, inflight) = (upstream.addr.to_string(), upstream.inflight);
+        let tunnel = tunnels.entry(upstream.tunnel).or_insert(TunnelRow { addr, listeners: 0, inflight });
+        tunnel.listeners += 1;
+    }
+    let local = state.table.local_id();
+    let mut nodes = BTreeMap::<u32, BTreeSet<String>>::new();
+    for node in state.table.nodes().into_iter().filter(|node| node.status == Status::Active) {
+        for key in node.endpoints.values().flat_map(|listed| listed.agents()) {
+            nodes.entry(key).or_default().insert(node.identity.id.clone());
+        }
+    }
+    let row = |((agent, key), tunnels): ((String, Option<u32>), BTreeMap<u64, TunnelRow>)| {
+        let mut other_nodes = key.and_then(|key| nodes.get(&key)).cloned().unwrap_or_default();
+        other_nodes.remove(&local);
+        AgentRow { agent, tunnels: tunnels.into_values().collect(), other_nodes }
+    };
+    agents.into_iter().map(row).collect()
+}
+
 /// One upstream that is set aside.
 #[derive(Serialize)]
 pub(super) struct AsideRow {
@@ -77,9 +118,11 @@ pub(super) struct AsideRow {
     addr: String,
     reason: &'static str,
     /// Seconds since it was, trials included.
-    for_secs: u64,
-    /// Seconds until a request tries it. 0: the next one does.
-    tried_in_secs: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    for_secs: Option<u64>,
+    /// Seconds until a request tries it. 0: the next one does. By the agent's probe: until that says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tried_in_secs: Option<u64>,
 }
 
 /// `GET /status/upstream/health`: the upstreams of this node that are set aside, and why.
@@ -87,14 +130,17 @@ pub(super) fn set_aside(registry: &Registry) -> Vec<AsideRow> {
     let now = Instant::now();
     let upstreams = registry.endpoints().into_values().flatten();
     let row = |upstream: crate::route::UpstreamView| {
-        let out = upstream.out?;
+        if !upstream.down && upstream.out.is_none() {
+            return None;
+        }
+        let out = upstream.out.filter(|_| !upstream.down);
         Some(AsideRow {
             endpoint: upstream.route.to_string(),
             agent: upstream.agent_id,
             addr: upstream.addr.to_string(),
-            reason: out.why.as_str(),
-            for_secs: now.duration_since(out.since).as_secs(),
-            tried_in_secs: out.until.duration_since(now).as_secs_f64().ceil() as u64,
+            reason: out.map_or("probe", |out| out.why.as_str()),
+            for_secs: out.map(|out| now.duration_since(out.since).as_secs()),
+            tried_in_secs: out.map(|out| out.until.duration_since(now).as_secs_f64().ceil() as u64),
         })
     };
     upstreams.filter_map(row).collect()

@@ -28,7 +28,7 @@ use crate::heartbeat::Heartbeat;
 use crate::metrics::GossipMetrics;
 use gossip::Gossip;
 use piko_cluster::Config;
-pub use piko_cluster::{Caps, Identity, Listed, NodeView, RemoteNode, RemoteRoute, Status};
+pub use piko_cluster::{Caps, Identity, Listed, MAX_AGENTS, NodeView, RemoteNode, RemoteRoute, Status};
 pub use secret::ClusterKey;
 pub use table::Table;
 

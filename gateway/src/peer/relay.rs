@@ -11,7 +11,6 @@
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,11 +20,11 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
 use piko_cluster::Hop;
-use piko_tunnel::Windows;
 use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::blame::Blame;
 use piko_tunnel::body::{RecvBody, SendBodyError, send_body};
 use piko_tunnel::control::Protocol;
+use piko_tunnel::doubt::{ASK_AFTER, Waiting};
 use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
@@ -54,7 +53,7 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
     let (mut parts, body) = request.into_parts();
     let Some(hop) = hop(&mut parts.headers) else { return respond.send_reset(Reason::PROTOCOL_ERROR) };
     if let Some((node, Hop::Last)) = hop.next() {
-        if let Err(reason) = pass_on(router, &node, (parts, Some(body)), &mut respond).await {
+        if let Err(reason) = pass_on(router, &node, &route, (parts, Some(body)), &mut respond).await {
             debug!(%endpoint, node.id = %node, ?reason, "did not pass a peer's request on");
             respond.send_reset(reason);
         }
@@ -69,18 +68,19 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
         tried.push(there.target().id());
-        let others = router.others(&route, &tried);
-        let again =
-            body.as_ref().is_none_or(Receiver::is_end_stream) && tried.len() < MAX_TRIES && others.here;
-        let hedge = there.trial().filter(|_| repeatable && (again || others.away));
-        let watch = Watch { router, there, again, hedge };
-        let request = (parts.clone(), body.take());
-        match pump(request, &mut respond, sender, opener.windows(), &watch).await {
+        let whole = body.as_ref().is_none_or(Receiver::is_end_stream);
+        let mut watch = Watch { router, route: &route, tried: &tried, there, whole, repeatable, hedge: None };
+        watch.hedge = watch.there.trial().filter(|_| repeatable && watch.another());
+        let spare = watch.again().then(|| parts.clone());
+        let stop = match pump((parts, body.take()), &mut respond, sender, &opener, &watch).await {
             Ok(()) => return,
-            Err(Stop::Reset(reason)) => return respond.send_reset(reason),
-            Err(Stop::Elsewhere) if again => {}
-            Err(Stop::Elsewhere) => return respond.send_reset(Reason::REFUSED_STREAM),
-        }
+            Err(stop) => stop,
+        };
+        parts = match (stop, spare) {
+            (Stop::Elsewhere, Some(spare)) if watch.again() => spare,
+            (Stop::Elsewhere, _) => return respond.send_reset(Reason::REFUSED_STREAM),
+            (Stop::Reset(reason), _) => return respond.send_reset(reason),
+        };
     }
 }
 
@@ -97,14 +97,15 @@ fn hop(headers: &mut HeaderMap) -> Option<Hop> {
 async fn pass_on(
     router: &Router,
     node: &str,
+    route: &RouteKey,
     request: (request::Parts, Option<Receiver>),
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), Reason> {
     let there = router.link(node).ok_or(Reason::REFUSED_STREAM)?;
     let opener = there.target().opener().opener;
     let sender = opener.ready().await.map_err(|_| Reason::REFUSED_STREAM)?;
-    let watch = Watch { router, there, again: false, hedge: None };
-    match pump(request, respond, sender, opener.windows(), &watch).await {
+    let watch = Watch { router, route, tried: &[], there, whole: false, repeatable: false, hedge: None };
+    match pump(request, respond, sender, &opener, &watch).await {
         Ok(()) => Ok(()),
         Err(Stop::Reset(reason)) => Err(reason),
         Err(Stop::Elsewhere) => Err(Reason::REFUSED_STREAM),
@@ -127,17 +128,50 @@ impl From<Reason> for Stop {
 /// Judges the answer of one agent.
 struct Watch<'a> {
     router: &'a Router,
+    route: &'a RouteKey,
+    tried: &'a [u64],
     there: InFlight,
-    /// The request is whole in its head, and there is another agent here.
-    again: bool,
+    /// All of the request is in its head.
+    whole: bool,
+    /// And its service may do it twice.
+    repeatable: bool,
     /// The agent was set aside, and so long it may take to show that its service works.
     hedge: Option<Duration>,
 }
 
 impl Watch<'_> {
+    /// May another agent of this node have the request?
+    fn again(&self) -> bool {
+        self.whole && self.tried.len() < MAX_TRIES && self.router.others(self.route, self.tried).here
+    }
+
+    /// Or one of another node?
+    fn another(&self) -> bool {
+        self.again() || self.router.others(self.route, self.tried).away
+    }
+
+    /// Ready when the agent's tunnel is doubted, if the request may go elsewhere then.
+    async fn leave(&self, opener: &Opener) {
+        opener.doubted().await;
+        if !self.repeatable || !self.another() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The answer's head, or what is to happen instead of passing it on.
-    async fn head(&self, response: &mut ResponseFuture) -> Result<Head, Stop> {
-        let head = next_head(response);
+    async fn head(&self, response: &mut ResponseFuture, opener: &Opener) -> Result<Head, Stop> {
+        let head = async {
+            let mut head = std::pin::pin!(next_head(response));
+            // Doubt takes longer than that.
+            if let Ok(head) = timeout(ASK_AFTER, &mut head).await {
+                return head.map_err(|e| reason(&e).into());
+            }
+            tokio::select! {
+                biased;
+                head = head => head.map_err(|e| reason(&e).into()),
+                () = self.leave(opener) => Err(Stop::Elsewhere),
+            }
+        };
         let head = match self.hedge {
             Some(limit) => timeout(limit, head).await.map_err(|_| {
                 self.there.judge(Verdict::Bad(Fault::Timeout));
@@ -145,12 +179,12 @@ impl Watch<'_> {
             })?,
             None => head.await,
         };
-        let head = head.map_err(|e| reason(&e))?;
+        let head = head?;
         if let Head::Final(answer) = &head {
             let blame = Blame::of_answer(answer.headers());
             let verdict = Verdict::of(answer.status(), blame, self.router.rules());
             self.there.judge(verdict);
-            let unreached = blame == Some(Blame::NotReached) && self.again;
+            let unreached = blame == Some(Blame::NotReached) && self.again();
             if unreached || self.hedge.is_some() && matches!(verdict, Verdict::Bad(_)) {
                 return Err(Stop::Elsewhere);
             }
@@ -183,7 +217,7 @@ async fn pump(
     (parts, body): (request::Parts, Option<Receiver>),
     respond: &mut SendResponse<Bytes>,
     mut sender: SendRequest<Bytes>,
-    windows: &Arc<Windows>,
+    opener: &Opener,
     watch: &Watch<'_>,
 ) -> Result<(), Stop> {
     let body = body.filter(|body| !body.is_end_stream());
@@ -193,6 +227,7 @@ async fn pump(
     {
         body.be_patient();
     }
+    let waiting = opener.wait();
     let sent = sender.send_request(Request::from_parts(parts, ()), body.is_none());
     let (response, upload) = sent.map_err(|_| Reason::REFUSED_STREAM)?;
     let up = async {
@@ -201,7 +236,7 @@ async fn pump(
             Some(body) => send_up(body, upload).await,
         }
     };
-    let down = send_down(response, respond, windows, connect, watch);
+    let down = send_down((response, waiting), respond, opener, connect, watch);
     tokio::pin!(up, down);
     tokio::select! {
         done = &mut down => match done? {
@@ -230,16 +265,16 @@ async fn send_up(body: Receiver, upload: SendStream<Bytes>) -> Result<(), Reason
 
 /// The answer: informational heads as they come, then the final one, the body and its trailers.
 async fn send_down(
-    mut response: ResponseFuture,
+    (mut response, waiting): (ResponseFuture, Waiting),
     respond: &mut SendResponse<Bytes>,
-    windows: &Arc<Windows>,
+    opener: &Opener,
     connect: bool,
     watch: &Watch<'_>,
 ) -> Result<After, Stop> {
     let mut informational = 0;
     let response = loop {
         let head = tokio::select! {
-            head = watch.head(&mut response) => head?,
+            head = watch.head(&mut response, opener) => head?,
             // The client hung up before there was an answer.
             _ = poll_fn(|cx| respond.poll_reset(cx)) => return Err(Reason::CANCEL.into()),
         };
@@ -252,8 +287,9 @@ async fn send_down(
             Head::Final(response) => break response,
         }
     };
+    drop(waiting);
     let (parts, body) = response.into_parts();
-    let body = windows.receive(body);
+    let body = opener.windows().receive(body);
     let end = body.is_end_stream();
     let byte_stream = match connect {
         true => parts.status.is_success(),

@@ -1,6 +1,6 @@
 //! One request, from its upstream's choice to the end of its answer.
 
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
 use http::{HeaderValue, Response, StatusCode, Version};
 use piko_tunnel::blame::Blame;
+use piko_tunnel::doubt::{ASK_AFTER, Waiting};
 use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
@@ -19,13 +20,14 @@ use piko_tunnel::receive::{ReceiveError, Receiver};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
+use tokio::time::timeout;
 
 use super::client::Client;
 use super::download::{Download, Next};
 use super::incoming::Framing;
 use super::outgoing;
 use super::retry::{Attempted, Happened, may_retry};
-use super::upload::Upload;
+use super::upload::{MAX_HELD, Upload};
 use super::{Gateway, Request, plugins, upgraded};
 use crate::error::Failure;
 use crate::route::health::{Fault, Verdict};
@@ -112,7 +114,14 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
             others.here || others.away
         };
         let hedge = in_flight.trial().filter(|_| repeatable && another());
-        let attempt = Attempt { gateway, client: &client, ctx, patience, opener, in_flight, hedge };
+        let small = match ctx.incoming.body {
+            Framing::Absent => true,
+            Framing::Length(length) => length <= MAX_HELD as u64,
+            Framing::Open => false,
+        };
+        let may_leave = Leave { repeatable, small };
+        let attempt =
+            Attempt { gateway, client: &client, ctx, patience, opener, in_flight, hedge, may_leave };
         let request =
             |upload: &Upload| Attempted { idempotent, body_held: upload.is_held(), tries: ctx.tries };
         let (happened, failure) = match attempt.run(&mut upload).await {
@@ -134,7 +143,8 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
         };
         let may = may_retry(happened, request(&upload));
         drop(attempt);
-        if !first && matches!(happened, Happened::NothingSent | Happened::TunnelBroke) {
+        let doubted = in_doubt(ctx);
+        if !first && !doubted && matches!(happened, Happened::NothingSent | Happened::TunnelBroke) {
             // The upstream may have lost no more than this lane: it is one to try still.
             ctx.tried.pop();
         }
@@ -144,6 +154,11 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     }
     client.settle().await;
     Ok(())
+}
+
+/// Is the upstream that was tried last doubted?
+fn in_doubt(ctx: &Request) -> bool {
+    ctx.target.as_ref().is_some_and(|target| target.is_doubted())
 }
 
 /// An upstream that was not tried yet.
@@ -188,6 +203,16 @@ pub(super) struct Attempt<'a, 's> {
     pub(super) in_flight: InFlight,
     /// The upstream was set aside, and so long it may take to show that it works: then another one answers.
     hedge: Option<Duration>,
+    may_leave: Leave,
+}
+
+/// Whether a request may leave a tunnel whose other end is doubted.
+#[derive(Debug, Clone, Copy)]
+struct Leave {
+    /// Its service may do it twice, and all of it is at hand.
+    repeatable: bool,
+    /// All of it can be held.
+    small: bool,
 }
 
 impl Attempt<'_, '_> {
@@ -207,11 +232,12 @@ impl Attempt<'_, '_> {
         let upgrade = self.ctx.incoming.upgrade.as_ref();
         // An upgraded stream is written to after the answer: it cannot be ended here.
         let end = upload.is_empty() && upgrade.is_none();
+        let waiting = self.opener.wait();
         let sent = sender.send_request(request, end);
         let (response, stream) = sent.map_err(|e| Broken::stream(&e, false))?;
         match upgrade {
-            Some(upgrade) => upgraded::run(self, upgrade, response, stream).await,
-            None => self.exchange(response, stream, upload, end).await,
+            Some(upgrade) => upgraded::run(self, upgrade, (response, waiting), stream).await,
+            None => self.exchange((response, waiting), stream, upload, end).await,
         }
     }
 
@@ -219,7 +245,7 @@ impl Attempt<'_, '_> {
     /// is complete.
     async fn exchange(
         &self,
-        response: ResponseFuture,
+        response: (ResponseFuture, Waiting),
         stream: SendStream<Bytes>,
         upload: &mut Upload,
         sent_whole: bool,
@@ -236,7 +262,7 @@ impl Attempt<'_, '_> {
     }
 
     /// The answer, from its head to its end.
-    async fn answer(&self, response: ResponseFuture, progress: &Progress) -> Result<(), Broken> {
+    async fn answer(&self, response: (ResponseFuture, Waiting), progress: &Progress) -> Result<(), Broken> {
         let (parts, body) = self.answer_head(response, progress).await?.into_parts();
         self.pass(parts, body).await
     }
@@ -278,7 +304,7 @@ impl Attempt<'_, '_> {
     /// The final head; informational ones go to the client as they come (RFC 9110, section 15.2).
     pub(super) async fn answer_head(
         &self,
-        mut response: ResponseFuture,
+        (mut response, waiting): (ResponseFuture, Waiting),
         progress: &Progress,
     ) -> Result<Response<Receiver>, Broken> {
         for _ in 0..=MAX_INFORMATIONAL {
@@ -288,13 +314,7 @@ impl Attempt<'_, '_> {
                 }
                 Pin::new(&mut response).poll(cx).map_ok(Ok)
             });
-            // While an upload goes on, the answer is not late.
-            let next = progress.with(self.patience, next);
-            let next = match self.hedge {
-                Some(hedge) => progress.within(Some(hedge), next).await.flatten(),
-                None => next.await,
-            };
-            match next.ok_or_else(|| self.late())? {
+            match self.patiently(next, progress, &waiting).await? {
                 Ok(Ok(answer)) => {
                     return self.judge(answer.map(|body| self.opener.windows().receive(body)));
                 }
@@ -303,6 +323,47 @@ impl Attempt<'_, '_> {
             }
         }
         Err(Broken::last(Failure::BadAnswer))
+    }
+
+    /// What comes next on the stream, unless that is late, or the other end of the tunnel is doubted and the request
+    /// may leave it.
+    async fn patiently<T>(
+        &self,
+        next: impl Future<Output = T>,
+        progress: &Progress,
+        waiting: &Waiting,
+    ) -> Result<T, Broken> {
+        // While an upload goes on, the answer is not late.
+        let next = progress.with(self.patience, next);
+        let next = async {
+            match self.hedge {
+                Some(hedge) => progress.within(Some(hedge), next).await.flatten(),
+                None => next.await,
+            }
+        };
+        let mut next = std::pin::pin!(next);
+        // Doubt takes longer than that: most requests never wait for it.
+        if let Ok(done) = timeout(ASK_AFTER, &mut next).await {
+            return done.ok_or_else(|| self.late());
+        }
+        tokio::select! {
+            biased;
+            done = &mut next => done.ok_or_else(|| self.late()),
+            happened = self.leave(waiting) => Err(Broken::Upstream(happened, Failure::Unreachable)),
+        }
+    }
+
+    /// Ready when the other end is doubted, if the request may go elsewhere then.
+    async fn leave(&self, waiting: &Waiting) -> Happened {
+        self.opener.doubted().await;
+        let route = self.ctx.listener.as_ref().map(|listener| listener.by(self.ctx.incoming.protocol()));
+        let others = route.map(|route| self.gateway.router.others(&route, &self.ctx.tried));
+        match self.may_leave {
+            _ if others.is_none_or(|others| !others.here && !others.away) => std::future::pending().await,
+            Leave { small: true, .. } if waiting.is_unsent() => Happened::NothingSent,
+            Leave { repeatable: true, .. } => Happened::Doubted,
+            Leave { .. } => std::future::pending().await,
+        }
     }
 
     /// No answer in time. A call's own deadline says nothing about its service: clients with short ones could have

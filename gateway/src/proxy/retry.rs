@@ -18,6 +18,8 @@ pub(super) enum Happened {
     NotReached,
     /// The request tried an upstream that had been set aside, and it still does not work.
     TrialFailed,
+    /// The other end of the tunnel is silent, and so is the service: see `piko_tunnel::doubt`.
+    Doubted,
     /// The tunnel broke before an answer. Whether the service has the request is not known.
     TunnelBroke,
     /// The agent reset the stream before an answer: it had the request and gave up on it.
@@ -44,7 +46,7 @@ pub(super) fn may_retry(happened: Happened, request: Attempted) -> bool {
     }
     match happened {
         Happened::NothingSent | Happened::Refused | Happened::NotReached => true,
-        Happened::TunnelBroke | Happened::TrialFailed => request.idempotent,
+        Happened::TunnelBroke | Happened::Doubted | Happened::TrialFailed => request.idempotent,
         Happened::Reset | Happened::AnswerBegan => false,
     }
 }
@@ -61,6 +63,7 @@ mod tests {
             (Happened::Refused, true, true),
             (Happened::NotReached, true, true),
             (Happened::TrialFailed, true, false),
+            (Happened::Doubted, true, false),
             (Happened::TunnelBroke, true, false),
             (Happened::Reset, false, false),
             (Happened::AnswerBegan, false, false),

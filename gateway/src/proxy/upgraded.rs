@@ -7,6 +7,7 @@ use h2::SendStream;
 use h2::client::ResponseFuture;
 use http::{HeaderValue, StatusCode, header};
 use piko_tunnel::body::send_data;
+use piko_tunnel::doubt::Waiting;
 use piko_tunnel::handshake::{self, TCP_UPGRADE_TOKEN};
 use piko_tunnel::headers;
 use piko_tunnel::progress::Progress;
@@ -29,7 +30,7 @@ const HALF_CLOSED_SILENCE: Duration = Duration::from_secs(600);
 pub(super) async fn run(
     attempt: &Attempt<'_, '_>,
     upgrade: &Upgrade,
-    response: ResponseFuture,
+    response: (ResponseFuture, Waiting),
     stream: SendStream<Bytes>,
 ) -> Result<(), Broken> {
     let progress = Progress::default();

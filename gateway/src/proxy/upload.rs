@@ -14,7 +14,7 @@ use super::exchange::Piece;
 use super::forward::Broken;
 
 /// What is kept of a body, so that it can be sent to another upstream. Bytes.
-const MAX_HELD: usize = 64 << 10;
+pub(super) const MAX_HELD: usize = 64 << 10;
 
 /// A request's body: what was read of it, and what is still to come.
 pub(super) struct Upload {

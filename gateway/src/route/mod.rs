@@ -6,6 +6,7 @@ pub mod registry;
 mod resolve;
 pub mod target;
 pub mod upstream;
+mod weigh;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -100,7 +101,8 @@ struct Way {
 #[derive(Default)]
 struct Choices {
     good: Vec<Candidate>,
-    /// For want of good ones: set aside, but a request may do better there than nowhere.
+    /// For want of good ones: set aside, or on a tunnel that is doubted, but a request may do better there than
+    /// nowhere.
     aside: Vec<Candidate>,
 }
 
@@ -178,9 +180,10 @@ impl Router {
         self.registry.rules()
     }
 
-    /// Where there are upstreams that were not tried.
+    /// Where there are upstreams that were not tried, and are not doubted.
     pub fn others(&self, route: &RouteKey, tried: &[u64]) -> Others {
-        let fresh = |target: &Target| target.accepts() && !tried.contains(&target.id());
+        let fresh =
+            |target: &Target| target.accepts() && !target.is_doubted() && !tried.contains(&target.id());
         let local = self.registry.lookup(route);
         let mut local = local.iter().flat_map(|all| all.iter());
         let remote = self.table.remote(route);
@@ -223,11 +226,22 @@ impl Router {
         {
             return Some(trial);
         }
-        for there in remote.iter().flat_map(|routes| routes.iter()) {
+        let remote = remote.as_deref().unwrap_or_default();
+        let here: Vec<_> = choices.good.iter().filter_map(|one| one.target.kind().agent_key()).collect();
+        for one in &mut choices.good {
+            one.weight = weigh::local(one.target.kind().agent_key(), &here);
+        }
+        for there in remote {
             let Some(Way { target, through, good: way }) = self.way(&there.node, ask.tried) else { continue };
-            let (good, all) = (there.listed.good(), there.listed.upstreams);
-            let (list, weight) =
-                if way && good > 0 { (&mut choices.good, good) } else { (&mut choices.aside, all) };
+            let (good, all) = (weigh::remote(there, remote, &here), there.listed.upstreams);
+            if good == 0 && there.listed.good() > 0 {
+                continue; // they are here, too
+            }
+            let (list, weight) = if way && good > 0 && !target.is_doubted() {
+                (&mut choices.good, good)
+            } else {
+                (&mut choices.aside, all)
+            };
             list.push(Candidate { target, weight, load: there.load.clone(), upstream: None, through });
         }
         let chosen = ask.choose(choices.good).or_else(|| ask.choose(choices.aside));
@@ -242,6 +256,7 @@ impl Router {
                 continue;
             }
             let list = match upstream.mark() {
+                _ if target.is_doubted() => &mut choices.aside,
                 Mark::In => &mut choices.good,
                 Mark::Out => &mut choices.aside,
                 Mark::Due => {

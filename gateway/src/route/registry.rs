@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::health::{self, Fault, Out, Rules, Standing, Verdict};
 use super::target::{Kind, Target};
 use super::upstream::{Mark, Upstream};
-use crate::cluster::{Listed, Table};
+use crate::cluster::{Listed, MAX_AGENTS, Table};
 
 /// How soon after its time an upstream that is set aside may be tried.
 const DUE_EVERY: Duration = Duration::from_millis(100);
@@ -50,8 +50,14 @@ pub struct UpstreamView {
     pub agent_id: String,
     /// Requests in flight on its tunnel.
     pub inflight: usize,
+    /// Its tunnel's number.
+    pub tunnel: u64,
+    /// Its agent, as other nodes know it.
+    pub key: Option<u32>,
     /// Why it is set aside, if it is.
     pub out: Option<Out>,
+    /// Its agent's probe says that the service does not work.
+    pub down: bool,
 }
 
 /// A registered upstream. Dropping it takes the upstream out, on panic and cancel too, and once only.
@@ -103,13 +109,16 @@ impl Registry {
         let all: Vec<_> = self.endpoints.read().values().flat_map(|all| all.iter().cloned()).collect();
         let mut shown = BTreeMap::<_, Vec<_>>::new();
         for upstream in all {
-            if let Kind::Agent { addr, agent_id } = upstream.target.kind() {
+            if let Kind::Agent { addr, agent_id, .. } = upstream.target.kind() {
                 shown.entry(upstream.route.endpoint.clone()).or_default().push(UpstreamView {
                     route: upstream.route.clone(),
                     addr: *addr,
                     agent_id: agent_id.clone(),
                     inflight: upstream.target.inflight(),
+                    tunnel: upstream.target.id(),
+                    key: upstream.target.kind().agent_key(),
                     out: upstream.health.lock().out(),
+                    down: upstream.is_down(),
                 });
             }
         }
@@ -204,14 +213,14 @@ impl Registry {
             }
             let mut all = Vec::new();
             self.aside.lock().retain(|one| {
-                let kept = one.upgrade().filter(|upstream| upstream.mark() != Mark::In);
+                let kept = one.upgrade().filter(|upstream| upstream.by_requests() != Mark::In);
                 all.extend(kept.clone());
                 kept.is_some()
             });
             let now = Instant::now();
             for upstream in all {
                 let due = matches!(upstream.health.lock().standing(now), Standing::Due(_));
-                if due && upstream.mark() == Mark::Out {
+                if due && upstream.by_requests() == Mark::Out {
                     self.set(&upstream, Mark::Due);
                 }
             }
@@ -229,7 +238,8 @@ impl Registry {
         }
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let out = all.iter().filter(|one| one.mark() == Mark::Out).count();
-        self.table.set_local(route, Listed { upstreams: count(all.len()), out: count(out) });
+        let agents = agents(all.iter().filter(|one| one.mark() != Mark::Out));
+        self.table.set_local(route, Listed { upstreams: count(all.len()), out: count(out), agents });
         if all.is_empty() {
             endpoints.remove(route);
         } else {
@@ -237,6 +247,36 @@ impl Registry {
         }
         drop(endpoints);
         self.changes.send_modify(|n| *n += 1);
+    }
+}
+
+/// Whose these are, each once; nobody's where that is of no use.
+fn agents<'u>(upstreams: impl Iterator<Item = &'u Arc<Upstream>>) -> [u32; MAX_AGENTS] {
+    let mut keys: Vec<_> = upstreams.filter_map(|one| one.target.kind().agent_key()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let mut listed = [0; MAX_AGENTS];
+    if keys.len() <= MAX_AGENTS {
+        listed[..keys.len()].copy_from_slice(&keys);
+    }
+    listed
+}
+
+impl Registration {
+    /// What the agent's probe says: does the service work?
+    pub fn report(&self, healthy: bool) {
+        if !self.upstream.set_down(!healthy) {
+            return;
+        }
+        let (endpoint, agent) = (&self.upstream.route, self.upstream.target.kind().name());
+        match healthy {
+            true => info!(%endpoint, agent, "upstream works again, by its probe"),
+            false => {
+                self.registry.ejections.with_label_values(&["probe"]).inc();
+                warn!(%endpoint, agent, reason = "probe", "upstream is set aside");
+            }
+        }
+        self.registry.change(endpoint, |_| {});
     }
 }
 

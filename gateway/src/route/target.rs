@@ -18,6 +18,8 @@ pub enum Kind {
         addr: SocketAddr,
         /// What it calls itself.
         agent_id: String,
+        /// The same in short, see [`agent_key`].
+        key: u32,
     },
     /// Another node.
     Node {
@@ -26,7 +28,22 @@ pub enum Kind {
     },
 }
 
+/// An agent's id in short, the same on all nodes (FNV-1a). Two agents with the same key would share one's weight,
+/// and nothing else. Never 0, which is nobody's.
+pub fn agent_key(id: &str) -> u32 {
+    let key = id.bytes().fold(0x811c_9dc5, |key, byte| (key ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    u32::max(key, 1)
+}
+
 impl Kind {
+    /// The agent, in short.
+    pub fn agent_key(&self) -> Option<u32> {
+        match self {
+            Kind::Agent { key, .. } => Some(*key),
+            Kind::Node { .. } => None,
+        }
+    }
+
     /// What it calls itself.
     pub fn name(&self) -> &str {
         match self {
@@ -119,6 +136,13 @@ impl Target {
     /// May new requests go there?
     pub fn accepts(&self) -> bool {
         !self.leaving.load(Relaxed)
+    }
+
+    /// Is it not certain that the other end is still there? By the lane that the calling worker would take.
+    pub fn is_doubted(&self) -> bool {
+        let lanes = self.lanes.load();
+        let own = workers::current().and_then(|worker| lanes.get(worker)?.as_ref());
+        own.unwrap_or(&self.first).is_doubted()
     }
 
     /// From now on, no new requests.

@@ -25,6 +25,8 @@ pub struct Upstream {
     /// Good answers so far.
     pub(super) served: AtomicU64,
     mark: AtomicU8,
+    /// Its agent's probe says that the service does not work.
+    down: AtomicBool,
     pub(super) health: Mutex<Health>,
 }
 
@@ -43,11 +45,26 @@ pub(super) enum Mark {
 impl Upstream {
     pub(super) fn new(target: Arc<Target>, route: RouteKey) -> Arc<Upstream> {
         let (load, served) = (Load::default(), AtomicU64::new(0));
-        let (mark, health) = (AtomicU8::new(Mark::In as u8), Mutex::default());
-        Arc::new(Upstream { target, route, load, served, mark, health })
+        let (mark, down, health) = (AtomicU8::new(Mark::In as u8), AtomicBool::new(false), Mutex::default());
+        Arc::new(Upstream { target, route, load, served, mark, down, health })
     }
 
+    /// What requests and probes say together.
     pub(super) fn mark(&self) -> Mark {
+        if self.is_down() { Mark::Out } else { self.by_requests() }
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Relaxed)
+    }
+
+    /// True: it was otherwise before.
+    pub(super) fn set_down(&self, down: bool) -> bool {
+        self.down.swap(down, Relaxed) != down
+    }
+
+    /// What requests say alone.
+    pub(super) fn by_requests(&self) -> Mark {
         match self.mark.load(Relaxed) {
             0 => Mark::In,
             1 => Mark::Out,

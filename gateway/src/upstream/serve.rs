@@ -217,6 +217,10 @@ async fn answer(
             return refuse(denied.status(), denied.code(), denied.words());
         }
     };
+    if handshake::is_known(request.headers(), &shared.options.node_id) {
+        shared.metrics.upstream.handshake_refused("already_connected");
+        return refuse(StatusCode::CONFLICT, "already_connected", "this agent has a tunnel to this node");
+    }
     let lane = match shared.bundles.asked(request.headers()).transpose() {
         Ok(lane) => lane,
         Err(none) => {

@@ -13,7 +13,7 @@ use super::rebalance::Entry;
 use super::serve::{Agent, Shared};
 use crate::route::EndpointKey;
 use crate::route::registry::Registration;
-use crate::route::target::{Kind, Target};
+use crate::route::target::{Kind, Target, agent_key};
 
 /// Runs one tunnel from the handshake to its end.
 pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
@@ -31,7 +31,7 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
     };
     shared.metrics.upstream.handshake_accepted();
     let _open = shared.metrics.upstream.tunnel_opened();
-    let kind = Kind::Agent { addr: agent.addr, agent_id: agent.id.clone() };
+    let kind = Kind::Agent { addr: agent.addr, agent_id: agent.id.clone(), key: agent_key(&agent.id) };
     let target = shared.targets.add(kind, opener);
     let _bundle = shared.bundles.open(agent.bundle.clone(), &target);
     info!(agent.addr = %agent.addr, agent.id, "agent connected");
@@ -118,6 +118,12 @@ impl Listeners<'_> {
             Message::Unlisten { id } => {
                 self.open.remove(&id);
                 self.entry.set_listeners(self.open.len());
+                None
+            }
+            Message::Health { id: Some(id), healthy: Some(healthy), .. } => {
+                if let Some(registration) = self.open.get(&id) {
+                    registration.report(healthy);
+                }
                 None
             }
             _ => None,

@@ -29,7 +29,7 @@ impl Chaos {
                 let route = endpoint(world.rng.random_range(0..ENDPOINTS));
                 let upstreams = world.rng.random_range(0..3);
                 let out = world.rng.random_range(0..=upstreams);
-                world.set(node, &route, Listed { upstreams, out });
+                world.set(node, &route, Listed { upstreams, out, ..Listed::default() });
             }
         }
         if world.now < self.next {
