@@ -11,6 +11,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, reques
 use piko_tunnel::headers::{self, BadFraming, Framing};
 use piko_tunnel::patience::{self, Patience};
 
+use crate::hints::Hints;
+
 /// A request, free of what belongs to the hop it came over.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
@@ -29,6 +31,8 @@ pub(crate) struct Ask {
     pub(crate) connection_auth: bool,
     /// Whose connection it came on, where a login of a connection has begun there.
     pub(crate) client: Option<ClientId>,
+    /// Where informational answers go, if somebody waits for them.
+    pub(crate) hints: Option<Hints>,
 }
 
 /// One client, by the name that the node gave its connection and by the addresses it came from. The addresses tell
@@ -87,6 +91,7 @@ impl Ask {
             upgrade,
             connection_auth,
             client,
+            hints: None,
         })
     }
 
@@ -154,6 +159,9 @@ impl Ask {
             fields.insert(header::UPGRADE, protocol);
         }
         *request.headers_mut() = fields;
+        if let Some(hints) = self.hints {
+            hints.listen(&mut request);
+        }
         request
     }
 

@@ -28,6 +28,7 @@ mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod health;
+mod hints;
 mod http2;
 mod lanes;
 mod limits;

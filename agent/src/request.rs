@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::Cursor;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,7 +16,6 @@ use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, Framing};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::limits;
-use piko_tunnel::patience::Patience;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
@@ -28,6 +27,7 @@ use crate::addressing::WayBack;
 use crate::answer::{self, Login, Said};
 use crate::ask::Ask;
 use crate::failure::{Failure, NoAnswer, reply};
+use crate::hints::{self, Arriving};
 use crate::limits::LINGER;
 use crate::pool::{Answered, Carrier, Pool};
 use crate::service::{Body, Service};
@@ -109,7 +109,7 @@ impl From<StatusCode> for Logged {
 }
 
 async fn plain(
-    ask: Ask,
+    mut ask: Ask,
     stream: Receiver,
     respond: &mut SendResponse<Bytes>,
     (service, way_back): (&Service, Option<WayBack>),
@@ -120,7 +120,10 @@ async fn plain(
     let stalled = stream.stalled();
     let (body, progress) = upload(stream, ask.framing);
     let progress = progress.unwrap_or_default();
-    let (response, mut carrier) = first_of(pool.ask(ask, body), respond, patience, &progress).await?;
+    let (hints, mut arriving) = hints::channel();
+    ask.hints = Some(hints);
+    let asking = progress.with(patience, pool.ask(ask, body));
+    let (response, mut carrier) = first_of(asking, respond, &mut arriving).await?;
     let (mut parts, body) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Its connection is closed with it.
@@ -165,16 +168,24 @@ fn upload(stream: Receiver, framing: Framing) -> (Body, Option<std::sync::Arc<Pr
     (Either::Left(body), Some(progress))
 }
 
-/// The head of the service's answer, unless it is late or the client hangs up before.
+/// The head of the service's answer, unless it is late or the client hangs up before. Informational heads go to the
+/// node as they come.
 async fn first_of(
-    asking: impl Future<Output = Result<Answered, NoAnswer>>,
+    asking: impl Future<Output = Option<Result<Answered, NoAnswer>>>,
     respond: &mut SendResponse<Bytes>,
-    patience: Patience,
-    progress: &Progress,
+    arriving: &mut Arriving,
 ) -> Result<Answered, NoAnswer> {
-    tokio::select! {
-        answered = progress.with(patience, asking) => answered.ok_or(Failure::Timeout)?,
-        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(NoAnswer::ClientGone),
+    let mut asking = pin!(asking);
+    loop {
+        tokio::select! {
+            biased;
+            answered = &mut asking => {
+                arriving.pass_rest(respond);
+                return answered.ok_or(Failure::Timeout)?;
+            }
+            hint = arriving.next() => arriving.send(hint, respond),
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => return Err(NoAnswer::ClientGone),
+        }
     }
 }
 
@@ -219,8 +230,11 @@ async fn upgrade(
     ask.permit_upgrades(&service.upgrades);
     let (method, asked) = (ask.method.clone(), ask.upgrade.clone());
     let patience = ask.patience(service.timeout);
-    let asking = pool.ask(ask, Either::Right(Empty::new()));
-    let (response, mut carrier) = first_of(asking, respond, patience, &Progress::default()).await?;
+    let (hints, mut arriving) = hints::channel();
+    ask.hints = Some(hints);
+    let progress = Progress::default();
+    let asking = progress.with(patience, pool.ask(ask, Either::Right(Empty::new())));
+    let (response, mut carrier) = first_of(asking, respond, &mut arriving).await?;
     let (mut parts, body) = response.into_parts();
     if let Some(way_back) = way_back {
         way_back.map(&mut parts.headers);

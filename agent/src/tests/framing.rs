@@ -6,7 +6,7 @@ use super::recorder::Recorder;
 use super::{Tunnel, read};
 
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"];
-const ANSWERS: [(&str, u16); 13] = [
+const ANSWERS: [(&str, u16); 14] = [
     ("ok", 200),
     ("early", 200),
     ("chunked", 200),
@@ -19,6 +19,7 @@ const ANSWERS: [(&str, u16); 13] = [
     ("both", 200),
     ("twice", 200),
     ("hints", 200),
+    ("hundred", 200),
     ("switch", 101),
 ];
 

@@ -3,6 +3,7 @@
 
 mod framing;
 mod gone;
+mod hints;
 mod pool;
 mod recorder;
 

@@ -177,6 +177,11 @@ fn answer(kind: &str, head: bool) -> Vec<u8> {
         "hints" => {
             ("103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2".into(), "ok".into())
         }
+        "hundred" => {
+            let hint = "100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\nconnection: x-hop\r\nx-hop: b\r\n\
+                        x-piko-error: c\r\n\r\nHTTP/1.1 ";
+            (format!("{}200 OK\r\ncontent-length: 2", hint.repeat(100)), "ok".into())
+        }
         "switch" => {
             ("101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket".into(), "hello".into())
         }
