@@ -282,7 +282,10 @@ mod tests {
         assert_eq!(scene.run(5000, &["a", "b", "c"]), ["+c", "-1"]);
         // No third node: it goes all the same, since one is open.
         scene.plan.drain(2, scene.now);
-        assert_eq!(scene.run(1500, &["b", "c"]), ["-2"]);
+        let mut done = scene.run(1500, &["b", "c"]);
+        // The pauses between tries are random: five of them may be over by then.
+        done.retain(|step| step != "fewer");
+        assert_eq!(done, ["-2"]);
         // The last one: a new one first.
         let mut lone = Scene::new(1);
         lone.run(1000, &["a"]);

@@ -65,6 +65,11 @@ async fn status_commands_in_every_shape() {
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
+    // A node hears of another one's links a moment after they are made.
+    eventually("both links are known", || async {
+        (say(&["status", "cluster", "nodes"]).matches("links:\n  - ").count() == 2).then_some(())
+    })
+    .await;
     let yaml = say(&["status", "cluster", "nodes"]);
     assert!(yaml.starts_with("nodes:\n- id: "), "{yaml}");
     for key in ["status: active", "proxy_addr: ", "admin_addr: ", "endpoints: 0", "upstreams: 0"] {

@@ -156,7 +156,9 @@ async fn an_agent_takes_the_proxy_that_the_environment_names() {
     // The name has no address: only the proxy knows the way.
     let (addr, mut seen, _proxy) = http_proxy(Some(node.upstream)).await;
     let endpoint = format!("--endpoints=my-endpoint/{}", service.addr);
-    let args = ["agent", &endpoint, "--connect.url=http://tunnel.example.invalid:8001"].map(str::to_owned);
+    // One tunnel: a second one would ask the proxy again.
+    let url = "--connect.url=http://tunnel.example.invalid:8001";
+    let args = ["agent", &endpoint, "--connect.tunnels=1", url].map(str::to_owned);
     let named = |no_proxy: &str| {
         let proxy = format!("http://user:password@{addr}");
         let none =

