@@ -3,7 +3,7 @@
 //! 1. not ready: `/ready` says 503, so that balancers stop sending clients and agents here; responses ask
 //!    clients to close their connections;
 //! 2. wait `shutdown_delay` for them to notice;
-//! 3. drain: agents are told to connect to another node first and to leave this one then; they have [`MOVE`], since one
+//! 3. drain: agents are told to connect to another node first and to leave this one then; they have `MOVE`, since one
 //!    with a long stream here stays as long as that does;
 //! 4. no new connections and no new requests: the listeners close, HTTP/1 answers say `Connection: close`, HTTP/2 clients
 //!    and other nodes get GOAWAY. What is in flight finishes, up to `grace_period` in all. What is still upgraded half a
