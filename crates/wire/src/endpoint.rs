@@ -1,11 +1,8 @@
 //! The name traffic is addressed to, checked once and cheap to pass around.
 
 use std::borrow::Borrow;
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Longest endpoint name, bytes: two DNS labels.
 pub const MAX_ENDPOINT_LEN: usize = 128;
@@ -71,17 +68,7 @@ impl FromStr for EndpointId {
     }
 }
 
-impl fmt::Display for EndpointId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for EndpointId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
+crate::text::name!(EndpointId);
 
 impl AsRef<str> for EndpointId {
     fn as_ref(&self) -> &str {
@@ -92,18 +79,6 @@ impl AsRef<str> for EndpointId {
 impl Borrow<str> for EndpointId {
     fn borrow(&self) -> &str {
         &self.0
-    }
-}
-
-impl Serialize for EndpointId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for EndpointId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

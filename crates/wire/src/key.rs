@@ -9,7 +9,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{EndpointId, InvalidEndpoint, Protocol};
 
@@ -138,17 +137,8 @@ impl FromStr for RouteKey {
     }
 }
 
-impl fmt::Display for TenantId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for TenantId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
+crate::text::name!(TenantId);
+crate::text::serde_as_text!(RouteKey);
 
 impl fmt::Display for EndpointKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,30 +155,6 @@ impl fmt::Display for RouteKey {
             Protocol::Tcp => write!(f, "{TCP}{}", self.endpoint),
             Protocol::Http => write!(f, "{}", self.endpoint),
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for TenantId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for TenantId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl Serialize for RouteKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_string())
-    }
-}
-
-impl<'de> Deserialize<'de> for RouteKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -6,6 +6,7 @@
 mod endpoint;
 mod key;
 mod protocol;
+mod text;
 
 pub use endpoint::{EndpointId, InvalidEndpoint, MAX_ENDPOINT_LEN};
 pub use key::{EndpointKey, InvalidTenant, LISTENER, RouteKey, TENANT_ID, TenantId};
