@@ -3,12 +3,13 @@
 //! Both directions are independent: an upload never waits for a download, nor the other way round. So each call
 //! takes `&self` and locks for as long as one poll.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use pingora_error::{Error, Result};
+use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 /// A piece of a request's body.
@@ -20,16 +21,59 @@ pub(super) enum Piece {
     End,
 }
 
+/// How far a request and its answer have come: for the access log, the metrics, and whoever would answer again.
+#[derive(Default)]
+pub(super) struct Tally {
+    answered: OnceLock<ResponseHeader>,
+    read: AtomicUsize,
+    sent: AtomicUsize,
+}
+
+impl Tally {
+    /// Bytes of the request's body were read.
+    pub(super) fn count_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes, Relaxed);
+    }
+
+    /// Bytes of the answer's body were handed on for sending.
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes, Relaxed);
+    }
+
+    /// Fails once the final head was sent: there is one answer to a request.
+    pub(super) fn check_unanswered(&self) -> Result<()> {
+        match self.answered.get() {
+            None => Ok(()),
+            Some(_) => Error::e_explain(ErrorType::InternalError, "an answer was begun twice"),
+        }
+    }
+
+    /// The final head was sent.
+    pub(super) fn set_answered(&self, head: ResponseHeader) {
+        // The first stays: `check_unanswered` comes before.
+        let _ = self.answered.set(head);
+    }
+}
+
 /// Shared by the session that Pingora holds and the pump that moves the bytes.
 pub(super) trait Exchange: Send + Sync + 'static {
+    /// How far it has come.
+    fn tally(&self) -> &Tally;
+
     /// The final head, once it was sent.
-    fn answered(&self) -> Option<&ResponseHeader>;
+    fn answered(&self) -> Option<&ResponseHeader> {
+        self.tally().answered.get()
+    }
 
     /// Bytes of the request's body that were read.
-    fn bytes_read(&self) -> usize;
+    fn bytes_read(&self) -> usize {
+        self.tally().read.load(Relaxed)
+    }
 
     /// Bytes of the answer's body that were handed on for sending.
-    fn bytes_sent(&self) -> usize;
+    fn bytes_sent(&self) -> usize {
+        self.tally().sent.load(Relaxed)
+    }
 
     /// The request has nothing more to read.
     fn request_done(&self) -> bool;

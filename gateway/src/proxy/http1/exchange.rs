@@ -1,8 +1,6 @@
 //! The requests of one HTTP/1 connection, one after the other: each one's body, and its answer on its way.
 
 use std::future::poll_fn;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +12,7 @@ use pingora_error::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::io::AsyncWriteExt as _;
 
-use super::super::exchange::{Exchange, Piece};
+use super::super::exchange::{Exchange, Piece, Tally};
 use super::super::incoming::Framing;
 use super::answer::{Answer, Asked};
 use super::body::Body;
@@ -25,12 +23,11 @@ use super::wire::{FIRST, Wire};
 /// What is read of requests that come before their turn, bytes. Beyond it they wait in the socket, and a client
 /// that goes then is noticed when it is written to.
 const MAX_AHEAD: usize = 64 << 10;
+
 /// One connection.
 pub(super) struct Http1 {
     state: Mutex<State>,
-    answered: OnceLock<ResponseHeader>,
-    read: AtomicUsize,
-    sent: AtomicUsize,
+    tally: Tally,
 }
 
 struct State {
@@ -59,12 +56,7 @@ impl Http1 {
             keep: true,
             half_closed: None,
         };
-        Http1 {
-            state: Mutex::new(state),
-            answered: OnceLock::new(),
-            read: AtomicUsize::new(0),
-            sent: AtomicUsize::new(0),
-        }
+        Http1 { state: Mutex::new(state), tally: Tally::default() }
     }
 
     /// The next request's head. `None`: the client has gone, or has had its time. `most`: bytes its fields may have.
@@ -100,8 +92,7 @@ impl Http1 {
     /// Ends a request. True if the connection can have another: it is wanted, and where this one and its answer
     /// ended is beyond doubt.
     pub(super) fn finish(&mut self) -> bool {
-        self.answered = OnceLock::new();
-        (*self.read.get_mut(), *self.sent.get_mut()) = (0, 0);
+        self.tally = Tally::default();
         let state = self.state.get_mut();
         let answer = std::mem::take(&mut state.answer);
         state.half_closed = None;
@@ -184,16 +175,8 @@ impl State {
 }
 
 impl Exchange for Http1 {
-    fn answered(&self) -> Option<&ResponseHeader> {
-        self.answered.get()
-    }
-
-    fn bytes_read(&self) -> usize {
-        self.read.load(Relaxed)
-    }
-
-    fn bytes_sent(&self) -> usize {
-        self.sent.load(Relaxed)
+    fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     fn request_done(&self) -> bool {
@@ -203,7 +186,7 @@ impl Exchange for Http1 {
     fn poll_read(&self, cx: &mut Context<'_>) -> Poll<Result<Piece>> {
         let piece = ready!(self.state.lock().poll_piece(cx));
         if let Ok(Piece::Data(data)) = &piece {
-            self.read.fetch_add(data.len(), Relaxed);
+            self.tally.count_read(data.len());
         }
         Poll::Ready(piece)
     }
@@ -213,9 +196,7 @@ impl Exchange for Http1 {
     }
 
     fn send_head(&self, mut head: ResponseHeader, end: bool) -> Result<()> {
-        if self.answered.get().is_some() {
-            return Error::e_explain(ErrorType::InternalError, "an answer was begun twice");
-        }
+        self.tally.check_unanswered()?;
         let state = &mut *self.state.lock();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             state.answer.interim(&head);
@@ -229,12 +210,12 @@ impl Exchange for Http1 {
             state.keep = *begun.as_ref().unwrap_or(&false);
             begun?;
         }
-        let _ = self.answered.set(head);
+        self.tally.set_answered(head);
         Ok(())
     }
 
     fn queue(&self, data: Bytes, end: bool) -> Result<()> {
-        self.sent.fetch_add(data.len(), Relaxed);
+        self.tally.count_sent(data.len());
         let state = &mut *self.state.lock();
         state.answer.piece(data, end).inspect_err(|_| state.keep = false)
     }

@@ -1,7 +1,5 @@
 //! One HTTP/2 stream of a client: its request's body, and the answer on its way.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,14 +11,12 @@ use piko_tunnel::headers;
 use pingora_error::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
 
-use super::super::exchange::{Exchange, Piece};
+use super::super::exchange::{Exchange, Piece, Tally};
 
 /// One stream.
 pub(super) struct Http2 {
     streams: Mutex<Streams>,
-    answered: OnceLock<ResponseHeader>,
-    read: AtomicUsize,
-    sent: AtomicUsize,
+    tally: Tally,
 }
 
 struct Streams {
@@ -49,26 +45,13 @@ impl Http2 {
             ends: false,
             ended: false,
         };
-        Http2 {
-            streams: Mutex::new(streams),
-            answered: OnceLock::new(),
-            read: AtomicUsize::new(0),
-            sent: AtomicUsize::new(0),
-        }
+        Http2 { streams: Mutex::new(streams), tally: Tally::default() }
     }
 }
 
 impl Exchange for Http2 {
-    fn answered(&self) -> Option<&ResponseHeader> {
-        self.answered.get()
-    }
-
-    fn bytes_read(&self) -> usize {
-        self.read.load(Relaxed)
-    }
-
-    fn bytes_sent(&self) -> usize {
-        self.sent.load(Relaxed)
+    fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     fn request_done(&self) -> bool {
@@ -85,7 +68,7 @@ impl Exchange for Http2 {
                     let data = data.or_err(ErrorType::ReadError, "reading a client's body")?;
                     // It fails only on a stream that is gone, which the next read tells.
                     let _ = streams.request.flow_control().release_capacity(data.len());
-                    self.read.fetch_add(data.len(), Relaxed);
+                    self.tally.count_read(data.len());
                     return Poll::Ready(Ok(Piece::Data(data)));
                 }
                 None => streams.data_done = true,
@@ -113,9 +96,7 @@ impl Exchange for Http2 {
 
     fn send_head(&self, mut head: ResponseHeader, end: bool) -> Result<()> {
         let streams = &mut *self.streams.lock();
-        if self.answered.get().is_some() {
-            return Error::e_explain(ErrorType::InternalError, "an answer was begun twice");
-        }
+        self.tally.check_unanswered()?;
         for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
             head.remove_header(&name);
         }
@@ -132,7 +113,7 @@ impl Exchange for Http2 {
         let answer = streams.respond.send_response(response, end);
         streams.answer = Some(answer.or_err(ErrorType::WriteError, "sending an answer's head")?);
         streams.ended = end;
-        let _ = self.answered.set(head);
+        self.tally.set_answered(head);
         Ok(())
     }
 
@@ -161,7 +142,7 @@ impl Exchange for Http2 {
             if piece.is_empty() {
                 continue;
             }
-            self.sent.fetch_add(piece.len(), Relaxed);
+            self.tally.count_sent(piece.len());
             let last = streams.ends && streams.waiting.is_empty();
             answer.send_data(piece, last).or_err(ErrorType::WriteError, "sending an answer")?;
             streams.ended = last;
