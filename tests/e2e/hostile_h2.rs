@@ -6,6 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request};
 use piko_test_support::eventually;
+use piko_test_support::http2::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, block, frame,
+};
 use piko_test_support::program::{Node, Program, agent};
 use piko_test_support::service::Service;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,18 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::piko;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
 const UNKNOWN: u8 = 0xbe;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 const NO_ERROR: u32 = 0;
 const ENHANCE_YOUR_CALM: u32 = 11;
 /// A flood that is not cut after so many frames is not cut at all.
@@ -37,20 +30,6 @@ async fn path(flags: &[&str]) -> (Node, Service, Program) {
     let agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
     node.routes("my-endpoint", 200).await;
     (node, service, agent)
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A header block of literals that are not indexed.
-fn block(headers: &[(&str, &str)]) -> Vec<u8> {
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    headers.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
 }
 
 fn head(method: &str) -> Vec<u8> {

@@ -245,17 +245,9 @@ impl Budget {
 mod tests {
     use std::time::Duration;
 
+    use piko_test_support::http2::{PING, frame};
+
     use super::*;
-
-    const PING: u8 = 6;
-
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        bytes.extend([kind, flags]);
-        bytes.extend(stream.to_be_bytes());
-        bytes.extend(payload);
-        bytes
-    }
 
     fn begun() -> Watch {
         let mut watch = Watch::new();

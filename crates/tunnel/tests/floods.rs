@@ -7,29 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use piko_test_support::http2::{END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, block, frame};
 use piko_tunnel::agent_session::AgentSession;
 use piko_tunnel::handshake::CONTROL_PATH;
 use piko_tunnel::{Settings, limits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, WriteHalf, duplex, split};
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const END_HEADERS: u8 = 4;
 const CANCEL: [u8; 4] = 8u32.to_be_bytes();
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A request's head: literals that are not indexed (RFC 7541, section 6.2.2).
 fn head(method: &str, path: &str) -> Vec<u8> {
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    let fields = [(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)];
-    fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
+    block(&[(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)])
 }
 
 /// The agent's end of a tunnel whose node has opened and reset so many streams, all at once.
@@ -45,11 +31,8 @@ async fn flooded(streams: usize) -> (AgentSession<DuplexStream>, WriteHalf<Duple
     let (near, far) = duplex(8 << 20);
     let (mut read, mut write) = split(near);
     tokio::spawn(async move { while read.read(&mut [0; 65_536]).await.is_ok_and(|n| n > 0) {} });
-    let begun = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
-        &frame(SETTINGS, 0, 0, &[]),
-        &frame(HEADERS, END_HEADERS, 1, &head("POST", CONTROL_PATH)),
-    ];
+    let begun =
+        [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, END_HEADERS, 1, &head("POST", CONTROL_PATH))];
     write.write_all(&begun.concat()).await.unwrap();
     let (session, _control) = AgentSession::handshake(far, &settings).await.unwrap();
     let get = head("GET", "/");

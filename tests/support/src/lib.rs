@@ -4,6 +4,7 @@
 
 pub mod balancer;
 pub mod client;
+pub mod http2;
 pub mod lan;
 pub mod nginx;
 pub mod program;
