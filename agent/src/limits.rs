@@ -8,10 +8,13 @@
 
 use std::time::Duration;
 
-use piko_tunnel::limits::{MAX_HEADER_LIST, MAX_MESSAGE_HEADERS};
+use piko_tunnel::limits::{MAX_HEADER_LIST, MAX_MESSAGE_HEADERS, MAX_STREAMS};
 
 /// A new connection, TLS included. TCP's own limit is two minutes; a listener's `timeout` may be longer, or none.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams served at once, over all tunnels and lanes. Those that a node resets count until their tasks have
+/// noticed, so a node that opens and resets without end cannot fill the memory.
+pub(crate) const MAX_SERVED: usize = 2 * MAX_STREAMS as usize;
 /// Header fields of one response: as many as fit into [`MAX_MESSAGE_HEADERS`] at 33 bytes for the smallest, so
 /// that bytes are the limit. hyper's own is 100, which pages with many cookies and links pass.
 pub(crate) const MAX_FIELDS: usize = MAX_MESSAGE_HEADERS / 32;

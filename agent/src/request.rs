@@ -16,6 +16,7 @@ use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, Framing};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::limits;
+use piko_tunnel::patience::Patience;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
@@ -27,7 +28,7 @@ use crate::addressing::WayBack;
 use crate::answer::{self, Login, Said};
 use crate::ask::Ask;
 use crate::failure::{Failure, NoAnswer, reply};
-use crate::hints::{self, Arriving};
+use crate::hints;
 use crate::limits::LINGER;
 use crate::pool::{Answered, Carrier, Pool};
 use crate::service::{Body, Service};
@@ -109,7 +110,7 @@ impl From<StatusCode> for Logged {
 }
 
 async fn plain(
-    mut ask: Ask,
+    ask: Ask,
     stream: Receiver,
     respond: &mut SendResponse<Bytes>,
     (service, way_back): (&Service, Option<WayBack>),
@@ -120,10 +121,7 @@ async fn plain(
     let stalled = stream.stalled();
     let (body, progress) = upload(stream, ask.framing);
     let progress = progress.unwrap_or_default();
-    let (hints, mut arriving) = hints::channel();
-    ask.hints = Some(hints);
-    let asking = progress.with(patience, pool.ask(ask, body));
-    let (response, mut carrier) = first_of(asking, respond, &mut arriving).await?;
+    let (response, mut carrier) = first_of(pool, (ask, body), respond, patience, &progress).await?;
     let (mut parts, body) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Its connection is closed with it.
@@ -171,11 +169,15 @@ fn upload(stream: Receiver, framing: Framing) -> (Body, Option<std::sync::Arc<Pr
 /// The head of the service's answer, unless it is late or the client hangs up before. Informational heads go to the
 /// node as they come.
 async fn first_of(
-    asking: impl Future<Output = Option<Result<Answered, NoAnswer>>>,
+    pool: &Pool,
+    (mut ask, body): (Ask, Body),
     respond: &mut SendResponse<Bytes>,
-    arriving: &mut Arriving,
+    patience: Patience,
+    progress: &Progress,
 ) -> Result<Answered, NoAnswer> {
-    let mut asking = pin!(asking);
+    let (hints, mut arriving) = hints::channel();
+    ask.hints = Some(hints);
+    let mut asking = pin!(progress.with(patience, pool.ask(ask, body)));
     loop {
         tokio::select! {
             biased;
@@ -230,11 +232,8 @@ async fn upgrade(
     ask.permit_upgrades(&service.upgrades);
     let (method, asked) = (ask.method.clone(), ask.upgrade.clone());
     let patience = ask.patience(service.timeout);
-    let (hints, mut arriving) = hints::channel();
-    ask.hints = Some(hints);
-    let progress = Progress::default();
-    let asking = progress.with(patience, pool.ask(ask, Either::Right(Empty::new())));
-    let (response, mut carrier) = first_of(asking, respond, &mut arriving).await?;
+    let asking = (ask, Either::Right(Empty::new()));
+    let (response, mut carrier) = first_of(pool, asking, respond, patience, &Progress::default()).await?;
     let (mut parts, body) = response.into_parts();
     if let Some(way_back) = way_back {
         way_back.map(&mut parts.headers);

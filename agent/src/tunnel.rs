@@ -14,7 +14,7 @@ use piko_tunnel::dial::{Bundle, DialError, Dialed, Purpose};
 use piko_tunnel::grpc;
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::receive::Receiver;
-use piko_tunnel::{SessionError, Settings, headers, limits};
+use piko_tunnel::{SessionError, Settings, headers};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,15 +24,12 @@ use crate::cluster::Cluster;
 use crate::error::AgentError;
 use crate::failure::{Failure, reply};
 use crate::health::Unhealthy;
+use crate::limits::MAX_SERVED;
 use crate::service::{Service, Target};
 use crate::{lanes, request, tcp};
 
 /// The node answers each listen at once; one that does not is stuck.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Streams served at once, over all tunnels and lanes. Those that a node resets count until their tasks have
-/// noticed, so a node that opens and resets without end cannot fill the memory.
-const MAX_SERVED: usize = 2 * limits::MAX_STREAMS as usize;
 
 /// What a tunnel serves, by endpoint.
 pub(crate) type Services = Arc<HashMap<String, Arc<Service>>>;
