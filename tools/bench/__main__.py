@@ -126,7 +126,7 @@ class Bench:
         node = Node("node-tls", flags=(f"--proxy.tls.cert={cert}", f"--proxy.tls.key={key}"))
         behind = agent("agent-tls", node.upstream, f"bench/127.0.0.1:{self.origin_port}")
         paths = {TWICE: (port, {"first": first, "second": self.nginx["second"]}), "one node": (node.proxy, {"node": node.process, "agent": behind})}
-        wait_for("the endpoint is there", lambda: node.metric("piko_upstreams_connected_upstreams") >= 1)
+        wait_for("the endpoint is there", lambda: node.tunnels() >= 1)
         rates, costs, _, _ = self.rounds(list(paths), lambda port: wrk(port, 2, tls=True), paths=paths)
         self.target("TLS for clients, 64 connections: one node ÷ NGINX twice, requests/s", rates.ratio("one node", TWICE), "")
         for process in (first, node.process, behind):
@@ -194,11 +194,10 @@ class Bench:
         """What one more idle thing costs, in a node of its own."""
         count = self.options.idle
         node = Node("node-idle")
-        connected = lambda: node.metric("piko_upstreams_connected_upstreams")
         tunnels = []
         for batch in (1, 2):
             start(f"idle-{batch}", PIKO, "bench", "tunnels", "--url", f"http://127.0.0.1:{node.upstream}", "--tunnels", count)
-            wait_for("the tunnels are open", lambda: connected() >= batch * count, 60)
+            wait_for("the tunnels are open", lambda: node.tunnels() >= batch * count, 60)
             time.sleep(2)
             tunnels.append(rss(node.process))
         self.target("node, KiB per idle tunnel", (tunnels[1] - tunnels[0]) / count, "≤ 24")
@@ -207,7 +206,7 @@ class Bench:
             node = Node("node-idle")
             service = load.websocket_service() if kind == "WebSocket" else self.origin_port
             behind = agent("agent-idle", node.upstream, f"bench/127.0.0.1:{service}")
-            wait_for("the endpoint is there", lambda: connected_to(node) >= 1)
+            wait_for("the endpoint is there", lambda: node.tunnels() >= 1)
             self.target(f"node, KiB per idle {kind}", idle_kib(node.process, node.proxy, kind, count), wanted)
             stop(behind), stop(node.process)
 
@@ -225,10 +224,6 @@ class Bench:
                           "![CPU of a request by connections](benchmarks-cost.svg)", "",
                           *table(("connections", *(f"{n}, requests/s" for n in names), *(f"{n}, CPU-s per 10,000" for n in names)), rows)]
         self.pictures = {"rate": curve("Requests a second", "requests/s", CURVE, rate), "cost": curve("CPU seconds per 10,000 requests", "CPU-s", CURVE, cost)}
-
-
-def connected_to(node):
-    return node.metric("piko_upstreams_connected_upstreams")
 
 
 PARTS = ("requests", "latency", "bodies", "tls", "http2", "bulk", "long_line", "plugins", "routable", "memory", "curve")

@@ -1,7 +1,7 @@
 """The load: wrk, h2load, curl, and what an idle connection costs."""
 import base64, hashlib, re, select, socket, subprocess, sys, threading, time
 
-from parts import HEADERS, PIKO, ROOT, get, rss, scratch
+from parts import HEADERS, PIKO, ROOT, free_port, get, rss, scratch, start, wait_for
 
 UNIT = {"us": 1, "ms": 1e3, "s": 1e6}
 
@@ -178,7 +178,6 @@ def websocket_service():
 
 def delayed(port, seconds):
     """A relay to the port that holds each byte for so long, each way. Returns its port; runs in a process of its own."""
-    from parts import free_port, start, wait_for
     at = free_port()
     start(f"relay-{at}", sys.executable, ROOT / "tools/bench/relay.py", at, port, seconds)
     wait_for("the relay listens", lambda: socket.create_connection(("127.0.0.1", at), 1).close() is None)

@@ -118,6 +118,9 @@ class Node:
         found = re.search(rf"^{name} (\S+)".encode(), get(self.admin, "/metrics")[1], re.M)
         return float(found[1]) if found else 0.0
 
+    def tunnels(self):
+        return self.metric("piko_upstreams_connected_upstreams")
+
 
 def agent(name, upstream, *listeners):
     return start(name, PIKO, "agent", f"--endpoints={','.join(listeners)}", f"--connect.url=http://127.0.0.1:{upstream}",
