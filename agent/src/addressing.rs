@@ -7,10 +7,10 @@ use piko_tunnel::failure::Failure;
 
 use crate::ask::Ask;
 
-/// What a listener's service has to be asked for.
+/// How requests are rewritten for a listener's service: host and path.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Addressing {
-    /// What it is called, where that is not what the client calls it.
+    /// The service's name in `Host`, where it differs from the client's.
     pub(crate) host: Option<Authority>,
     /// The path it is below: empty, or as `/a/b`.
     pub(crate) prefix: String,
@@ -20,7 +20,7 @@ pub(crate) struct Addressing {
     pub(crate) map_back: bool,
 }
 
-/// What an answer's addresses are mapped back with.
+/// Maps the addresses in an answer back to the client's.
 #[derive(Debug)]
 pub(crate) struct WayBack {
     client: Origin,
@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    /// What protects the service against other sites still does.
+    /// The service's protection against requests from other sites still works.
     #[test]
     fn the_clients_own_origin_follows_the_host_and_no_other() {
         for (name, value, expected) in [

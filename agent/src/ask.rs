@@ -29,7 +29,7 @@ pub(crate) struct Ask {
     pub(crate) upgrade: Option<HeaderValue>,
     /// Its credentials log in the connection it goes on, for whatever follows there (NTLM, Negotiate).
     pub(crate) connection_auth: bool,
-    /// Whose connection it came on, where a login of a connection has begun there.
+    /// The client's connection, where a login of that connection has begun.
     pub(crate) client: Option<ClientId>,
     /// Where informational answers go, if somebody waits for them.
     pub(crate) hints: Option<Hints>,

@@ -18,7 +18,7 @@ use crate::tunnel::Services;
 /// Endpoints whose services do not work, by their probes.
 pub(crate) type Unhealthy = BTreeSet<String>;
 
-/// What the probes of one service have come to.
+/// The result of the probes of one service.
 #[derive(Debug)]
 struct Pulse {
     healthy: bool,

@@ -287,7 +287,7 @@ async fn splice(near: TunnelStream, early: Bytes, far: BoxIo, websocket: bool) {
         well = &mut up => (well, down),
         well = &mut down => (well, up),
     };
-    // What broke off has no other half.
+    // A stream that broke off has no other half to wait for.
     let linger = (websocket || !well).then_some(LINGER);
     tokio::select! {
         _ = other => {}

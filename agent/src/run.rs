@@ -294,7 +294,7 @@ impl<T: Fn(Event)> Running<'_, T> {
             Ok((task, reason)) => (task, reason.to_string()),
             Err(e) => (e.id(), e.to_string()),
         };
-        // What keeps lanes has no number.
+        // The task that keeps lanes is no tunnel, and has no number.
         let Some((id, node_id)) = self.ids.remove(&task) else { return };
         let alone = self.plan.ended(id, Instant::now());
         if let Some(leave) = self.leaves.remove(&id) {

@@ -56,14 +56,14 @@ impl Streams {
     }
 }
 
-/// What a dial has brought.
+/// The result of a dial.
 pub(crate) enum Opened {
     Tunnel(Box<Tunnel>),
     /// The agent has a tunnel to that node.
     Known,
 }
 
-/// What a tunnel with listeners hears and tells.
+/// The channels of a tunnel with listeners: what it is told, and what it reports.
 pub(crate) struct Owner {
     pub(crate) id: u64,
     /// Told once that the tunnel's node wants it to end.

@@ -9,7 +9,7 @@ use url::Url;
 use crate::config::{ConnectConfig, is_loopback};
 use crate::error::AgentError;
 
-/// What to do about a proxy.
+/// The proxy to use, if there is one.
 #[derive(Debug)]
 enum WayOut {
     Direct,

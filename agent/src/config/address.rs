@@ -28,7 +28,7 @@ pub struct HttpAddr {
     pub scheme: HttpScheme,
     /// Where it is.
     pub place: Place,
-    /// What comes before every path: empty, or as `/a/b`.
+    /// A prefix for every path: empty, or such as `/a/b`.
     pub prefix: String,
 }
 

@@ -30,7 +30,7 @@ pub struct HealthConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpHealthConfig {
-    /// What to ask for.
+    /// The path that is asked for.
     pub path: String,
     /// Which statuses are good: `200`, or `200-399`.
     #[serde(deserialize_with = "text_or_number")]

@@ -61,7 +61,7 @@ fn any_upgrade() -> Vec<String> {
     vec!["*".into()]
 }
 
-/// What a service is called in `Host`.
+/// The service's name in `Host`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "String", into = "String")]
 #[schemars(with = "String")]
@@ -200,7 +200,7 @@ pub struct Listener {
     pub http_client: HttpClientConfig,
     /// TLS to it.
     pub tls: ClientTlsConfig,
-    /// What it is called, if that is not what the client calls it.
+    /// The service's name in `Host`, where it differs from the client's.
     pub host: Option<Authority>,
     /// See [`ListenerConfig::rewrite_responses`].
     pub rewrite_responses: bool,

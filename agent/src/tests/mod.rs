@@ -30,7 +30,7 @@ use crate::tunnel::{self, Services, Streams};
 /// A tunnel to an agent with the endpoints given, in this process.
 struct Tunnel {
     node: SendRequest<Bytes>,
-    /// What the agent serves now.
+    /// The streams that the agent serves now.
     streams: Streams,
     _control: SendStream<Bytes>,
     _tasks: JoinSet<()>,

@@ -19,7 +19,7 @@ pub(crate) struct Local {
     flushed: u64,
 }
 
-/// What one who has some version has missed.
+/// The changes that a node with some version has missed.
 pub(crate) enum Missing {
     /// These changes, in order.
     Changes(Vec<Change>),
@@ -61,7 +61,7 @@ impl Local {
         Some((base, self.since(base)?))
     }
 
-    /// What one who has that version has missed.
+    /// The changes that a node with that version has missed.
     pub(crate) fn missing(&self, have: u64) -> Missing {
         match self.since(have).filter(|changes| changes.len() <= self.endpoints.len().max(64)) {
             Some(changes) => Missing::Changes(changes),

@@ -42,7 +42,7 @@ pub(crate) struct Member {
     pub(crate) whole: bool,
     pub(crate) version: u64,
     pub(crate) endpoints: BTreeMap<RouteKey, Listed>,
-    /// Whom it has a good link to.
+    /// The nodes that it has a good link to.
     pub(crate) links: BTreeSet<Link>,
     /// The last heartbeat.
     seq: u64,

@@ -21,7 +21,7 @@ const MAX_ADDR: usize = 260;
 /// packet of the default size, and larger clusters send packets that IP splits.
 const MAX_LINKS: usize = 1024;
 
-/// Who a node is. Travels in memberlist's metadata and in heartbeats.
+/// A node's identity. Travels in memberlist's metadata and in heartbeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The id users see.
@@ -86,7 +86,7 @@ pub enum Message {
         /// In order.
         changes: Vec<Change>,
     },
-    /// Who lives at the sender's address, and which version its table has.
+    /// The identity at the sender's address, and the version of its table.
     Heartbeat {
         /// The sender.
         identity: Identity,
@@ -223,7 +223,7 @@ pub fn encode_identity(identity: &Identity) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// What memberlist's metadata says; `None` where it is no node of this version.
+/// The identity in memberlist's metadata. Returns `None` if it is no node of this version.
 pub fn decode_identity(bytes: &[u8]) -> Option<Identity> {
     let (&FORMAT, body) = bytes.split_first()? else { return None };
     postcard::from_bytes::<Identity>(body).ok().filter(Identity::is_sound)

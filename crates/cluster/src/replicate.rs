@@ -32,7 +32,7 @@ const FORGET: Duration = Duration::from_secs(3600);
 
 /// How a node takes part.
 pub struct Config {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// What others may make it remember.
     pub caps: Caps,
@@ -99,12 +99,12 @@ impl Replicator {
         }
     }
 
-    /// What is known.
+    /// The tables and members known so far.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Who this node is.
+    /// This node's identity.
     pub fn identity(&self) -> &Identity {
         &self.state.identity
     }

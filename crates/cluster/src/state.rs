@@ -318,7 +318,7 @@ impl State {
             self.changes += 1;
             let active = self.members.values().filter(|member| member.status == Status::Active);
             let before = self.routes.get(&endpoint);
-            // What is in flight there stays counted.
+            // Requests in flight there stay counted.
             let load = |member: &Member| {
                 let same = before.iter().flat_map(|all| all.iter()).find(|there| there.node == member.remote);
                 same.map_or_else(Load::default, |there| there.load.clone())

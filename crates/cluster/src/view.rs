@@ -64,7 +64,7 @@ pub struct RemoteRoute {
 /// A node, as status shows it.
 #[derive(Debug, Clone)]
 pub struct NodeView {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// Its gossip address; the local node's is unknown here.
     pub gossip_addr: Option<SocketAddr>,

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use crate::failure::Failure;
 use crate::headers::ERROR;
 
-/// What is known of a service when its agent answers instead.
+/// How much is known of a service when its agent answers instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     /// No service got anything of the request: another upstream may take it, whatever its method.

@@ -21,7 +21,7 @@ pub const ASK_AFTER: Duration = Duration::from_secs(1);
 /// How long the answer may take: more than any round trip on Earth, by satellite too.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
 
-/// Who waits on a tunnel, and whether its other end is doubted. Shared by its openers and its upkeep.
+/// How many requests wait on a tunnel, and whether its other end is doubted. Shared by its openers and its upkeep.
 #[derive(Debug)]
 pub(crate) struct Contact {
     waiting: AtomicUsize,
@@ -92,7 +92,7 @@ impl Drop for Waiting {
     }
 }
 
-/// What is known at one moment.
+/// The facts at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen {
     /// Bytes received so far.

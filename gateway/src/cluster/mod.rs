@@ -34,7 +34,7 @@ pub use table::Table;
 
 /// How to take part in a cluster.
 pub struct Options {
-    /// Who this node is.
+    /// This node's identity.
     pub identity: Identity,
     /// Where gossip listens, TCP and UDP.
     pub bind: SocketAddr,

@@ -43,7 +43,7 @@ impl Table {
         self.replicator.read().identity().id.clone()
     }
 
-    /// Who this node is.
+    /// This node's identity.
     pub fn identity(&self) -> Identity {
         self.replicator.read().identity().clone()
     }

@@ -137,7 +137,8 @@ impl Links {
                     Ok((opener, driver, control)) => {
                         backoff.reset();
                         let ended = self.live(&node, opener, driver, control).await;
-                        // Whoever closes its link is leaving: its port is closed before the others hear of it.
+                        // A clean close means that the peer is leaving: it closes this port before gossip spreads the news,
+                        // so there is nothing to warn of.
                         warned = matches!(ended, SessionError::Closed);
                         match ended {
                             SessionError::Closed => info!(node.id = %node.id, "peer closed its link"),

@@ -24,7 +24,7 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Proxies that a request may name before the node stops to ask which of them it trusts. More are no honest chain.
 const MAX_HOPS: usize = 64;
 
-/// Whose word about a client is taken: `proxy.trusted_proxies`.
+/// The proxies whose statements about a client are believed: `proxy.trusted_proxies`.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Arc<[IpNet]>);
 

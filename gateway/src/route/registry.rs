@@ -250,7 +250,7 @@ impl Registry {
     }
 }
 
-/// Whose these are, each once; nobody's where that is of no use.
+/// The keys of the agents that these upstreams belong to, each once; 0 where there are too many to name.
 fn agents<'u>(upstreams: impl Iterator<Item = &'u Arc<Upstream>>) -> [u32; MAX_AGENTS] {
     let mut keys: Vec<_> = upstreams.filter_map(|one| one.target.kind().agent_key()).collect();
     keys.sort_unstable();

@@ -106,7 +106,7 @@ impl Answer {
             }
             None if asked.chunks => {
                 head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
-                // Who announces them knows a client that waits for them (RFC 9110, section 6.6.2).
+                // A service that announces trailers knows a client that waits for them (RFC 9110, section 6.6.2).
                 Framing::Chunks(asked.trailers || head.headers.contains_key(header::TRAILER))
             }
             None => Framing::Connection,
