@@ -64,7 +64,7 @@ enum State {
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Dial a node; then one of [`Plan::opened`], [`Plan::known`] and [`Plan::failed`] says how that went.
+    /// Dial a node; then [`Plan::opened`] or [`Plan::missed`] says how that went.
     Dial,
     /// Let this tunnel finish what it has, and end.
     Leave(u64),
@@ -115,7 +115,7 @@ impl Plan {
     /// A node was dialled. Its tunnel's number; `None` where the agent has one to it already: it is dropped.
     pub(crate) fn opened(&mut self, node: &str, now: Instant) -> Option<u64> {
         if self.nodes(now).iter().any(|known| known == node) {
-            self.known(now);
+            self.missed(now);
             return None;
         }
         self.dialling = false;
@@ -129,17 +129,8 @@ impl Plan {
         Some(self.next_id)
     }
 
-    /// A node answered that the agent has a tunnel to it already.
-    pub(crate) fn known(&mut self, now: Instant) {
-        self.missed(now);
-    }
-
-    /// No node answered, or not well.
-    pub(crate) fn failed(&mut self, now: Instant) {
-        self.missed(now);
-    }
-
-    fn missed(&mut self, now: Instant) {
+    /// A dial brought no tunnel: no node answered well, or one that the agent has a tunnel to already.
+    pub(crate) fn missed(&mut self, now: Instant) {
         self.dialling = false;
         self.tries += 1;
         self.dial_at = now + self.backoff.pause();
@@ -238,7 +229,7 @@ mod tests {
                             done.push(format!("+{node}"))
                         }
                         Some(_) => {}
-                        None => self.plan.failed(self.now),
+                        None => self.plan.missed(self.now),
                     },
                     Next::Leave(id) => {
                         done.push(format!("-{id}"));
@@ -303,7 +294,7 @@ mod tests {
         assert!(!scene.plan.ended(1, scene.now), "there is another");
         assert!(scene.plan.ended(2, scene.now), "there is none");
         assert_eq!(scene.plan.next(scene.now), Next::Dial);
-        scene.plan.failed(scene.now);
+        scene.plan.missed(scene.now);
         assert!(matches!(scene.plan.next(scene.now), Next::Wait(Some(_)) | Next::Dial));
         assert!(!scene.plan.ended(7, scene.now), "one that nobody knows");
     }
@@ -338,8 +329,7 @@ mod tests {
                 if dialling && rng.random_bool(0.7) {
                     dialling = false;
                     match rng.random_range(0..4) {
-                        0 if !calm => plan.failed(now),
-                        1 if !calm => plan.known(now),
+                        0 | 1 if !calm => plan.missed(now),
                         _ => drop(plan.opened(node, now)),
                     }
                 }

@@ -254,10 +254,10 @@ impl<T: Fn(Event)> Running<'_, T> {
     fn dialled(&mut self, opened: Result<Opened, AgentError>) {
         match opened {
             Ok(Opened::Tunnel(tunnel)) => self.opened(*tunnel),
-            Ok(Opened::Known) => self.plan.known(Instant::now()),
+            Ok(Opened::Known) => self.plan.missed(Instant::now()),
             Err(e) => {
                 warn!(error = %e, "failed to connect; trying again");
-                self.plan.failed(Instant::now());
+                self.plan.missed(Instant::now());
             }
         }
     }
