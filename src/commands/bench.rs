@@ -86,6 +86,8 @@ async fn tunnels(m: &ArgMatches) -> anyhow::Result<()> {
         let endpoints = vec![format!("idle-{n}/localhost:1")];
         let mut config = AgentConfig { endpoints, ..AgentConfig::default() };
         config.connect.url.clone_from(url);
+        // A second one would be refused, as there is one node, and again every half a minute.
+        config.connect.tunnels = 1;
         agents.spawn(Agent::new(config)?.run(stop.clone(), |_| {}));
     }
     while let Some(ended) = agents.join_next().await {
