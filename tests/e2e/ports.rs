@@ -234,7 +234,8 @@ async fn silent_clients_keep_neither_probe_nor_agent_nor_client_out() {
     let service = Service::start("one").await;
     let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
     node.routes("my-endpoint", 200).await;
-    assert!(cut(node, "proxy", "evicted").await >= 200.0);
+    let (evicted, full) = (cut(node, "proxy", "evicted").await, cut(node, "proxy", "full").await);
+    assert!(evicted >= 200.0, "of {} silent clients {evicted} were cut, {full} refused", silent.len());
     drop(silent);
 }
 

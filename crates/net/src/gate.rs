@@ -7,14 +7,15 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::count::{Counts, Reason};
 
@@ -24,6 +25,9 @@ const SHARDS: usize = 16;
 const FREED_AT_ONCE: usize = 64;
 /// After a search for idle connections that found none, there is none for so long.
 const SEARCH_AGAIN: Duration = Duration::from_millis(100);
+/// How long accepting waits for connections that were cut to be gone. One whose thread does not come round may
+/// not hold up the port.
+const LONGEST_WAIT_FOR_CUT: Duration = Duration::from_millis(100);
 
 /// How many connections a port may have.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,6 +52,10 @@ pub struct Gate {
     members: [Mutex<HashMap<u64, Arc<Member>>>; SHARDS],
     /// When it is worth while to look for idle connections again, milliseconds after `started`.
     search_at: AtomicU64,
+    /// Connections that were cut for another and whose tasks have not ended yet: they hold their places and
+    /// descriptors until then.
+    leaving: AtomicUsize,
+    left: Notify,
 }
 
 /// What a connection is doing, as far as its deadlines and its place are concerned.
@@ -94,6 +102,8 @@ impl Gate {
             addresses: Default::default(),
             members: Default::default(),
             search_at: AtomicU64::new(0),
+            leaving: AtomicUsize::new(0),
+            left: Notify::new(),
         })
     }
 
@@ -105,6 +115,26 @@ impl Gate {
     /// What is counted.
     pub fn counts(&self) -> &Arc<Counts> {
         &self.counts
+    }
+
+    /// Waits until the connections that were cut for newcomers are gone, or few are left. Without it a quick
+    /// flood is accepted faster than places come back: nothing is left to cut, and a good client in it is refused.
+    pub(crate) async fn settle(&self) {
+        if self.open.load(Relaxed) < self.limits.most {
+            return;
+        }
+        let few_are_leaving = async {
+            loop {
+                let left = self.left.notified();
+                tokio::pin!(left);
+                left.as_mut().enable();
+                if self.leaving.load(Acquire) < self.freed_at_once() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        let _ = timeout(LONGEST_WAIT_FOR_CUT, few_are_leaving).await;
     }
 
     /// A place for a client, or why there is none.
@@ -179,7 +209,10 @@ impl Gate {
     }
 
     fn cut(&self, member: &Member) {
-        member.standing.store(self.pack(Standing::Cut), Relaxed);
+        let old = member.standing.swap(self.pack(Standing::Cut), Release);
+        if unpack(old) != Standing::Cut {
+            self.leaving.fetch_add(1, Release);
+        }
         if let Some(task) = member.task.get() {
             task.abort();
         }
@@ -264,6 +297,12 @@ impl Drop for Place {
         self.gate.members[shard(self.member.id)].lock().remove(&self.member.id);
         self.gate.give_share_back(self.address);
         self.gate.open.fetch_sub(1, Relaxed);
+        // Swapped, so that a cut at this very moment is not counted for ever.
+        let standing = self.member.standing.swap(self.gate.pack(Standing::Cut), AcqRel);
+        if unpack(standing) == Standing::Cut {
+            self.gate.leaving.fetch_sub(1, Release);
+            self.gate.left.notify_waiters();
+        }
         self.gate.counts.leave();
     }
 }
@@ -286,8 +325,8 @@ fn set(gate: &Gate, member: &Member, standing: Standing) {
     let packed = gate.pack(standing);
     let old = member.standing.load(Relaxed);
     if unpack(old) != Standing::Cut {
-        // A cut between these two lines is not lost: the task is aborted all the same.
-        member.standing.store(packed, Release);
+        // A cut between these two lines stays: it fails the exchange.
+        let _ = member.standing.compare_exchange(old, packed, Release, Relaxed);
     }
 }
 
@@ -412,6 +451,29 @@ mod tests {
         let newcomer = served(&gate, Standing::New);
         assert!(was_cut(silent).await);
         assert!(!served_before.is_finished() && !newcomer.is_finished());
+    }
+
+    /// Accepting once ran ahead of the cuts: then a flood found nothing left to cut, and a good client in it
+    /// was refused for 100 ms.
+    #[tokio::test]
+    async fn a_quick_flood_waits_for_what_was_cut_and_is_never_refused() {
+        let gate = gate(64, 0);
+        let mut flood = Vec::new();
+        for _ in 0..400 {
+            gate.settle().await;
+            flood.push(served(&gate, Standing::New));
+            assert!(gate.open() <= 64 + gate.freed_at_once(), "{} are open", gate.open());
+        }
+        assert_eq!(gate.counts().of(Reason::Full), 0);
+        flood.iter().for_each(tokio::task::JoinHandle::abort);
+        for task in flood {
+            let _ = task.await;
+        }
+        assert_eq!(
+            (gate.open(), gate.leaving.load(Relaxed)),
+            (0, 0),
+            "all are gone, and none is counted as going"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -146,8 +146,12 @@ impl Port {
     {
         let mut nap = FIRST_NAP;
         loop {
+            let next = async {
+                self.gate.settle().await;
+                listener.accept().await
+            };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = next => accepted,
                 () = self.accepting.cancelled() => return self.finish(&listener, &at, &serve).await,
             };
             match accepted {
