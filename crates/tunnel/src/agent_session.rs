@@ -16,6 +16,7 @@ use crate::doubt::Contact;
 use crate::gather::Gather;
 use crate::handshake::CONTROL_PATH;
 use crate::io::{Io, Metered};
+use crate::joined::Joined;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::receive::Receiver;
 use crate::upkeep::Upkeep;
@@ -23,7 +24,8 @@ use crate::{SessionError, Settings, Windows};
 
 /// One tunnel, as its h2 server. [`AgentSession::accept`] must be polled until it ends.
 pub struct AgentSession<I: Io> {
-    connection: Box<Connection<Metered<I>, Bytes>>,
+    connection: Box<Connection<Joined<Metered<I>>, Bytes>>,
+    io: Joined<Metered<I>>,
     upkeep: Upkeep,
     gather: Gather,
     windows: Arc<Windows>,
@@ -55,12 +57,13 @@ impl<I: Io> AgentSession<I> {
         let windows = Windows::new();
         // Nobody waits at this end: requests come from the other.
         let contact = Contact::new();
-        let io = Metered { io, windows: windows.clone(), contact: contact.clone() };
-        let mut connection = Box::new(settings.server().handshake::<_, Bytes>(io).await?);
+        let io = Joined::new(Metered { io, windows: windows.clone(), contact: contact.clone() });
+        let mut connection = Box::new(settings.server().handshake::<_, Bytes>(io.clone()).await?);
+        io.begin();
         let pings = connection.ping_pong().expect("nobody took them before");
         let upkeep = Upkeep::new(windows.clone(), contact, pings, settings);
         let gather = Gather::new(Instant::now());
-        Ok(AgentSession { connection, upkeep, gather, windows })
+        Ok(AgentSession { connection, io, upkeep, gather, windows })
     }
 
     /// The next stream; `None` once the tunnel has ended well. Also moves the tunnel's bytes, so it
@@ -81,7 +84,11 @@ impl<I: Io> AgentSession<I> {
             // One read may bring hundreds of streams, and a node that floods keeps them coming. Without a pause
             // the tasks that serve them would never run, to see that most were reset, and would pile up.
             let turn = ready!(poll_proceed(cx));
-            let accepted = self.gather.poll(cx, now, |cx| self.connection.poll_accept(cx));
+            let accepted = self.gather.poll(cx, now, |cx| {
+                let accepted = self.connection.poll_accept(cx);
+                self.io.settle(cx);
+                accepted
+            });
             if accepted.is_ready() {
                 turn.made_progress();
             }

@@ -25,6 +25,7 @@ pub mod grpc;
 pub mod handshake;
 pub mod headers;
 pub mod io;
+mod joined;
 pub mod limits;
 pub mod node_session;
 pub mod patience;

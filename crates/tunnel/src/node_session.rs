@@ -18,6 +18,7 @@ use crate::error::OpenError;
 use crate::gather::Gather;
 use crate::handshake::CONTROL_PATH;
 use crate::io::{Io, Metered};
+use crate::joined::Joined;
 use crate::limits::{HANDSHAKE_TIMEOUT, OPEN_TIMEOUT};
 use crate::upkeep::Upkeep;
 use crate::{SessionError, Settings, Windows};
@@ -33,7 +34,8 @@ pub struct Opener {
 /// Moves the bytes of a tunnel. Nothing happens on it unless this runs.
 pub struct Driver<I: Io> {
     /// Boxed: futures that hold a driver would hold its kilobytes several times over.
-    connection: Box<Connection<Metered<I>, Bytes>>,
+    connection: Box<Connection<Joined<Metered<I>>, Bytes>>,
+    io: Joined<Metered<I>>,
     upkeep: Upkeep,
 }
 
@@ -45,8 +47,8 @@ pub async fn handshake<I: Io>(
     let whole = async {
         let windows = Windows::new();
         let contact = Contact::new();
-        let io = Metered { io, windows: windows.clone(), contact: contact.clone() };
-        let (sender, connection) = settings.client().handshake::<_, Bytes>(io).await?;
+        let io = Joined::new(Metered { io, windows: windows.clone(), contact: contact.clone() });
+        let (sender, connection) = settings.client().handshake::<_, Bytes>(io.clone()).await?;
         let mut connection = Box::new(connection);
         let control = tokio::select! {
             control = open_control(sender.clone()) => control?,
@@ -54,7 +56,7 @@ pub async fn handshake<I: Io>(
         };
         let pings = connection.ping_pong().expect("nobody took them before");
         let upkeep = Upkeep::new(windows.clone(), contact.clone(), pings, settings);
-        Ok((Opener { sender, windows, contact }, Driver { connection, upkeep }, control))
+        Ok((Opener { sender, windows, contact }, Driver { connection, io, upkeep }, control))
     };
     timeout(HANDSHAKE_TIMEOUT, whole).await.map_err(|_| SessionError::HandshakeTimeout(HANDSHAKE_TIMEOUT))?
 }
@@ -112,12 +114,17 @@ impl<I: Io> Driver<I> {
     /// Runs the tunnel until it ends, and says why. Dropping it cuts the tunnel.
     pub async fn run(mut self) -> SessionError {
         let mut gather = Gather::new(Instant::now());
+        self.io.begin();
         poll_fn(|cx| {
             let now = Instant::now();
             if let Poll::Ready(dead) = self.upkeep.poll(cx, now, &mut *self.connection) {
                 return Poll::Ready(dead);
             }
-            let polled = gather.poll(cx, now, |cx| Pin::new(&mut self.connection).poll(cx));
+            let polled = gather.poll(cx, now, |cx| {
+                let polled = Pin::new(&mut self.connection).poll(cx);
+                self.io.settle(cx);
+                polled
+            });
             if polled.is_pending() && self.upkeep.is_due(now) {
                 cx.waker().wake_by_ref();
             }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::doubt::{Contact, Doubt, Seen, Step};
 use crate::io::{Io, Metered};
+use crate::joined::Joined;
 use crate::limits::START_WINDOW;
 use crate::probe::Probe;
 use crate::windows::Windows;
@@ -29,13 +30,13 @@ pub(crate) trait Connection {
     fn resize(&mut self, window: u32) -> bool;
 }
 
-impl<I: Io> Connection for h2::client::Connection<Metered<I>, Bytes> {
+impl<I: Io> Connection for h2::client::Connection<Joined<Metered<I>>, Bytes> {
     fn resize(&mut self, window: u32) -> bool {
         self.set_initial_window_size(window).is_ok()
     }
 }
 
-impl<I: Io> Connection for h2::server::Connection<Metered<I>, Bytes> {
+impl<I: Io> Connection for h2::server::Connection<Joined<Metered<I>>, Bytes> {
     fn resize(&mut self, window: u32) -> bool {
         self.set_initial_window_size(window).is_ok()
     }
