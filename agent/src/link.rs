@@ -15,7 +15,7 @@ use piko_tunnel::io::BoxIo;
 use tracing::debug;
 
 use crate::failure::{Failure, NoAnswer, is_tls};
-use crate::limits::{MAX_BUFFER, MAX_FIELDS};
+use crate::limits::{MAX_BUFFER, MAX_FIELDS, USUAL_FIELDS};
 use crate::seats::Hold;
 use crate::service::Body;
 
@@ -27,6 +27,8 @@ pub(crate) struct Link {
     over: bool,
     /// Not for another request: an upgrade was tried on it, it is logged in, or its framing is in doubt.
     pub(crate) single_use: bool,
+    /// It takes [`MAX_FIELDS`] of a response, not [`USUAL_FIELDS`].
+    pub(crate) many_fields: bool,
     /// How long the service said it keeps an idle connection.
     pub(crate) announced: Option<Duration>,
     /// The one client it may serve, as it may be logged in.
@@ -39,6 +41,8 @@ pub(crate) enum Broken {
     Unsent(Box<Request<Body>>),
     /// It closed before a byte of an answer came. The service may have acted on the request.
     Silent,
+    /// The answer has more fields than the connection was made for: one made for [`MAX_FIELDS`] may take it.
+    TooManyFields,
     Failed(NoAnswer),
 }
 
@@ -47,18 +51,21 @@ impl From<Broken> for NoAnswer {
         match broken {
             Broken::Failed(no_answer) => no_answer,
             Broken::Unsent(_) | Broken::Silent => Failure::Closed.into(),
+            Broken::TooManyFields => Failure::ResponseHeaders.into(),
         }
     }
 }
 
 impl Link {
-    /// HTTP/1.1 on a new connection.
-    pub(crate) async fn open(io: BoxIo) -> Result<Box<Link>, Failure> {
+    /// HTTP/1.1 on a new connection. `many_fields`: the service is known to need [`MAX_FIELDS`].
+    pub(crate) async fn open(io: BoxIo, many_fields: bool) -> Result<Box<Link>, Failure> {
         let mut builder = Builder::new();
+        let fields = if many_fields { MAX_FIELDS } else { USUAL_FIELDS };
         // A line that is no header field costs only itself, as with NGINX.
-        builder.max_headers(MAX_FIELDS).max_buf_size(MAX_BUFFER).ignore_invalid_headers_in_responses(true);
+        builder.max_headers(fields).max_buf_size(MAX_BUFFER).ignore_invalid_headers_in_responses(true);
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(|_| Failure::Closed)?;
-        Ok(Box::new(Link { sender, connection, over: false, single_use: false, announced: None, hold: None }))
+        let (over, single_use, announced, hold) = (false, false, None, None);
+        Ok(Box::new(Link { sender, connection, over, single_use, many_fields, announced, hold }))
     }
 
     /// Sends a request and waits for the head of its answer. The link comes back with it.
@@ -83,7 +90,10 @@ impl Link {
                 self.announced = announced(response.headers());
                 Ok((response, self))
             }
-            Some(Err(e)) => Err(broken(self.into_unread(), e)),
+            Some(Err(e)) => {
+                let many_fields = self.many_fields;
+                Err(broken(self.into_unread(), e, many_fields))
+            }
             // It was closed while it was idle and has not looked at the request, which comes back when the
             // connection is taken apart.
             None => {
@@ -135,13 +145,16 @@ impl Link {
     }
 }
 
-fn broken(unread: bytes::Bytes, mut failed: TrySendError<Request<Body>>) -> Broken {
+fn broken(unread: bytes::Bytes, mut failed: TrySendError<Request<Body>>, many_fields: bool) -> Broken {
     if let Some(request) = failed.take_message() {
         return Broken::Unsent(Box::new(request));
     }
     let error = failed.into_error();
     debug!(%error, source = ?std::error::Error::source(&error), "service failed");
     if error.is_parse_too_large() {
+        if !many_fields {
+            return Broken::TooManyFields;
+        }
         return Broken::Failed(Failure::ResponseHeaders.into());
     }
     if error.is_parse() && is_tls(&unread) {

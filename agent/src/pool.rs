@@ -4,11 +4,14 @@
 //! |---|---|
 //! | an idle connection was closed before anything of the request was written | the next connection, any method |
 //! | an idle connection closed before a byte of an answer | a new connection, if the request is repeatable |
+//! | an answer has more header fields than usual | a new connection with room for them, if the request is repeatable |
 //! | a new connection fails, or an answer has begun | the failure is answered |
 //!
 //! A request that logs in its connection, and all that follow it on its client's, go on one that serves nobody else
 //! (`seats.rs`). Where the node does not tell clients' connections apart, it has a connection to itself once.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -16,6 +19,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use piko_tunnel::io::BoxIo;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -40,6 +44,8 @@ pub(crate) struct Pool {
     seats: Seats,
     /// The first idle connection after none wakes [`Pool::tidy`].
     filled: Notify,
+    /// The service has sent more header fields in one response than is usual.
+    many_fields: AtomicBool,
     /// The connection that carries all requests to a service which speaks HTTP/2.
     multiplexed: http2::Slot,
 }
@@ -99,6 +105,7 @@ impl Pool {
             idle: Mutex::default(),
             seats: Seats::default(),
             filled: Notify::new(),
+            many_fields: AtomicBool::new(false),
             multiplexed: http2::Slot::default(),
         }
     }
@@ -112,7 +119,7 @@ impl Pool {
             return self.on_held_link(hold, link, ask, body).await;
         }
         if ask.upgrade.is_some() || login {
-            let (response, mut carrier) = self.on_new_link(ask.http1(&self.authority, body)).await?;
+            let (response, mut carrier) = self.on_new_link(ask.http1(&self.authority, body), None).await?;
             carrier.close_after();
             return Ok((response, carrier));
         }
@@ -125,8 +132,8 @@ impl Pool {
                 let connection = self.multiplexed.start(io).await?;
                 return self.multiplexed(connection, ask, body).await;
             }
-            let link = Link::open(io).await?;
-            return Ok(http1(link.exchange(ask.http1(&self.authority, body)).await?));
+            let spare = ask.repeatable().then(|| ask.clone());
+            return self.on_first_link(io, ask.http1(&self.authority, body), spare).await;
         };
         self.on_idle_link(link, ask, body).await
     }
@@ -135,18 +142,17 @@ impl Pool {
         let spare = ask.repeatable().then(|| ask.clone());
         let mut request = ask.http1(&self.authority, body);
         loop {
-            match (link.exchange(request).await, &spare) {
+            match (self.exchange(link, request).await, &spare) {
                 (Ok(answered), _) => return Ok(http1(answered)),
                 (Err(Broken::Unsent(unsent)), _) => request = *unsent,
-                (Err(Broken::Silent), Some(spare)) => {
-                    let again = spare.clone().http1(&self.authority, Either::Right(Empty::new()));
-                    return self.on_new_link(again).await;
+                (Err(Broken::Silent | Broken::TooManyFields), Some(spare)) => {
+                    return self.on_new_link(self.again(spare), Some(spare.clone())).await;
                 }
                 (Err(broken), _) => return Err(broken.into()),
             }
             link = match self.take() {
                 Some(link) => link,
-                None => return self.on_new_link(request).await,
+                None => return self.on_new_link(request, spare).await,
             };
         }
     }
@@ -164,28 +170,70 @@ impl Pool {
         let request = ask.http1(&self.authority, body);
         let answered = match link {
             None => Err(request),
-            Some(link) => match (link.exchange(request).await, spare) {
+            Some(link) => match (self.exchange(link, request).await, spare) {
                 (Ok(answered), _) => Ok(answered),
                 (Err(Broken::Unsent(unsent)), _) => Err(*unsent),
-                (Err(Broken::Silent), Some(spare)) => {
-                    Err(spare.http1(&self.authority, Either::Right(Empty::new())))
-                }
+                (Err(Broken::Silent), Some(spare)) => Err(self.again(&spare)),
                 (Err(broken), _) => return Err(broken.into()),
             },
         };
         let (response, mut link) = match answered {
             Ok(answered) => answered,
             // A new one is not logged in: the service asks for that.
-            Err(again) => Link::open(self.connector.connect(true).await?.io).await?.exchange(again).await?,
+            Err(again) => {
+                let link = self.open(self.connector.connect(true).await?.io).await?;
+                self.exchange(link, again).await?
+            }
         };
         link.hold = Some(hold);
         link.single_use = upgrade;
         Ok(http1((response, link)))
     }
 
-    async fn on_new_link(&self, request: Request<Body>) -> Result<Answered, NoAnswer> {
+    /// `spare`: the same once more, if it may be sent twice.
+    async fn on_new_link(&self, request: Request<Body>, spare: Option<Ask>) -> Result<Answered, NoAnswer> {
         let Connected { io, .. } = self.connector.connect(true).await?;
-        Ok(http1(Link::open(io).await?.exchange(request).await?))
+        self.on_first_link(io, request, spare).await
+    }
+
+    async fn on_first_link(
+        &self,
+        io: BoxIo,
+        request: Request<Body>,
+        spare: Option<Ask>,
+    ) -> Result<Answered, NoAnswer> {
+        match (self.exchange(self.open(io).await?, request).await, spare) {
+            (Err(Broken::TooManyFields), Some(spare)) => {
+                let link = self.open(self.connector.connect(true).await?.io).await?;
+                Ok(http1(link.exchange(self.again(&spare)).await?))
+            }
+            (answered, _) => Ok(http1(answered?)),
+        }
+    }
+
+    async fn open(&self, io: BoxIo) -> Result<Box<Link>, Failure> {
+        Link::open(io, self.many_fields.load(Relaxed)).await
+    }
+
+    /// Sends a request and waits for the head of its answer. A service that sends more fields than usual gets
+    /// connections for them from then on.
+    async fn exchange(
+        &self,
+        link: Box<Link>,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Box<Link>), Broken> {
+        let answered = link.exchange(request).await;
+        if matches!(answered, Err(Broken::TooManyFields)) {
+            self.many_fields.store(true, Relaxed);
+            let old = std::mem::take(&mut self.idle.lock().links);
+            drop(old);
+        }
+        answered
+    }
+
+    /// A request without a body, to be sent a second time.
+    fn again(&self, spare: &Ask) -> Request<Body> {
+        spare.clone().http1(&self.authority, Either::Right(Empty::new()))
     }
 
     /// On the shared connection; once more on a new one, if that has ended and nothing was sent.
@@ -208,7 +256,7 @@ impl Pool {
     /// Asks for a path on a connection of its own, and for no more than the status of the answer.
     pub(crate) async fn probe(&self, path: PathAndQuery, host: &str) -> Result<StatusCode, String> {
         let words = |failure: Failure| failure.row().words.to_owned();
-        let link = Link::open(self.connector.connect(true).await.map_err(words)?.io).await.map_err(words)?;
+        let link = self.open(self.connector.connect(true).await.map_err(words)?.io).await.map_err(words)?;
         let mut request = Request::new(Either::Right(Empty::new()));
         *request.uri_mut() = path.into();
         let host = HeaderValue::try_from(host).map_err(|e| e.to_string())?;
@@ -253,7 +301,8 @@ impl Pool {
             (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
             (ours, theirs) => ours.or(theirs),
         };
-        if !link.is_idle() || keep.is_some_and(|keep| keep.is_zero()) {
+        let too_small = self.many_fields.load(Relaxed) && !link.many_fields;
+        if !link.is_idle() || too_small || keep.is_some_and(|keep| keep.is_zero()) {
             return;
         }
         let until = keep.map(|keep| Instant::now() + keep);
