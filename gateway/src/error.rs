@@ -56,6 +56,12 @@ pub enum Failure {
     BadAnswer,
     /// No response headers in time.
     Timeout,
+    /// This node has as many requests at work as it may.
+    Overloaded,
+    /// The listener has as many requests at work as it may.
+    EndpointOverloaded,
+    /// This node is leaving, and what the request is for is gone from it.
+    Draining,
     /// A plugin failed, and may not be left out.
     Plugin,
     /// A bug of ours.
@@ -88,7 +94,7 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 33] = [
+    pub const ALL: [Failure; 36] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
@@ -117,6 +123,9 @@ impl Failure {
         Failure::UnaskedUpgrade,
         Failure::BadAnswer,
         Failure::Timeout,
+        Failure::Overloaded,
+        Failure::EndpointOverloaded,
+        Failure::Draining,
         Failure::Plugin,
         Failure::Internal,
         Failure::RequestTimeout,
@@ -190,6 +199,15 @@ impl Failure {
                 (StatusCode::BAD_GATEWAY, "upstream_bad_response", "upstream sent a malformed response")
             }
             Failure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "upstream timeout"),
+            Failure::Overloaded => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "this node has too many requests at work")
+            }
+            Failure::EndpointOverloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "endpoint_overloaded",
+                "this endpoint has too many requests at work",
+            ),
+            Failure::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining", "this node is leaving"),
             Failure::Plugin => (StatusCode::SERVICE_UNAVAILABLE, "plugin_failed", "a plugin failed"),
             Failure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
             Failure::RequestTimeout => {

@@ -39,6 +39,8 @@ pub struct ProxyMetrics {
     pub retries: IntCounter,
     /// `piko_proxy_errors_total{code}`: requests that failed, by why, here or at an agent.
     pub errors: IntCounterVec,
+    /// `piko_proxy_shed_total{limit, reason}`
+    shed: IntCounterVec,
     /// `piko_upstreams_upstream_requests_total`
     pub upstream_requests: IntCounter,
     /// `piko_upstreams_detours_total`
@@ -144,6 +146,12 @@ impl Metrics {
                 "Requests sent to another upstream after a failure",
             ),
             errors: counters(r, "piko_proxy_errors_total", "Requests that failed, by why", &["code"]),
+            shed: counters(
+                r,
+                "piko_proxy_shed_total",
+                "Requests refused as too many were at work, by the limit and by why they got no place",
+                &["limit", "reason"],
+            ),
             upstream_requests: counter(
                 r,
                 "piko_upstreams_upstream_requests_total",
@@ -239,6 +247,11 @@ impl ProxyMetrics {
         Counted::new(&self.requests_in_flight)
     }
 
+    /// Counts one request that got no place.
+    pub fn shed(&self, shed: Shed) {
+        self.shed.with_label_values(&shed.labels()).inc();
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> i64 {
         self.requests_in_flight.get()
@@ -259,6 +272,30 @@ impl ProxyMetrics {
         self.latency.with_label_values(&labels).observe(elapsed.as_secs_f64());
         self.request_size.observe(request_size as f64);
         self.response_size.observe(response_size as f64);
+    }
+}
+
+/// Why a request got no place, and at which limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shed {
+    /// As many waited at the node's limit as may.
+    NodeQueueFull,
+    /// None became free there in time.
+    NodeQueueTimeout,
+    /// As many waited at the listener's limit as may.
+    EndpointQueueFull,
+    /// None became free there in time.
+    EndpointQueueTimeout,
+}
+
+impl Shed {
+    fn labels(self) -> [&'static str; 2] {
+        match self {
+            Shed::NodeQueueFull => ["node", "queue_full"],
+            Shed::NodeQueueTimeout => ["node", "queue_timeout"],
+            Shed::EndpointQueueFull => ["endpoint", "queue_full"],
+            Shed::EndpointQueueTimeout => ["endpoint", "queue_timeout"],
+        }
     }
 }
 

@@ -406,6 +406,7 @@ fn proxy_options(config: &Config, tls: Acceptor, plugins: Arc<Plugins>) -> Resul
     let proxy = &config.proxy;
     Ok(ProxyOptions {
         endpoints: PerEndpoint::new(proxy),
+        limits: proxy.limits,
         // Checked with the rest of the configuration.
         trusted_proxies: TrustedProxies::parse(&proxy.trusted_proxies).unwrap_or_default(),
         head: proxy.http.read_header_timeout.on(),

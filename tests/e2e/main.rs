@@ -20,6 +20,7 @@ mod http1;
 mod lanes;
 mod names;
 mod oracle;
+mod overload;
 mod partition;
 mod plugin_faults;
 mod plugins;

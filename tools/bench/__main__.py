@@ -8,7 +8,7 @@ import argparse, os, re, resource, shutil, subprocess, sys, time
 from pathlib import Path
 from statistics import median
 
-import load, parts
+import load, overload, parts
 from load import Busy, h2load, idle_kib, loop_once, plugin_us, transfer, with_client, wrk
 from parts import PIKO, ROOT, Node, agent, cpu, free_port, get, nginx, rss, scratch, start, stop, wait_for
 from report import Rounds, curve, table
@@ -190,6 +190,20 @@ class Bench:
                                "--service", f"127.0.0.1:{self.origin_port}"], capture_output=True, text=True, check=True).stdout
         self.target("listening on one node → served by the other, p99 ms", float(soon.split()[1]), "≤ 100")
 
+    def overload(self):
+        """More requests than a service can do, with limits that fit it and without."""
+        rows = []
+        for what, proxy in (("without limits", overload.NONE), ("with limits", overload.LIMITS)):
+            node = Node("node-overload", config={"proxy": proxy})
+            behind = agent("agent-overload", node.upstream, f"bench/127.0.0.1:{overload.service()}")
+            wait_for("the endpoint is there", lambda: node.tunnels() >= 1)
+            (at, _), (above, refused) = (overload.goodput(node.proxy, times, self.options.seconds + 3) for times in (1, 3))
+            rows.append((what, f"{at:.0f}", f"{above:.0f}", f"{refused:.1f}"))
+            self.target(f"goodput at 3 × capacity ÷ at capacity, {what}", above / at, "≥ 0.9" if proxy is overload.LIMITS else "")
+            stop(behind), stop(node.process)
+        self.sections += ["", f"**Overload: a service that does {overload.CAPACITY:.0f} requests/s, clients that wait {overload.PATIENCE:.0f} s**", "",
+                          *table(("", "good answers/s at capacity", "at 3 × capacity", "ms to a 503, median"), rows)]
+
     def memory(self):
         """What one more idle thing costs, in a node of its own."""
         count = self.options.idle
@@ -226,7 +240,7 @@ class Bench:
         self.pictures = {"rate": curve("Requests a second", "requests/s", CURVE, rate), "cost": curve("CPU seconds per 10,000 requests", "CPU-s", CURVE, cost)}
 
 
-PARTS = ("requests", "latency", "bodies", "tls", "http2", "bulk", "long_line", "plugins", "routable", "memory", "curve")
+PARTS = ("requests", "latency", "bodies", "tls", "http2", "bulk", "long_line", "plugins", "routable", "overload", "memory", "curve")
 
 
 def main():

@@ -6,6 +6,7 @@ mod connections;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod health;
+mod limits;
 mod ports;
 mod proxy;
 
@@ -21,6 +22,7 @@ pub use advertise::advertised;
 pub use cluster::{ClusterConfig, GossipConfig};
 pub use connections::ConnectionsConfig;
 pub use health::HealthConfig;
+pub use limits::LimitsConfig;
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
 pub use proxy::{EndpointConfig, HttpConfig, ProxyConfig, ProxyTenantConfig, UnderscoreHeaders};
 

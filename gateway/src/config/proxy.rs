@@ -9,7 +9,7 @@ use piko_tunnel::limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConnectionsConfig, bind};
+use super::{ConnectionsConfig, LimitsConfig, bind};
 use crate::auth::AuthConfig;
 use crate::proxy::TrustedProxies;
 use crate::proxy::endpoint::normal;
@@ -52,6 +52,8 @@ pub struct ProxyConfig {
     pub domains: Vec<String>,
     /// How long a request waits for an endpoint that has just lost its last upstream. 0: not at all.
     pub endpoint_grace: HumanDuration,
+    /// How many requests at once.
+    pub limits: LimitsConfig,
     /// How many connections of clients.
     pub connections: ConnectionsConfig,
     /// Connections of clients.
@@ -74,6 +76,9 @@ pub struct ProxyConfig {
 pub struct EndpointConfig {
     /// Time to the response headers, as `proxy.timeout`. 0: no limit.
     pub timeout: Option<HumanDuration>,
+    /// Requests in flight at once, as `proxy.limits.per_endpoint`. 0: no limit. For endpoints that a wildcard listener
+    /// takes it is the wildcard's.
+    pub in_flight: Option<u32>,
 }
 
 /// A tenant's clients.
@@ -131,6 +136,7 @@ impl Default for ProxyConfig {
             trusted_proxies: TRUSTED.map(str::to_owned).into(),
             domains: Vec::new(),
             endpoint_grace: HumanDuration::secs(1),
+            limits: LimitsConfig::default(),
             connections: ConnectionsConfig::default(),
             http: HttpConfig::default(),
             access_log: AccessLogConfig::default(),
@@ -168,6 +174,7 @@ impl ProxyConfig {
         if let Err(e) = TrustedProxies::parse(&self.trusted_proxies) {
             return Err(Invalid::new("proxy.trusted_proxies", e));
         }
+        self.limits.validate()?;
         self.connections.validate("proxy.connections")?;
         if !(1 << 10..=limits::MAX_MESSAGE_HEADERS as u64).contains(&self.http.max_header_bytes.0) {
             let message = "must be from 1KiB to 128KiB: no more fits through a tunnel";

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use piko_tunnel::blame::Blame;
 use piko_tunnel::doubt::{ASK_AFTER, Waiting};
 use piko_tunnel::headers;
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use super::client::Client;
 use super::download::{Download, Next};
 use super::incoming::Framing;
+use super::limits::Place;
 use super::outgoing;
 use super::retry::{Attempted, Happened, may_retry};
 use super::upload::{MAX_HELD, Upload};
@@ -102,6 +103,7 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     let mut upload = Upload::new(matches!(ctx.incoming.body, Framing::Absent | Framing::Length(0)));
     let listener = ctx.listener.as_ref().ok_or_else(|| Failure::Internal.into_error())?;
     let route = listener.by(ctx.incoming.protocol());
+    ctx.place = Some(gateway.limits.enter(listener).await.map_err(Failure::into_error)?);
     loop {
         let repeatable = idempotent && upload.is_empty();
         let in_flight = upstream(gateway, ctx, &route, repeatable).await.map_err(Failure::into_error)?;
@@ -156,6 +158,13 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     Ok(())
 }
 
+/// An answer that goes on for as long as its client is there, most of that time without a word.
+fn is_event_stream(answer: &HeaderMap) -> bool {
+    let value = answer.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media = value.split(|byte| *byte == b';').next().unwrap_or_default();
+    media.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
 /// Is the upstream that was tried last doubted?
 fn in_doubt(ctx: &Request) -> bool {
     ctx.target.as_ref().is_some_and(|target| target.is_doubted())
@@ -172,7 +181,10 @@ async fn upstream(
     let login = ctx.login().map(HeaderValue::as_bytes);
     let ask = Ask { tried: &ctx.tried, repeatable, login };
     let Some(in_flight) = gateway.router.select(route, ask).await else {
-        return Err(gateway.router.why_none(route, &ctx.tried));
+        let why = gateway.router.why_none(route, &ctx.tried);
+        // The agents have moved: another node has them.
+        let gone = matches!(why, Failure::NoUpstream | Failure::NodeUnreachable);
+        return Err(if gone && *gateway.draining.borrow() { Failure::Draining } else { why });
     };
     let target = in_flight.target();
     if !first {
@@ -272,6 +284,9 @@ impl Attempt<'_, '_> {
         let mut body = Download::new(body);
         let mut ended = body.is_ended().map_err(Broken::body)?;
         let stalled = body.stalled();
+        if is_event_stream(&parts.headers) {
+            self.rest();
+        }
         let mut head = outgoing::answer(parts).map_err(Broken::last)?;
         self.response_hook(&mut head).await?;
         self.client.queue_head(head, ended).map_err(Broken::Client)?;
@@ -400,6 +415,11 @@ impl Attempt<'_, '_> {
         }
         self.client.queue_head(ResponseHeader::from(parts), false).map_err(Broken::Client)?;
         self.client.flush(self.gateway.timeouts.write).await.map_err(Broken::Client)
+    }
+
+    /// What is open from here on does not count among the requests at work.
+    pub(super) fn rest(&self) {
+        self.ctx.place.iter().for_each(Place::rest);
     }
 
     /// Shows the head to the plugins that asked for it.

@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::endpoint::Domains;
 use super::forward::Timeouts;
 use super::forwarded::TrustedProxies;
+use super::limits::Limits;
 use super::per_endpoint::PerEndpoint;
 use super::{Gateway, http1, http2, stream};
 use crate::auth::Guard;
-use crate::config::UnderscoreHeaders;
+use crate::config::{LimitsConfig, UnderscoreHeaders};
 use crate::metrics::Metrics;
 use crate::plugins::Plugins;
 use crate::route::Router;
@@ -31,6 +32,8 @@ use crate::workers::Workers;
 pub struct ProxyOptions {
     /// What single endpoints have of their own.
     pub endpoints: PerEndpoint,
+    /// How many requests at once.
+    pub limits: LimitsConfig,
     /// Whose word about a client is taken.
     pub trusted_proxies: TrustedProxies,
     /// For a request's head. `None`: no limit.
@@ -98,7 +101,9 @@ impl Proxy {
         };
         let draining = watch::Sender::new(false);
         let farewell = CancellationToken::new();
+        let own = options.endpoints.clone();
         let gateway = Gateway {
+            limits: Arc::new(Limits::new(options.limits, own, metrics.clone())),
             router,
             metrics,
             auth: Arc::new(options.auth),

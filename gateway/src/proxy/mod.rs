@@ -14,6 +14,7 @@ pub mod fuzz;
 mod http1;
 mod http2;
 mod incoming;
+mod limits;
 mod listen;
 mod login;
 mod outgoing;
@@ -56,6 +57,7 @@ use forward::{Timeouts, forward};
 use forwarded::Came;
 pub use forwarded::TrustedProxies;
 use incoming::Incoming;
+use limits::{Limits, Place};
 pub use listen::{Proxy, ProxyOptions};
 pub use per_endpoint::PerEndpoint;
 use plugins::{Decision, Known};
@@ -70,6 +72,7 @@ pub(crate) struct Gateway {
     plugins: Arc<Plugins>,
     domains: Domains,
     endpoints: PerEndpoint,
+    limits: Arc<Limits>,
     trusted_proxies: TrustedProxies,
     access_log: AccessLogConfig,
     /// True once this node is leaving.
@@ -105,6 +108,8 @@ pub(crate) struct Request {
     tried: Vec<u64>,
     tries: usize,
     failure: Option<Failure>,
+    /// Its places among those that are at work.
+    place: Option<Place>,
     /// Counts the request for as long as it is served, also when its task is cut.
     in_flight: Option<Counted>,
 }
@@ -135,6 +140,7 @@ impl ProxyHttp for Gateway {
             tried: Vec::new(),
             tries: 0,
             failure: None,
+            place: None,
             in_flight: None,
         }
     }
@@ -214,6 +220,7 @@ impl ProxyHttp for Gateway {
         if !self.access_log.disable {
             access::log(&self.access_log, session, ctx, status, code, elapsed);
         }
+        ctx.place = None;
         ctx.in_flight = None;
     }
 }

@@ -23,13 +23,16 @@ pub struct PerEndpoint {
 struct Settings {
     /// See [`PerEndpoint::timeout`]. The outer `None`: the usual one.
     timeout: Option<Option<Duration>>,
+    /// Requests in flight. `None`: as many as for others.
+    in_flight: Option<u32>,
 }
 
 impl PerEndpoint {
     /// As configured, and checked.
     pub fn new(config: &ProxyConfig) -> PerEndpoint {
         let of = |(name, own): (&String, &crate::config::EndpointConfig)| {
-            Some((name.parse().ok()?, Settings { timeout: own.timeout.map(|timeout| timeout.on()) }))
+            let timeout = own.timeout.map(|timeout| timeout.on());
+            Some((name.parse().ok()?, Settings { timeout, in_flight: own.in_flight }))
         };
         PerEndpoint {
             timeout: config.timeout.on(),
@@ -40,6 +43,11 @@ impl PerEndpoint {
     /// How long a request to this endpoint waits for its answer.
     pub(super) fn patience(&self, endpoint: &EndpointKey, headers: &HeaderMap) -> Patience {
         patience::with(headers, self.of(endpoint).and_then(|own| own.timeout).unwrap_or(self.timeout))
+    }
+
+    /// How many requests the listener may have in flight, where that is its own. 0: no limit.
+    pub(super) fn in_flight(&self, listener: &EndpointKey) -> Option<u32> {
+        self.of(listener)?.in_flight
     }
 
     /// Of the endpoint itself, else of the longest wildcard it is below.
@@ -64,7 +72,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_may_have_its_own_time() {
-        let own = |text: &str| EndpointConfig { timeout: Some(text.parse().unwrap()) };
+        let own =
+            |text: &str| EndpointConfig { timeout: Some(text.parse().unwrap()), ..EndpointConfig::default() };
         let config = ProxyConfig {
             endpoints: [
                 ("reports", own("10m")),

@@ -52,6 +52,7 @@ pub(super) async fn run(
     }
     // How long it stays open says nothing about how much its service has to do.
     attempt.in_flight.rest();
+    attempt.rest();
     let client = attempt.client;
     client.queue_head(head, false).map_err(Broken::Client)?;
     client.flush(attempt.gateway.timeouts.write).await.map_err(Broken::Client)?;
