@@ -51,6 +51,26 @@ pub struct Accepted {
     pub place: Place,
 }
 
+/// Where a connection is served. Made from a runtime's handle where nothing else matters.
+pub struct Seat {
+    on: Handle,
+    /// Dropped when the connection has ended.
+    held: Option<Box<dyn Send>>,
+}
+
+impl Seat {
+    /// On that runtime; `held` is kept as long as the connection.
+    pub fn new(on: Handle, held: impl Send + 'static) -> Seat {
+        Seat { on, held: Some(Box::new(held)) }
+    }
+}
+
+impl From<Handle> for Seat {
+    fn from(on: Handle) -> Seat {
+        Seat { on, held: None }
+    }
+}
+
 /// A port: its accept loops and all connections that came from them.
 #[derive(Clone)]
 pub struct Port {
@@ -74,20 +94,21 @@ impl Port {
     }
 
     /// Accepts from `listener` on the runtime `on`, until [`Port::close`]. `serve` runs as a task of its own
-    /// for each connection, on the runtime that `at` names: the same one, or the next in turn.
+    /// for each connection, where `at` says: on the same runtime, the next in turn, or the one with fewest.
     ///
     /// # Errors
     /// If the runtime cannot watch the listener.
-    pub fn accept<S, F>(
+    pub fn accept<S, F, A>(
         &self,
         listener: StdListener,
         on: &Handle,
-        at: impl Fn() -> Handle + Send + Sync + 'static,
+        at: impl Fn() -> A + Send + Sync + 'static,
         serve: S,
     ) -> std::io::Result<()>
     where
         S: Fn(Accepted) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
+        A: Into<Seat>,
     {
         listener.set_nonblocking(true)?;
         let listener = {
@@ -95,6 +116,7 @@ impl Port {
             TcpListener::from_std(listener)?
         };
         let (port, serve) = (self.clone(), Arc::new(serve));
+        let at = move || at().into();
         self.tasks.spawn_on(async move { port.run(listener, at, serve).await }, on);
         Ok(())
     }
@@ -139,7 +161,7 @@ impl Port {
         cut
     }
 
-    async fn run<S, F>(&self, listener: TcpListener, at: impl Fn() -> Handle, serve: Arc<S>)
+    async fn run<S, F>(&self, listener: TcpListener, at: impl Fn() -> Seat, serve: Arc<S>)
     where
         S: Fn(Accepted) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -175,7 +197,7 @@ impl Port {
     }
 
     /// Takes those who were connected before the port closed: closing the listener would reset them.
-    async fn finish<S, F>(&self, listener: &TcpListener, at: &impl Fn() -> Handle, serve: &Arc<S>)
+    async fn finish<S, F>(&self, listener: &TcpListener, at: &impl Fn() -> Seat, serve: &Arc<S>)
     where
         S: Fn(Accepted) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -190,7 +212,7 @@ impl Port {
         }
     }
 
-    fn admit<S, F>(&self, stream: TcpStream, from: SocketAddr, at: &impl Fn() -> Handle, serve: &Arc<S>)
+    fn admit<S, F>(&self, stream: TcpStream, from: SocketAddr, at: &impl Fn() -> Seat, serve: &Arc<S>)
     where
         S: Fn(Accepted) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -201,13 +223,17 @@ impl Port {
         };
         let _ = stream.set_nodelay(true);
         let tell = place.served_by();
-        let (serve, to) = (serve.clone(), at());
+        let (serve, Seat { on: to, held }) = (serve.clone(), at());
         let task = if to.id() == Handle::current().id() {
-            self.tasks.spawn(async move { serve(Accepted { stream, from, place }).await })
+            self.tasks.spawn(async move {
+                let _held = held;
+                serve(Accepted { stream, from, place }).await;
+            })
         } else {
             let stream = stream.into_std();
             let counts = self.counts().clone();
             let moved = async move {
+                let _held = held;
                 // Watched from now on by the runtime that serves it.
                 match stream.and_then(TcpStream::from_std) {
                     Ok(stream) => serve(Accepted { stream, from, place }).await,

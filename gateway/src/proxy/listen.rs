@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Domains;
+use super::evenly::Evenly;
 use super::forward::Timeouts;
 use super::forwarded::TrustedProxies;
 use super::limits::Limits;
@@ -26,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::plugins::Plugins;
 use crate::route::Router;
 use crate::tls::Acceptor;
-use crate::workers::Workers;
+use crate::workers::{self, Workers};
 
 /// What the proxy port needs to know.
 pub struct ProxyOptions {
@@ -121,14 +122,16 @@ impl Proxy {
         };
         let (stop, stopping) = watch::channel(false);
         let idle_end = CancellationToken::new();
-        // Each worker takes connections from the same socket, and keeps those it took.
+        // Each worker takes connections from the same socket, and keeps those it took, unless it has too many.
+        let evenly = Evenly::new(workers);
+        let mut apps = Vec::new();
         for worker in workers.all() {
             let mut proxy = HttpProxy::new(gateway.clone(), Arc::new(ServerConf::default()));
             // Else Pingora refuses CONNECT by itself: without a code, and unseen by log and metrics.
             let mut http = HttpServerOptions::default();
             http.allow_connect_method_proxying = true;
             proxy.server_options = Some(http);
-            let app = Arc::new(App {
+            let app = App {
                 proxy: Arc::new(proxy),
                 max_header_bytes: options.max_header_bytes,
                 // Of this worker: its connections wait for it in a list of their own.
@@ -137,15 +140,25 @@ impl Proxy {
                 limits,
                 stopping: stopping.clone(),
                 port: port.clone(),
-            });
-            let here = worker.clone();
+            };
+            apps.push((worker, app));
+        }
+        let (handles, apps): (Vec<_>, Vec<_>) = apps.into_iter().unzip();
+        let apps: Arc<[App]> = apps.into();
+        for (index, worker) in handles.into_iter().enumerate() {
+            let (evenly, apps) = (evenly.clone(), apps.clone());
             port.accept(
                 listener.try_clone()?,
                 worker,
-                move || here.clone(),
+                move || evenly.seat(index),
                 move |accepted| {
-                    let app = app.clone();
-                    async move { app.serve(accepted).await }
+                    let apps = apps.clone();
+                    async move {
+                        let here = workers::current().and_then(|worker| apps.get(worker));
+                        if let Some(app) = here {
+                            app.serve(accepted).await;
+                        }
+                    }
                 },
             )?;
         }

@@ -4,6 +4,7 @@ mod access;
 mod client;
 mod download;
 pub mod endpoint;
+mod evenly;
 mod exchange;
 mod failed;
 mod forward;
