@@ -14,6 +14,7 @@ mod config;
 mod doubt;
 mod edge;
 mod grpc;
+mod h2_conformance;
 mod health;
 mod hostile_h2;
 mod http1;
