@@ -7,7 +7,8 @@
 //!    with a long stream here stays as long as that does;
 //! 4. no new connections and no new requests: the listeners close, HTTP/1 answers say `Connection: close`, HTTP/2 clients
 //!    and other nodes get GOAWAY. What is in flight finishes, up to `grace_period` in all. What is still upgraded half a
-//!    second before that ends with a word: a WebSocket's close frame 1001, half a close of a TCP connection;
+//!    second before that ends with a word: a WebSocket's close frame 1001, half a close of a TCP connection. At the end,
+//!    what is left is answered 503 or reset;
 //! 5. leave the cluster;
 //! 6. the admin port last, so that the leaving can be watched.
 

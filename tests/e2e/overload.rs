@@ -132,3 +132,31 @@ async fn a_leaving_node_sends_those_elsewhere_whose_agents_have_left() {
     let refused = get(node.proxy, "/", &[NAMED]).await.unwrap();
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
 }
+
+/// At the end of the grace, a client reads why its request came to nothing, as far as that can still be said.
+#[tokio::test]
+async fn what_outlasts_the_grace_is_refused_or_reset_with_a_code() {
+    let (node, _agent, _service) = start(&["--grace-period=2s"]).await;
+    let proxy = node.proxy;
+    let unanswered = tokio::spawn(async move { get(proxy, "/hold", &[NAMED]).await.unwrap() });
+    let stream = TcpStream::connect(proxy).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let _connection = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+    let request =
+        http::Request::get(format!("http://{proxy}/sse")).header(NAMED.0, NAMED.1).body(()).unwrap();
+    let (answer, _) = sender.ready().await.unwrap().send_request(request, true).unwrap();
+    let mut events = answer.await.unwrap().into_body();
+    in_flight(&node, 2).await;
+
+    node.program.signal("TERM");
+    let reset = loop {
+        match events.data().await {
+            Some(Ok(data)) => events.flow_control().release_capacity(data.len()).unwrap(),
+            Some(Err(reset)) => break reset,
+            None => panic!("a stream that was cut looks whole"),
+        }
+    };
+    assert_eq!(reset.reason(), Some(h2::Reason::CANCEL), "{reset}");
+    let refused = unanswered.await.unwrap();
+    assert_eq!((refused.status, refused.header("x-piko-error")), (503, "draining"));
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::{HeaderMap, StatusCode, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::date::get_cached_date;
@@ -50,6 +51,11 @@ impl<'s> Client<'s> {
         within(limit, piece, (ErrorType::ReadTimedout, "the request's body is silent"))
             .await
             .map_err(|e| e.into_down())
+    }
+
+    /// Breaks the answer off; `why` is the code of an HTTP/2 stream's reset.
+    pub(super) fn abandon(&self, why: Reason) {
+        self.exchange.abandon(why);
     }
 
     /// The last piece that was read ended the body, and nothing follows it.

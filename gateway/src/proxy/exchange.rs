@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use h2::Reason;
 use http::HeaderMap;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -96,8 +97,9 @@ pub(super) trait Exchange: Send + Sync + 'static {
     /// Writes what is queued, as fast as the client takes it.
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<()>>;
 
-    /// Breaks the answer off, so that the client cannot take what it has for the whole.
-    fn abandon(&self);
+    /// Breaks the answer off, so that the client cannot take what it has for the whole. `why`: the code of an HTTP/2
+    /// stream's reset.
+    fn abandon(&self, why: Reason);
 
     /// Other requests share the connection: this one's unread rest is no hindrance to them.
     fn is_one_of_many(&self) -> bool;

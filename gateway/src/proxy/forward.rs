@@ -126,7 +126,13 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
             Attempt { gateway, client: &client, ctx, patience, opener, in_flight, hedge, may_leave };
         let request =
             |upload: &Upload| Attempted { idempotent, body_held: upload.is_held(), tries: ctx.tries };
-        let (happened, failure) = match attempt.run(&mut upload).await {
+        let ran = tokio::select! {
+            biased;
+            ran = attempt.run(&mut upload) => ran,
+            // What was asked for may have been done, so that it goes nowhere else.
+            () = gateway.over.cancelled() => Err(Broken::last(Failure::Draining)),
+        };
+        let (happened, failure) = match ran {
             Ok(()) => break,
             Err(Broken::Client(error)) => return Err(error),
             Err(Broken::Upstream(happened, failure)) => (happened, failure),

@@ -68,6 +68,10 @@ const QUIET: Duration = Duration::from_millis(250);
 /// a round trip.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// After the end of the grace, requests that did not finish have so long to be answered 503, or to be reset: no more
+/// than a write of some bytes.
+const LAST_WORD: Duration = Duration::from_millis(250);
+
 /// A running proxy port.
 pub struct Proxy {
     addr: SocketAddr,
@@ -76,6 +80,8 @@ pub struct Proxy {
     idle_end: CancellationToken,
     /// Ends WebSockets and TCP connections, as well as that can be done.
     farewell: CancellationToken,
+    /// Ends all other requests.
+    over: CancellationToken,
     draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
 }
@@ -101,7 +107,7 @@ impl Proxy {
             http: true,
         };
         let draining = watch::Sender::new(false);
-        let farewell = CancellationToken::new();
+        let (farewell, over) = (CancellationToken::new(), CancellationToken::new());
         let own = options.endpoints.clone();
         let gateway = Gateway {
             limits: Arc::new(Limits::new(options.limits, own, metrics.clone())),
@@ -115,6 +121,7 @@ impl Proxy {
             access_log: options.access_log,
             draining: draining.subscribe(),
             farewell: farewell.clone(),
+            over: over.clone(),
             timeouts: Timeouts { request_body: options.read, write: options.write },
             max_header_bytes: options.max_header_bytes,
             underscore_headers: options.underscore_headers,
@@ -126,7 +133,9 @@ impl Proxy {
         let evenly = Evenly::new(workers);
         let mut apps = Vec::new();
         for worker in workers.all() {
-            let mut proxy = HttpProxy::new(gateway.clone(), Arc::new(ServerConf::default()));
+            // Of this worker: no two threads wait in one list for the end.
+            let gateway = Gateway { over: over.child_token(), ..gateway.clone() };
+            let mut proxy = HttpProxy::new(gateway, Arc::new(ServerConf::default()));
             // Else Pingora refuses CONNECT by itself: without a code, and unseen by log and metrics.
             let mut http = HttpServerOptions::default();
             http.allow_connect_method_proxying = true;
@@ -162,7 +171,7 @@ impl Proxy {
                 },
             )?;
         }
-        Ok(Proxy { addr, port, idle_end, farewell, draining, stop })
+        Ok(Proxy { addr, port, idle_end, farewell, over, draining, stop })
     }
 
     /// The bound address.
@@ -190,7 +199,12 @@ impl Proxy {
         if timeout_at(farewell, self.port.tasks().wait()).await.is_err() {
             self.farewell.cancel();
         }
-        self.port.drain(deadline).await
+        if timeout_at(deadline, self.port.tasks().wait()).await.is_ok() {
+            return 0;
+        }
+        let cut = self.port.tasks().len();
+        self.over.cancel();
+        self.port.drain(Instant::now() + LAST_WORD).await.max(cut)
     }
 }
 

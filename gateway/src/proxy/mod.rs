@@ -33,6 +33,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use h2::Reason;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_plugin_host::Taken;
@@ -64,6 +65,11 @@ pub use per_endpoint::PerEndpoint;
 use plugins::{Decision, Known};
 use session::Refused;
 
+/// How a node that leaves ends an HTTP/2 stream whose answer is not whole (RFC 9113, section 7): it gives the stream up,
+/// and nothing went wrong. `REFUSED_STREAM` would say that the request was not begun, and `NO_ERROR` that its answer
+/// is whole (section 8.1).
+const LEAVING: Reason = Reason::CANCEL;
+
 /// The proxy port's logic.
 #[derive(Clone)]
 pub(crate) struct Gateway {
@@ -80,6 +86,8 @@ pub(crate) struct Gateway {
     draining: watch::Receiver<bool>,
     /// Upgraded connections are to end: this node's grace is over.
     farewell: CancellationToken,
+    /// All others are: this is the last moment to say so. Of this worker, as each request waits for it.
+    over: CancellationToken,
     timeouts: Timeouts,
     max_header_bytes: usize,
     underscore_headers: UnderscoreHeaders,
@@ -178,6 +186,9 @@ impl ProxyHttp for Gateway {
         self.metrics.proxy.errors.with_label_values(&[reply.code]).inc();
         if answered(session).is_some() {
             // An answer that has begun can only be broken off.
+            if let (Failure::Draining, Ok(client)) = (failure, Client::of(&session.downstream_session)) {
+                client.abandon(LEAVING);
+            }
             session.downstream_session.shutdown().await;
             return broken;
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
+use h2::Reason;
 use http::HeaderMap;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
@@ -176,7 +177,7 @@ impl Session for ClientSession {
     }
 
     async fn shutdown(&mut self, _code: u32, _why: &str) {
-        self.exchange.abandon();
+        self.exchange.abandon(Reason::INTERNAL_ERROR);
     }
 
     fn is_body_done(&mut self) -> bool {

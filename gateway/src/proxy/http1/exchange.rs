@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use h2::Reason;
 use http::{HeaderMap, StatusCode, Version, header};
 use parking_lot::Mutex;
 use piko_net::Conn;
@@ -232,7 +233,7 @@ impl Exchange for Http1 {
         Poll::Ready(flushed.or_err(ErrorType::WriteError, "writing an answer"))
     }
 
-    fn abandon(&self) {
+    fn abandon(&self, _: Reason) {
         self.state.lock().keep = false;
     }
 

@@ -166,11 +166,11 @@ impl Exchange for Http2 {
         sent.or_err(ErrorType::WriteError, "ending an answer")
     }
 
-    fn abandon(&self) {
+    fn abandon(&self, why: Reason) {
         let streams = &mut *self.streams.lock();
         if !streams.ended {
             streams.ended = true;
-            streams.respond.send_reset(Reason::INTERNAL_ERROR);
+            streams.respond.send_reset(why);
         }
     }
 
