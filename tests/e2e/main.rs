@@ -19,6 +19,7 @@ mod health;
 mod hostile_h2;
 mod http1;
 mod lanes;
+mod logs;
 mod names;
 mod oracle;
 mod overload;

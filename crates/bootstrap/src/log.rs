@@ -54,7 +54,12 @@ pub fn init(config: &LogConfig, json: bool) {
         filter.push_str(&format!(",{subsystem}=trace"));
     }
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written (full disk, closed stderr) is lost, and no more than that: to tell of it on stderr
+    // as well would end the thread.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     // A second start in one process (tests) keeps the first log.
     let _ = if json {
         builder.json().flatten_event(true).with_current_span(false).with_timer(SystemTime).try_init()
