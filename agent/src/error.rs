@@ -7,6 +7,9 @@ use piko_bootstrap::tls::TlsError;
 use piko_tunnel::SessionError;
 use piko_tunnel::dial::DialError;
 
+/// The code with which a node refuses a listener that the token does not claim (docs/protocol.md).
+const NOT_PERMITTED: &str = "endpoint_not_permitted";
+
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -89,6 +92,20 @@ impl AgentError {
             | AgentError::Refused { .. }
             | AgentError::ConnectTimeout { .. } => false,
         }
+    }
+
+    /// Does the cluster refuse what was asked, the token or the right to a listener?
+    pub fn is_not_permitted(&self) -> bool {
+        match self {
+            AgentError::Dial(DialError::Refused { status, .. }) => matches!(status.as_u16(), 401 | 403),
+            AgentError::Refused { code, .. } => code == NOT_PERMITTED,
+            _ => false,
+        }
+    }
+
+    /// Was no node to be reached in time?
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, AgentError::ConnectTimeout { .. })
     }
 
     pub(crate) fn is_retryable(&self) -> bool {

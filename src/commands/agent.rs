@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use piko_agent::config::{AgentConfig, HostHeader, ListenerConfig, Protocol};
+use piko_agent::config::{AgentConfig, HostHeader, Listener, ListenerConfig, Protocol, ServiceAddr};
 use piko_agent::{Agent, Event};
 use piko_bootstrap::config::{self, ConfigError, ConfigSpec as _};
 use piko_bootstrap::signal;
 use tracing::warn;
+use url::Url;
 
 pub(crate) fn command() -> Command {
     let one = |name: &'static str, about: &'static str| {
@@ -74,8 +75,7 @@ async fn serve(config: AgentConfig) -> anyhow::Result<ExitCode> {
     let signals = signal::shutdown();
     let url = config.connect.shown_url();
     let agent = Agent::new(config).context("failed to run agent")?;
-    let lines: Vec<_> =
-        agent.listeners().iter().map(|l| (l.endpoint.to_string(), l.service.to_string())).collect();
+    let lines: Vec<_> = agent.listeners().iter().map(Line::of).collect();
     let tell = move |event: Event| {
         if super::on_terminal() {
             greet(&event, &lines, &url);
@@ -88,21 +88,63 @@ async fn serve(config: AgentConfig) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a person is told of a listener.
+struct Line {
+    endpoint: String,
+    service: String,
+    tcp: bool,
+}
+
+impl Line {
+    fn of(listener: &Listener) -> Line {
+        let tcp = matches!(listener.service, ServiceAddr::Tcp(_));
+        Line { endpoint: listener.endpoint.to_string(), service: listener.service.to_string(), tcp }
+    }
+}
+
 /// For a person at a terminal: what is reachable, and how to try it.
-fn greet(event: &Event, lines: &[(String, String)], url: &str) {
+fn greet(event: &Event, lines: &[Line], url: &str) {
     let mut out = std::io::stderr();
     let _ = match event {
         Event::Connected { node_id } => {
             let _ = writeln!(out, "\nConnected to {url} (node {node_id})\n");
-            for (endpoint, service) in lines {
+            for Line { endpoint, service, .. } in lines {
                 let _ = writeln!(out, "  {endpoint} → {service}");
             }
-            let first = lines.first().map_or("", |(endpoint, _)| endpoint);
-            writeln!(
-                out,
-                "\nTry: curl http://localhost:8000 -H \"x-piko-endpoint: {first}\"   (the cluster's proxy port)\n"
-            )
+            lines.first().map_or(Ok(()), |line| writeln!(out, "\nTry: {}\n", try_it(line, url)))
         }
         Event::Disconnected { reason } => writeln!(out, "Disconnected ({reason}); connecting again"),
     };
+}
+
+/// A command that reaches a listener. The node's proxy port is not known here: 8000 is its default.
+fn try_it(Line { endpoint, tcp, .. }: &Line, url: &str) -> String {
+    let host = Url::parse(url).ok().and_then(|url| url.host().map(|host| host.to_string()));
+    let proxy = format!("http://{}:8000", host.as_deref().unwrap_or("localhost"));
+    let words = "if the cluster's proxy port is 8000";
+    if *tcp {
+        format!("piko forward tcp 127.0.0.1:9000 {endpoint} --connect.url {proxy}   ({words})")
+    } else {
+        format!("curl {proxy} -H \"x-piko-endpoint: {endpoint}\"   ({words})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_to_try_fits_listener_and_node() {
+        let line = |tcp| Line { endpoint: "db".into(), service: "localhost:1".into(), tcp };
+        let http = try_it(&line(false), "http://gateway.example.com:8001");
+        assert!(
+            http.starts_with("curl http://gateway.example.com:8000 -H \"x-piko-endpoint: db\""),
+            "{http}"
+        );
+        let tcp = try_it(&line(true), "http://[::1]:8001");
+        assert!(
+            tcp.starts_with("piko forward tcp 127.0.0.1:9000 db --connect.url http://[::1]:8000"),
+            "{tcp}"
+        );
+    }
 }

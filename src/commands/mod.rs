@@ -8,6 +8,7 @@ mod forward;
 mod plugin;
 mod server;
 mod status;
+mod words;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -25,12 +26,19 @@ use piko_gateway::config::Config;
 use piko_gateway::node::StartError;
 use tracing::warn;
 
+use status::Unanswered;
+
 /// The work failed.
 const FAILED: u8 = 1;
-/// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+/// Nobody answers where one should (`EX_UNAVAILABLE` of sysexits.h).
+const UNREACHABLE: u8 = 69;
+/// Whoever answers does not permit it (`EX_NOPERM`).
+const NOT_PERMITTED: u8 = 77;
+/// The configuration is wrong (`EX_CONFIG`).
 const BAD_CONFIG: u8 = 78;
 
-/// Runs what was typed. Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration.
+/// Runs what was typed. Exit codes: 0 done, 1 failed, 2 usage, 69 unreachable, 77 not
+/// permitted, 78 bad configuration.
 pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // clap itself ends the process with 2 and says why where the words are wrong.
     let matches = command().get_matches_from(args);
@@ -46,6 +54,8 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("config", m)) => config::run(m),
         Some(("plugin", m)) => plugin::run(m),
         Some(("bench", m)) => bench::run(m),
+        Some(("completions", m)) => words::completions(m, command()),
+        Some(("man", m)) => words::man(m, command()),
         _ => unreachable!("clap requires a subcommand"),
     };
     match done {
@@ -53,13 +63,39 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let mut stderr = std::io::stderr();
             let _ = writeln!(stderr, "error: {}", told(&error));
-            let bad_config = error.chain().any(|cause| {
-                cause.is::<ConfigError>()
-                    || cause.downcast_ref::<StartError>().is_some_and(StartError::is_config)
-                    || cause.downcast_ref::<AgentError>().is_some_and(AgentError::is_config)
-            });
-            ExitCode::from(if bad_config { BAD_CONFIG } else { FAILED })
+            ExitCode::from(code(&error))
         }
+    }
+}
+
+/// Whose fault an error is, as an exit code.
+fn code(error: &anyhow::Error) -> u8 {
+    let of = |cause: &(dyn std::error::Error + 'static)| {
+        let start = cause.downcast_ref::<StartError>().is_some_and(StartError::is_config);
+        let agent = cause.downcast_ref::<AgentError>();
+        let asked = cause.downcast_ref::<Unanswered>();
+        if start || cause.is::<ConfigError>() || agent.is_some_and(AgentError::is_config) {
+            Some(BAD_CONFIG)
+        } else if agent.is_some_and(AgentError::is_not_permitted)
+            || asked.is_some_and(Unanswered::is_not_permitted)
+        {
+            Some(NOT_PERMITTED)
+        } else if agent.is_some_and(AgentError::is_unreachable)
+            || asked.is_some_and(Unanswered::is_unreachable)
+        {
+            Some(UNREACHABLE)
+        } else {
+            None
+        }
+    };
+    error.chain().find_map(of).unwrap_or(FAILED)
+}
+
+/// Writes to stdout. A reader that has had enough, as `head` has, is no failure.
+fn print(text: &[u8]) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 
@@ -77,6 +113,8 @@ fn command() -> Command {
         .subcommand(config::command())
         .subcommand(plugin::command())
         .subcommand(bench::command())
+        .subcommand(words::completions_command())
+        .subcommand(words::man_command())
 }
 
 /// The configuration of a command, complete and checked.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::{Arg, ArgMatches, Command};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{Request, header};
+use hyper::{Request, StatusCode, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -147,7 +147,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some("table") => table(&answer),
         _ => serde_yaml::to_string(&wrapped(group, what, answer))?,
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    super::print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -194,22 +194,50 @@ impl Admin<'_> {
         let request = request.body(Empty::<Bytes>::new()).with_context(wrong)?;
         match tokio::time::timeout(WITHIN, exchange(request, tls)).await {
             Ok(done) => done,
-            Err(_) => bail!("no answer within {WITHIN:?}"),
+            Err(_) => Err(Unanswered::Late.into()),
         }
+    }
+}
+
+/// Why an admin port gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    #[error("request: {0}")]
+    Unreachable(#[source] hyper_util::client::legacy::Error),
+    #[error("no answer within {WITHIN:?}")]
+    Late,
+    #[error("request: bad status: {}{}", .0.as_u16(), cure(*.0))]
+    Status(StatusCode),
+}
+
+impl Unanswered {
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Unanswered::Unreachable(_) | Unanswered::Late)
+    }
+
+    pub(crate) fn is_not_permitted(&self) -> bool {
+        matches!(self, Unanswered::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+    }
+}
+
+fn cure(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => " (no such node, or no such route)",
+        StatusCode::UNAUTHORIZED => " (give a token with --token-file or PIKO_STATUS_TOKEN)",
+        StatusCode::FORBIDDEN => " (the token does not permit it)",
+        StatusCode::MISDIRECTED_REQUEST => {
+            " (the port does not answer to this name: see admin.allowed_hosts)"
+        }
+        _ => "",
     }
 }
 
 async fn exchange(request: Request<Empty<Bytes>>, tls: ClientTls) -> anyhow::Result<Value> {
     let client = Client::builder(TokioExecutor::new()).build(tls.connector(HttpConnector::new(), false));
-    let response = client.request(request).await.context("request")?;
+    let response = client.request(request).await.map_err(Unanswered::Unreachable)?;
     let status = response.status();
     if !status.is_success() {
-        let unknown = match status.as_u16() {
-            404 => " (no such node, or no such route)",
-            401 => " (give a token with --token-file or PIKO_STATUS_TOKEN)",
-            _ => "",
-        };
-        bail!("request: bad status: {}{unknown}", status.as_u16());
+        return Err(Unanswered::Status(status).into());
     }
     let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
     let body = body.map_err(|e| anyhow::anyhow!("read answer: {e}"))?.to_bytes();

@@ -10,6 +10,7 @@ mod auth;
 mod balancers;
 mod borders_cluster;
 mod cluster;
+mod commands;
 mod config;
 mod doubt;
 mod edge;

@@ -1,0 +1,91 @@
+//! What the command line says of itself, and its exit codes.
+
+use std::process::{Command, Stdio};
+
+use piko_test_support::program::{Node, run};
+use piko_test_support::{eventually, free_addr};
+
+use crate::piko;
+
+#[test]
+fn completions_are_words_that_shells_take() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(piko(), &["completions", shell]);
+        assert!(output.status.success(), "{shell}");
+        let words = String::from_utf8(output.stdout).unwrap();
+        assert!(words.contains("forward") && words.contains("proxy.bind-addr"), "{shell}");
+        if shell == "bash" {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("piko");
+            std::fs::write(&file, words).unwrap();
+            // Sourced, and asked as bash does at a Tab after `piko st`.
+            let script = format!(
+                "source '{}' && COMP_WORDS=(piko st) COMP_CWORD=1 && _piko piko st piko && echo \"${{COMPREPLY[@]}}\"",
+                file.display()
+            );
+            let said = Command::new("bash").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "status", "{said:?}");
+        }
+    }
+    assert_eq!(run(piko(), &["completions", "tcsh"]).status.code(), Some(2));
+}
+
+#[test]
+fn each_command_has_a_man_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("man1");
+    assert!(run(piko(), &["man", folder.to_str().unwrap()]).status.success());
+    for (page, says) in [
+        ("piko.1", "tunnelling"),
+        ("piko-server.1", "proxy.bind"),
+        ("piko-status-cluster-nodes.1", "forward"),
+        ("piko-agent-http.1", "ENDPOINT"),
+    ] {
+        let text = std::fs::read_to_string(folder.join(page)).unwrap();
+        assert!(text.contains(".TH") && text.replace("\\-", "-").contains(says), "{page}: {text}");
+    }
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(run(piko(), &["man", file.to_str().unwrap()]).status.code(), Some(1));
+}
+
+#[test]
+fn who_cannot_be_reached_is_told_apart_from_other_failures() {
+    let nobody = free_addr();
+    let status = run(piko(), &["status", "cluster", "nodes", "--server.url", &format!("http://{nobody}")]);
+    assert_eq!(status.status.code(), Some(69), "{status:?}");
+    let agent = run(
+        piko(),
+        &[
+            "agent",
+            "--endpoints=a/localhost:1",
+            &format!("--connect.url=http://{nobody}"),
+            "--connect.timeout=200ms",
+        ],
+    );
+    assert_eq!(agent.status.code(), Some(69), "{agent:?}");
+}
+
+/// As `piko completions bash | head -1` does it.
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let mut child =
+        Command::new(piko()).args(["completions", "bash"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn what_is_not_permitted_is_told_apart_from_other_failures() {
+    let key = "--auth.hmac-secret-key=0123456789abcdef0123456789abcdef";
+    let node = Node::start(piko(), &[], &[&key.replace("--", "--admin."), &key.replace("--", "--upstream.")]);
+    let url = format!("http://{}", node.admin);
+    eventually("the admin port refuses", || async {
+        let status = run(piko(), &["status", "cluster", "nodes", "--server.url", &url]);
+        (status.status.code() == Some(77)).then_some(())
+    })
+    .await;
+    let url = format!("--connect.url=http://{}", node.upstream);
+    let agent = run(piko(), &["agent", "--endpoints=a/localhost:1", &url]);
+    assert_eq!(agent.status.code(), Some(77), "{agent:?}");
+}
