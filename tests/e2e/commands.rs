@@ -89,3 +89,21 @@ async fn what_is_not_permitted_is_told_apart_from_other_failures() {
     let agent = run(piko(), &["agent", "--endpoints=a/localhost:1", &url]);
     assert_eq!(agent.status.code(), Some(77), "{agent:?}");
 }
+
+/// 130 flags once stood in one list, each beside a column of its own.
+#[test]
+fn help_has_headings_and_fits_a_terminal() {
+    for command in ["server", "agent"] {
+        let output = Command::new(piko()).args([command, "--help"]).env("COLUMNS", "100").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        for heading in ["Options:", "Security:", "Listen:", "Logs:", "Limits and timeouts:"] {
+            assert!(help.lines().any(|line| line == heading), "{command} has no {heading}\n{help}");
+        }
+        let (_, options) = help.split_once("\nOptions:").unwrap();
+        let plain =
+            options.lines().take_while(|line| !line.is_empty()).filter(|line| line.contains("--")).count();
+        assert!(plain <= 4, "{plain} flags of {command} have no heading:{options}");
+        let long = help.lines().filter(|line| line.chars().count() > 100).count();
+        assert_eq!(long, 0, "lines of {command} are longer than the terminal is wide");
+    }
+}

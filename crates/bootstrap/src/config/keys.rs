@@ -94,6 +94,10 @@ impl Key {
             Json::String(text) if text.is_empty() => String::new(),
             Json::Array(list) if list.is_empty() => String::new(),
             Json::String(text) => format!(" [default: {text}]"),
+            Json::Array(list) => {
+                let text = |item: &Json| item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+                format!(" [default: {}]", list.iter().map(text).collect::<Vec<_>>().join(", "))
+            }
             other => format!(" [default: {other}]"),
         };
         format!("{first}{default} [env: {}]", env(&self.path))

@@ -114,6 +114,7 @@ pub fn args<T: ConfigSpec>(command: Command) -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Expand ${VAR} and ${VAR:default} in the file [env: PIKO_CONFIG_EXPAND_ENV]"),
         );
+    let command = command.next_line_help(true);
     let all = keys::of::<T>();
     let aliases = |key: &Key| {
         let path = key.path.clone();
@@ -121,12 +122,46 @@ pub fn args<T: ConfigSpec>(command: Command) -> Command {
     };
     all.iter().filter(|key| key.shape != Shape::Structs).fold(command, |command, key| {
         let arg = Arg::new(key.path.clone()).long(key.flag()).help(key.help_line()).aliases(aliases(key));
+        let arg = arg.help_heading(heading(&key.path));
         command.arg(match key.shape {
-            Shape::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+            Shape::Bool => {
+                let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+                arg.value_name("true|false")
+            }
             Shape::List => arg.action(ArgAction::Append).value_delimiter(',').value_name("VALUE,..."),
             _ => arg.value_name("VALUE").allow_hyphen_values(true),
         })
     })
+}
+
+/// Under which heading of `--help` a key stands: some hundred flags in one list are for nobody to read.
+fn heading(path: &str) -> &'static str {
+    let has = |word: &str| path.split('.').any(|segment| segment == word);
+    let last = path.rsplit('.').next().unwrap_or_default();
+    match path.split('.').next().unwrap_or_default() {
+        _ if has("auth")
+            || has("tls")
+            || matches!(last, "token" | "token_file" | "secret" | "secret_file") =>
+        {
+            "Security"
+        }
+        _ if has("bind_addr") || has("advertise_addr") => "Listen",
+        "log" => "Logs",
+        _ if has("access_log") => "Logs",
+        "cluster" => "Cluster",
+        "connect" => "Connect",
+        "plugins" | "plugin_cache_dir" => "Plugins",
+        "endpoints" | "listeners" | "ports" => "Listeners",
+        "grace_period" | "shutdown_delay" => "Leaving",
+        "health" => "Health of services",
+        _ if has("limits") || has("connections") || last.starts_with("max_") || last.contains("timeout") => {
+            "Limits and timeouts"
+        }
+        "proxy" => "Proxy",
+        "upstream" | "tunnel" | "rebalance" => "Tunnels",
+        "admin" | "server" => "Admin",
+        _ => "Other keys",
+    }
 }
 
 /// The configuration of a command: file, then environment, then flags; checked.
