@@ -1,6 +1,7 @@
 //! The seed's walk-through, command by command, with real NGINX between the nodes and everyone else.
 
 use std::path::Path;
+use std::process::Command;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use piko_test_support::client::get;
@@ -114,6 +115,15 @@ async fn the_demo_runs_a_whole_cluster() {
         let answer = get(proxy, "/x", &[("x-piko-endpoint", "my-endpoint")]).await.unwrap();
         assert!(answer.text().contains("GET /x"), "{}", answer.text());
     }
+    // What it prints runs as it is, though the program is on no PATH.
+    let log = demo.log();
+    let status =
+        log.lines().find(|line| line.contains("status cluster nodes")).expect("it is printed").trim();
+    let said = Command::new("sh").args(["-c", status]).output().unwrap();
+    assert!(
+        said.status.success() && String::from_utf8_lossy(&said.stdout).contains("status: active"),
+        "{said:?}"
+    );
     // A second demo names the ports.
     let second = run(piko(), &["demo", &format!("--port-base={base}")]);
     let words = String::from_utf8_lossy(&second.stderr).into_owned();

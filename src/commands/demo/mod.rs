@@ -5,6 +5,7 @@ mod service;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -169,8 +170,27 @@ fn agent(endpoint: String, upstream: SocketAddr) -> anyhow::Result<Agent> {
     Ok(Agent::new(config)?)
 }
 
+/// What to type to start this program: `piko` where a shell finds it by that name, else its path.
+fn typed() -> String {
+    let Ok(program) = std::env::current_exe() else { return "piko".into() };
+    let found = |dir: PathBuf| dir.join("piko").canonicalize().is_ok_and(|piko| piko == program);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(found) {
+        return "piko".into();
+    }
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| Some(Path::new(".").join(program.strip_prefix(here).ok()?)));
+    let shown = below.unwrap_or(program).display().to_string();
+    if shown.contains(|c: char| c.is_whitespace() || c == '\'') {
+        format!("'{}'", shown.replace('\'', r"'\''"))
+    } else {
+        shown
+    }
+}
+
 fn welcome(nodes: &[Node], base: u16) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
+    let piko = typed();
     writeln!(out, "A piko cluster of {} behind a load balancer:\n", nodes.len())?;
     writeln!(out, "  proxy     http://localhost:{base}       where clients send requests")?;
     writeln!(out, "  upstream  http://localhost:{}       where agents connect", base + 1)?;
@@ -186,11 +206,11 @@ fn welcome(nodes: &[Node], base: u16) -> std::io::Result<()> {
         out,
         "  curl --connect-to {ENDPOINT}.example.com:{port}:localhost:{port} http://{ENDPOINT}.example.com:{port}"
     )?;
-    writeln!(out, "  piko status cluster nodes --server.url http://localhost:{admin}\n")?;
+    writeln!(out, "  {piko} status cluster nodes --server.url http://localhost:{admin}\n")?;
     writeln!(out, "A service of your own, say on port 4000, as the endpoint `mine`:\n")?;
     writeln!(
         out,
-        "  piko agent --endpoints mine/localhost:4000 --connect.url http://localhost:{}\n",
+        "  {piko} agent --endpoints mine/localhost:4000 --connect.url http://localhost:{}\n",
         base + 1
     )?;
     writeln!(out, "Ctrl-C stops it all.")?;
