@@ -129,16 +129,19 @@ impl Plan {
         Some(self.next_id)
     }
 
-    /// A dial brought no tunnel: no node answered well, or one that the agent has a tunnel to already.
-    pub(crate) fn missed(&mut self, now: Instant) {
+    /// A dial brought no tunnel: no node answered well, or one that the agent has a tunnel to already. Returns which
+    /// one in a row it was, and when the next follows.
+    pub(crate) fn missed(&mut self, now: Instant) -> (u32, Duration) {
         self.dialling = false;
         self.tries += 1;
+        let tries = self.tries;
         self.dial_at = now + self.backoff.pause();
         if self.tries >= TRIES && self.open() > 0 {
             (self.tries, self.resting) = (0, true);
             self.backoff.reset();
             self.dial_at = now + REST;
         }
+        (tries, self.dial_at - now)
     }
 
     /// A node wants a tunnel to end.
@@ -229,7 +232,7 @@ mod tests {
                             done.push(format!("+{node}"))
                         }
                         Some(_) => {}
-                        None => self.plan.missed(self.now),
+                        None => drop(self.plan.missed(self.now)),
                     },
                     Next::Leave(id) => {
                         done.push(format!("-{id}"));
@@ -329,7 +332,7 @@ mod tests {
                 if dialling && rng.random_bool(0.7) {
                     dialling = false;
                     match rng.random_range(0..4) {
-                        0 | 1 if !calm => plan.missed(now),
+                        0 | 1 if !calm => drop(plan.missed(now)),
                         _ => drop(plan.opened(node, now)),
                     }
                 }

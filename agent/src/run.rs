@@ -151,26 +151,27 @@ impl Agent {
     async fn first(&self) -> Result<Tunnel, AgentError> {
         let mut backoff = Backoff::agent();
         let deadline = Instant::now() + self.first_connect;
-        let mut last = String::from("no answer");
-        loop {
+        let mut last = None;
+        for tries in 1_u32.. {
             let left = deadline.saturating_duration_since(Instant::now());
             match timeout(left, self.open(Vec::new())).await {
                 Ok(Ok(Opened::Tunnel(tunnel))) => return Ok(*tunnel),
-                // There is none that could be known.
-                Ok(Ok(Opened::Known)) => {}
-                Ok(Err(e)) if e.is_retryable() => {
-                    warn!(error = %e, "failed to connect; trying again");
-                    last = e.to_string();
-                }
+                Ok(Err(e)) if e.is_retryable() => last = Some(e),
                 Ok(Err(e)) => return Err(e),
-                Err(_) => {}
+                // There is none that could be known; or the time is over.
+                Ok(Ok(Opened::Known)) | Err(_) => {}
             }
             let pause = backoff.pause();
             if Instant::now() + pause >= deadline {
-                return Err(AgentError::ConnectTimeout { within: self.first_connect, last });
+                break;
+            }
+            if let Some(error) = &last {
+                say_failed(error, tries, pause);
             }
             sleep(pause).await;
         }
+        let last = last.map_or_else(|| "no answer".to_owned(), |last| last.to_string());
+        Err(AgentError::ConnectTimeout { within: self.first_connect, last })
     }
 
     async fn open(&self, known: Vec<String>) -> Result<Opened, AgentError> {
@@ -254,10 +255,10 @@ impl<T: Fn(Event)> Running<'_, T> {
     fn dialled(&mut self, opened: Result<Opened, AgentError>) {
         match opened {
             Ok(Opened::Tunnel(tunnel)) => self.opened(*tunnel),
-            Ok(Opened::Known) => self.plan.missed(Instant::now()),
+            Ok(Opened::Known) => drop(self.plan.missed(Instant::now())),
             Err(e) => {
-                warn!(error = %e, "failed to connect; trying again");
-                self.plan.missed(Instant::now());
+                let (tries, pause) = self.plan.missed(Instant::now());
+                say_failed(&e, tries, pause);
             }
         }
     }
@@ -313,6 +314,12 @@ impl<T: Fn(Event)> Running<'_, T> {
         self.agent.metrics.tunnels.set(open);
         self.agent.metrics.connected.set(open.min(1));
     }
+}
+
+/// One line a try, each with its number: a person sees that it goes on, and when.
+fn say_failed(error: &AgentError, tries: u32, pause: Duration) {
+    let pause = Duration::from_millis(pause.as_millis() as u64);
+    warn!(%error, tries, "failed to connect; trying again in {pause:?}");
 }
 
 /// The section as the tunnel crate takes it.

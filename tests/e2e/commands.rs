@@ -60,10 +60,15 @@ fn who_cannot_be_reached_is_told_apart_from_other_failures() {
             "agent",
             "--endpoints=a/localhost:1",
             &format!("--connect.url=http://{nobody}"),
-            "--connect.timeout=200ms",
+            "--connect.timeout=1s",
         ],
     );
     assert_eq!(agent.status.code(), Some(69), "{agent:?}");
+    let log = String::from_utf8_lossy(&agent.stderr);
+    assert!(
+        log.contains("\"tries\":1,") && log.contains("trying again in "),
+        "each try has its number: {log}"
+    );
 }
 
 /// As `piko completions bash | head -1` does it.
