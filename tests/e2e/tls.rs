@@ -119,7 +119,7 @@ async fn t8_every_port_speaks_tls_between_two_nodes() {
     let there = status(&["--tls.root-cas", &root, "--forward", other["id"].as_str().unwrap()]);
     assert!(there.status.success(), "{}", String::from_utf8_lossy(&there.stderr));
     let untrusted = status(&[]);
-    assert_eq!(untrusted.status.code(), Some(1));
+    assert_eq!(untrusted.status.code(), Some(69));
     let words = String::from_utf8_lossy(&untrusted.stderr).into_owned();
     assert!(words.contains("certificate"), "{words}");
 }
@@ -164,7 +164,7 @@ async fn only_clients_with_a_certificate_where_one_is_asked_for() {
     assert!(curl(&ca, &ready, &[]).await.is_err());
     let root = files.flag("connect.tls.root-cas", "ca");
     let mut stranger = agent(&node, &service, "https", std::slice::from_ref(&root));
-    assert_eq!(stranger.ended("the agent gives up").await.code(), Some(1), "{}", stranger.log());
+    assert_eq!(stranger.ended("the agent gives up").await.code(), Some(69), "{}", stranger.log());
     let known = [root, files.flag("connect.tls.cert", "cert"), files.flag("connect.tls.key", "key")];
     let _agent = agent(&node, &service, "https", &known);
     let url = format!("https://localhost:{}/", node.proxy.port());
