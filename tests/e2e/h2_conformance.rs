@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use piko_test_support::http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE, PRIORITIZED,
-    PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame,
+    PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, read_frame, request,
 };
 use piko_test_support::program::{Node, agent};
 use piko_test_support::service::Service;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::piko;
@@ -74,28 +74,18 @@ async fn outcome(addr: SocketAddr, want: Want, frames: &[u8]) -> Came {
     // The node may have closed after the first of the frames.
     let _ = stream.write_all(frames).await;
     let read = async {
-        let (mut all, mut chunk) = (Vec::new(), vec![0; 16_384]);
-        loop {
-            let Ok(n @ 1..) = stream.read(&mut chunk).await else { return Came::Closed };
-            all.extend_from_slice(&chunk[..n]);
-            while all.len() >= 9 {
-                let len = u32::from_be_bytes([0, all[0], all[1], all[2]]) as usize;
-                if all.len() < 9 + len {
-                    break;
-                }
-                let whole: Vec<u8> = all.drain(..9 + len).collect();
-                let word = |at: usize| u32::from_be_bytes(whole[at..at + 4].try_into().unwrap());
-                match whole[3] {
-                    GOAWAY => return Came::GoAway(word(13)),
-                    RST_STREAM if word(9) != 0 => return Came::Reset(word(9)),
-                    HEADERS => match status(&whole[9..]) {
-                        200 if !matches!(want, Served) => {}
-                        status => return Came::Answer(status),
-                    },
-                    _ => {}
-                }
+        while let Some(frame) = read_frame(&mut stream).await {
+            match frame.kind {
+                GOAWAY => return Came::GoAway(frame.word(4)),
+                RST_STREAM if frame.word(0) != 0 => return Came::Reset(frame.word(0)),
+                HEADERS => match status(&frame.payload) {
+                    200 if !matches!(want, Served) => {}
+                    status => return Came::Answer(status),
+                },
+                _ => {}
             }
         }
+        Came::Closed
     };
     tokio::time::timeout(Duration::from_secs(10), read).await.unwrap_or(Came::Nothing)
 }
@@ -129,18 +119,12 @@ async fn all_of(cases: Vec<Case>) {
     node.routes("my-endpoint", 200).await;
 }
 
-fn head(method: &str, more: &[(&str, &str)]) -> Vec<u8> {
-    let authority = (":authority", "my-endpoint.example");
-    let own = [(":method", method), (":scheme", "http"), (":path", "/"), authority];
-    block(&[&own, more].concat())
-}
-
 fn get(stream: u32) -> Vec<u8> {
-    frame(HEADERS, WHOLE, stream, &head("GET", &[]))
+    frame(HEADERS, WHOLE, stream, &request("GET", &[]))
 }
 
 fn post(stream: u32) -> Vec<u8> {
-    frame(HEADERS, END_HEADERS, stream, &head("POST", &[]))
+    frame(HEADERS, END_HEADERS, stream, &request("POST", &[]))
 }
 
 fn setting(id: u8, value: u32) -> Vec<u8> {
@@ -158,10 +142,10 @@ fn join(frames: &[Vec<u8>]) -> Vec<u8> {
 /// RFC 9113, sections 4 to 5.3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_and_streams() {
-    let open = frame(HEADERS, END_STREAM, 1, &head("GET", &[]));
+    let open = frame(HEADERS, END_STREAM, 1, &request("GET", &[]));
     let reset = frame(RST_STREAM, 0, 1, &8u32.to_be_bytes());
     let itself = 1u32.to_be_bytes();
-    let on_itself = [&itself[..], &[255], &head("GET", &[])].concat();
+    let on_itself = [&itself[..], &[255], &request("GET", &[])].concat();
     let many: Vec<Vec<u8>> = (0..150).map(|n| post(2 * n + 1)).collect();
     all_of(vec![
         ("3.4 a request", Served, get(1)),
@@ -241,10 +225,10 @@ async fn kinds_of_frames() {
 /// RFC 9113, section 8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages() {
-    let with = |more: &[(&str, &str)]| frame(HEADERS, WHOLE, 1, &head("GET", more));
+    let with = |more: &[(&str, &str)]| frame(HEADERS, WHOLE, 1, &request("GET", more));
     let only = |fields: &[(&str, &str)]| frame(HEADERS, WHOLE, 1, &block(fields));
     let (method, scheme, path) = ((":method", "GET"), (":scheme", "http"), (":path", "/"));
-    let sized = frame(HEADERS, END_HEADERS, 1, &head("POST", &[("content-length", "1")]));
+    let sized = frame(HEADERS, END_HEADERS, 1, &request("POST", &[("content-length", "1")]));
     let trailers = |flags, fields: &[(&str, &str)]| {
         join(&[post(1), frame(DATA, 0, 1, b"x"), frame(HEADERS, flags, 1, &block(fields))])
     };
@@ -278,7 +262,7 @@ async fn messages() {
 /// RFC 7541.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn header_compression() {
-    let after = |bytes: &[u8]| frame(HEADERS, WHOLE, 1, &[&head("GET", &[]), bytes].concat());
+    let after = |bytes: &[u8]| frame(HEADERS, WHOLE, 1, &[&request("GET", &[]), bytes].concat());
     let wrong = Connection(COMPRESSION);
     all_of(vec![
         ("4.2 a table size in the middle", wrong, after(&[0x20])),

@@ -8,11 +8,11 @@ use http::{Method, Request};
 use piko_test_support::eventually;
 use piko_test_support::http2::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS,
-    WINDOW_UPDATE, block, frame,
+    WINDOW_UPDATE, frame, read_frame, request,
 };
 use piko_test_support::program::{Node, Program, agent};
 use piko_test_support::service::Service;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use crate::piko;
@@ -32,11 +32,6 @@ async fn path(flags: &[&str]) -> (Node, Service, Program) {
     (node, service, agent)
 }
 
-fn head(method: &str) -> Vec<u8> {
-    let authority = "my-endpoint.example";
-    block(&[(":method", method), (":scheme", "http"), (":path", "/"), (":authority", authority)])
-}
-
 /// How a connection ended for its client.
 #[derive(Debug, PartialEq, Eq)]
 enum Ended {
@@ -49,23 +44,15 @@ enum Ended {
 /// Sends what `next` makes, over and over, while it reads what comes back. Returns how the connection ended.
 async fn flood(addr: SocketAddr, first: Vec<u8>, next: impl Fn(u32) -> Vec<u8>) -> Ended {
     let stream = TcpStream::connect(addr).await.unwrap();
-    let (mut read, mut write) = stream.into_split();
+    let (read, mut write) = stream.into_split();
     let ended = tokio::spawn(async move {
-        let (mut all, mut chunk) = (Vec::new(), vec![0; 65_536]);
-        loop {
-            let Ok(n @ 1..) = read.read(&mut chunk).await else { return Ended::Closed };
-            all.extend_from_slice(&chunk[..n]);
-            while all.len() >= 9 {
-                let len = u32::from_be_bytes([0, all[0], all[1], all[2]]) as usize;
-                if all.len() < 9 + len {
-                    break;
-                }
-                if all[3] == GOAWAY {
-                    return Ended::Told(u32::from_be_bytes([all[13], all[14], all[15], all[16]]));
-                }
-                all.drain(..9 + len);
+        let mut read = BufReader::new(read);
+        while let Some(frame) = read_frame(&mut read).await {
+            if frame.kind == GOAWAY {
+                return Ended::Told(frame.word(4));
             }
         }
+        Ended::Closed
     });
     let begun = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &first].concat();
     let mut sent = write.write_all(&begun).await.is_ok();
@@ -108,7 +95,7 @@ async fn floods_of_control_frames_are_told_to_calm_down() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_empty_data_is_cut() {
     let (node, _service, _agent) = path(&[]).await;
-    let post = frame(HEADERS, END_HEADERS, 1, &head("POST"));
+    let post = frame(HEADERS, END_HEADERS, 1, &request("POST", &[]));
     let ended = flood(node.proxy, post, |_| frame(DATA, 0, 1, &[])).await;
     assert!(matches!(ended, Ended::Told(ENHANCE_YOUR_CALM) | Ended::Closed), "{ended:?}");
     node.routes("my-endpoint", 200).await;
@@ -119,7 +106,7 @@ async fn rapid_resets_are_cut() {
     let (node, _service, _agent) = path(&[]).await;
     let ended = flood(node.proxy, Vec::new(), |n| {
         let stream = 2 * n + 1;
-        let request = frame(HEADERS, END_HEADERS | END_STREAM, stream, &head("GET"));
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", &[]));
         [request, frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
     })
     .await;
@@ -133,7 +120,7 @@ async fn streams_that_the_client_makes_the_node_reset_are_cut() {
     let (node, _service, _agent) = path(&[]).await;
     let ended = flood(node.proxy, Vec::new(), |n| {
         let stream = 2 * n + 1;
-        let request = frame(HEADERS, END_HEADERS | END_STREAM, stream, &head("GET"));
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", &[]));
         [request, frame(WINDOW_UPDATE, 0, stream, &0u32.to_be_bytes())].concat()
     })
     .await;
@@ -147,7 +134,7 @@ async fn blocks_of_a_thousand_pseudo_headers_are_cut_after_few() {
     let (node, _service, _agent) = path(&[]).await;
     let mut client = TcpStream::connect(node.proxy).await.unwrap();
     client.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
-    let bomb = [head("GET"), vec![0x82; 15_000]].concat();
+    let bomb = [request("GET", &[]), vec![0x82; 15_000]].concat();
     for n in 0..40u32 {
         if client.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &bomb)).await.is_err() {
             break;
@@ -161,7 +148,7 @@ async fn blocks_of_a_thousand_pseudo_headers_are_cut_after_few() {
 #[tokio::test]
 async fn an_http2_connection_without_requests_is_told_goodbye() {
     let (node, _service, _agent) = path(&["--proxy.http.idle-timeout=1s"]).await;
-    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &head("GET"));
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", &[]));
     let mut client = TcpStream::connect(node.proxy).await.unwrap();
     client.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &request].concat()).await.unwrap();
     let mut all = Vec::new();
@@ -176,8 +163,8 @@ async fn an_http2_connection_without_requests_is_told_goodbye() {
 async fn half_a_header_block_has_a_limit() {
     let (node, _service, _agent) = path(&["--proxy.http.read-header-timeout=1s"]).await;
     // After a whole request, so that the connection is no new one any more.
-    let whole = frame(HEADERS, END_HEADERS | END_STREAM, 1, &head("GET"));
-    let half = frame(HEADERS, END_STREAM, 3, &head("GET"));
+    let whole = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", &[]));
+    let half = frame(HEADERS, END_STREAM, 3, &request("GET", &[]));
     let mut client = TcpStream::connect(node.proxy).await.unwrap();
     client.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &whole, &half].concat()).await.unwrap();
     let read = tokio::time::timeout(Duration::from_secs(20), client.read_to_end(&mut Vec::new())).await;

@@ -1,12 +1,11 @@
 //! The accept loops: floods on one port leave the others theirs, and each peer learns why it was cut.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use piko_test_support::client::{get, raw};
 use piko_test_support::eventually;
-use piko_test_support::program::{Node, agent};
+use piko_test_support::program::{ByShell, Node, agent};
 use piko_test_support::service::Service;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -17,19 +16,14 @@ const HALF_A_HEAD: &[u8] = b"GET /piko/v1/tunnel HTTP/1.1\r\nHost: x\r\nX-Half";
 
 /// A node whose process may have so many descriptors.
 struct Few {
-    _script: tempfile::TempDir,
+    _script: ByShell,
     node: Node,
 }
 
 fn few_descriptors(limit: usize, flags: &[&str]) -> Few {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().unwrap();
-    let script = dir.path().join("piko");
-    let text = format!("#!/bin/sh\nulimit -n {limit} && exec '{}' \"$@\"\n", piko().display());
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let node = Node::start(Path::new(&script), &[], flags);
-    Few { _script: dir, node }
+    let script = ByShell::new(piko(), &format!("ulimit -n {limit} &&"), "");
+    let node = Node::start(&script.path, &[], flags);
+    Few { _script: script, node }
 }
 
 /// So many connections that send `first` and then nothing. Those refused at once count as well.

@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, reason = "types and flags of frames have the names of RFC 9113, section 6")]
 
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
 /// What a client sends first (RFC 9113, section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const DATA: u8 = 0;
@@ -31,6 +33,39 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes.extend(stream.to_be_bytes());
     bytes.extend(payload);
     bytes
+}
+
+/// A frame that came.
+pub struct Frame {
+    pub kind: u8,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The 32 bits of the payload that begin at this byte: the code of RST_STREAM at 0, of GOAWAY at 4.
+    ///
+    /// # Panics
+    /// If the payload ends before.
+    pub fn word(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().expect("four bytes"))
+    }
+}
+
+/// Reads the next frame, in two reads. `None`: the connection has ended.
+pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let [l0, l1, l2, kind, ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, l0, l1, l2]) as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some(Frame { kind, payload })
+}
+
+/// The header block of a request for `my-endpoint`, with more fields.
+pub fn request(method: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let authority = (":authority", "my-endpoint.example");
+    let own = [(":method", method), (":scheme", "http"), (":path", "/"), authority];
+    block(&[&own, more].concat())
 }
 
 /// A header block of literals that are not indexed (RFC 7541, section 6.2.2).

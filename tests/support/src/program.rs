@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -12,6 +13,29 @@ use crate::{client, eventually, free_addr};
 
 /// Lines of a process's log that a failed test shows.
 const LOG_TAIL: usize = 40;
+
+/// The program, started by a shell: `before` goes before it, `after` behind its arguments.
+pub struct ByShell {
+    /// The script to start.
+    pub path: PathBuf,
+    _dir: TempDir,
+}
+
+impl ByShell {
+    /// Writes the script.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn new(binary: &Path, before: &str, after: &str) -> ByShell {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = dir.path().join("piko");
+        let text = format!("#!/bin/sh\n{before} exec '{}' \"$@\" {after}\n", binary.display());
+        std::fs::write(&path, text).expect("it can be written to");
+        let runs = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, runs).expect("a file of ours");
+        ByShell { path, _dir: dir }
+    }
+}
 
 /// A running process of ours.
 pub struct Program {
