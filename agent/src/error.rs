@@ -5,10 +5,8 @@ use std::time::Duration;
 use piko_bootstrap::config::Invalid;
 use piko_bootstrap::tls::TlsError;
 use piko_tunnel::SessionError;
+use piko_tunnel::control::NOT_PERMITTED;
 use piko_tunnel::dial::DialError;
-
-/// The code with which a node refuses a listener that the token does not claim (docs/protocol.md).
-const NOT_PERMITTED: &str = "endpoint_not_permitted";
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]

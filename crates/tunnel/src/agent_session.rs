@@ -59,7 +59,6 @@ impl<I: Io> AgentSession<I> {
         let contact = Contact::new();
         let io = Joined::new(Metered { io, windows: windows.clone(), contact: contact.clone() });
         let mut connection = Box::new(settings.server().handshake::<_, Bytes>(io.clone()).await?);
-        io.begin();
         let pings = connection.ping_pong().expect("nobody took them before");
         let upkeep = Upkeep::new(windows.clone(), contact, pings, settings);
         let gather = Gather::new(Instant::now());
@@ -84,11 +83,8 @@ impl<I: Io> AgentSession<I> {
             // One read may bring hundreds of streams, and a node that floods keeps them coming. Without a pause
             // the tasks that serve them would never run, to see that most were reset, and would pile up.
             let turn = ready!(poll_proceed(cx));
-            let accepted = self.gather.poll(cx, now, |cx| {
-                let accepted = self.connection.poll_accept(cx);
-                self.io.settle(cx);
-                accepted
-            });
+            let Self { gather, io, connection, .. } = self;
+            let accepted = gather.poll(cx, now, |cx| io.turn(cx, |cx| connection.poll_accept(cx)));
             if accepted.is_ready() {
                 turn.made_progress();
             }

@@ -13,6 +13,9 @@ use crate::body::send_data;
 use crate::limits::{CONTROL_WRITE_TIMEOUT, MAX_CONTROL_LINE};
 use crate::{EndpointId, SessionError};
 
+/// The code of [`Message::Refused`] for an endpoint that the agent's token does not permit.
+pub const NOT_PERMITTED: &str = "endpoint_not_permitted";
+
 /// One control message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

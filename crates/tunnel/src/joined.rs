@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  h2 ── HEADERS ──┐
-//!     ── DATA ─────┼─► out ── Joined::settle, at the end of the turn ─► one write
+//!     ── DATA ─────┼─► out ── at the end of Joined::turn ─► one write
 //!     ── HEADERS ──┘
 //!     ── a piece larger than the room left ─► written at once, behind what is in `out`
 //! ```
@@ -25,7 +25,7 @@ const MOST: usize = 16 << 10;
 /// Slices of one write: what is joined, and a frame's header and payload.
 const SLICES: usize = 4;
 
-/// A byte stream whose writes are joined, once its turns are ended by [`Joined::settle`]. Clones are the same stream.
+/// A byte stream whose writes within a [`Joined::turn`] are joined. Clones are the same stream.
 pub(crate) struct Joined<I> {
     // One task uses it at a time: the lock is never waited for.
     state: Arc<Mutex<State<I>>>,
@@ -35,6 +35,7 @@ struct State<I> {
     io: I,
     /// Accepted and not written yet. Without room of its own while it is empty: idle tunnels are many.
     out: Vec<u8>,
+    /// A turn is under way: its end writes what is in `out`.
     joining: bool,
     /// Why writing failed after a turn: the next one is told.
     failed: Option<Error>,
@@ -47,26 +48,25 @@ impl<I> Clone for Joined<I> {
 }
 
 impl<I: Io> Joined<I> {
-    /// Joins nothing yet: until [`Joined::begin`] each flush is one.
+    /// The stream above `io`.
     pub(crate) fn new(io: I) -> Self {
         let state = State { io, out: Vec::new(), joining: false, failed: None };
         Joined { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// From now on every turn ends with [`Joined::settle`].
-    pub(crate) fn begin(&self) {
+    /// One turn: polls the connection on this stream, then writes what that has left. What the stream does not take
+    /// now is written as soon as it does, by a later turn, for which the task is woken.
+    pub(crate) fn turn<T>(&self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
         self.state.lock().joining = true;
-    }
-
-    /// Ends a turn: writes what it has left. What the stream does not take now is written as soon as it does, by
-    /// a later turn, for which the task is woken.
-    pub(crate) fn settle(&self, cx: &mut Context<'_>) {
+        let polled = poll(cx);
         let state = &mut *self.state.lock();
+        state.joining = false;
         if let Poll::Ready(Err(error)) = state.poll_out(cx) {
             state.failed = Some(error);
             // Nothing else may come of a stream that is broken.
             cx.waker().wake_by_ref();
         }
+        polled
     }
 }
 
@@ -218,9 +218,12 @@ mod tests {
     }
 
     fn joined(room: usize) -> Joined<Wire> {
-        let joined = Joined::new(Wire { writes: Vec::new(), room });
-        joined.begin();
-        joined
+        Joined::new(Wire { writes: Vec::new(), room })
+    }
+
+    fn turn<T>(joined: &mut Joined<Wire>, poll: impl FnOnce(&mut Joined<Wire>) -> T) -> T {
+        let same = joined.clone();
+        same.turn(&mut Context::from_waker(Waker::noop()), |_| poll(joined))
     }
 
     fn write(joined: &mut Joined<Wire>, head: &[u8], payload: &[u8]) -> Poll<Result<usize>> {
@@ -233,10 +236,6 @@ mod tests {
         assert!(Pin::new(joined).poll_flush(&mut cx).is_ready());
     }
 
-    fn settle(joined: &Joined<Wire>) {
-        joined.settle(&mut Context::from_waker(Waker::noop()));
-    }
-
     fn writes(joined: &Joined<Wire>) -> Vec<usize> {
         joined.state.lock().io.writes.iter().map(Vec::len).collect()
     }
@@ -244,12 +243,13 @@ mod tests {
     #[test]
     fn the_frames_of_a_turn_are_one_write() {
         let mut joined = joined(usize::MAX);
-        for _ in 0..3 {
-            assert!(matches!(write(&mut joined, b"headdd", &[1; 500]), Poll::Ready(Ok(506))));
-            flush(&mut joined);
-        }
-        assert_eq!(writes(&joined), [0; 0]);
-        settle(&joined);
+        turn(&mut joined, |joined| {
+            for _ in 0..3 {
+                assert!(matches!(write(joined, b"headdd", &[1; 500]), Poll::Ready(Ok(506))));
+                flush(joined);
+            }
+            assert_eq!(writes(joined), [0; 0]);
+        });
         assert_eq!(writes(&joined), [3 * 506]);
         assert_eq!(joined.state.lock().out.capacity(), 0, "an idle tunnel holds no room");
     }
@@ -257,28 +257,32 @@ mod tests {
     #[test]
     fn a_large_piece_goes_at_once_behind_what_came_before() {
         let mut joined = joined(usize::MAX);
-        assert!(matches!(write(&mut joined, b"small", b""), Poll::Ready(Ok(5))));
-        assert!(matches!(write(&mut joined, b"head", &[1; MOST]), Poll::Ready(Ok(n)) if n == MOST + 4));
-        assert_eq!(writes(&joined), [MOST + 9]);
-        settle(&joined);
+        turn(&mut joined, |joined| {
+            assert!(matches!(write(joined, b"small", b""), Poll::Ready(Ok(5))));
+            assert!(matches!(write(joined, b"head", &[1; MOST]), Poll::Ready(Ok(n)) if n == MOST + 4));
+            assert_eq!(writes(joined), [MOST + 9]);
+        });
         assert_eq!(writes(&joined), [MOST + 9], "nothing is left");
     }
 
     #[test]
     fn a_stream_that_takes_little_gets_all_in_order_and_holds_the_writer_up() {
         let mut joined = joined(3);
-        assert!(matches!(write(&mut joined, b"small", b""), Poll::Ready(Ok(5))));
-        settle(&joined);
-        assert!(write(&mut joined, b"head", &[1; MOST]).is_pending(), "there is no room for it");
-        joined.state.lock().io.room = 4;
-        assert!(matches!(write(&mut joined, b"head", &[1; MOST]), Poll::Ready(Ok(2))));
+        turn(&mut joined, |joined| {
+            assert!(matches!(write(joined, b"small", b""), Poll::Ready(Ok(5))));
+        });
+        turn(&mut joined, |joined| {
+            assert!(write(joined, b"head", &[1; MOST]).is_pending(), "there is no room for it");
+            joined.state.lock().io.room = 4;
+            assert!(matches!(write(joined, b"head", &[1; MOST]), Poll::Ready(Ok(2))));
+        });
         let all = joined.state.lock().io.writes.concat();
         assert_eq!(all, b"smallhe");
     }
 
     #[test]
-    fn before_it_begins_each_flush_is_one() {
-        let mut joined = Joined::new(Wire { writes: Vec::new(), room: usize::MAX });
+    fn outside_a_turn_each_flush_is_one() {
+        let mut joined = joined(usize::MAX);
         assert!(write(&mut joined, b"preface", b"").is_ready());
         flush(&mut joined);
         assert_eq!(writes(&joined), [7]);

@@ -5,7 +5,7 @@
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
@@ -114,17 +114,13 @@ impl<I: Io> Driver<I> {
     /// Runs the tunnel until it ends, and says why. Dropping it cuts the tunnel.
     pub async fn run(mut self) -> SessionError {
         let mut gather = Gather::new(Instant::now());
-        self.io.begin();
         poll_fn(|cx| {
             let now = Instant::now();
             if let Poll::Ready(dead) = self.upkeep.poll(cx, now, &mut *self.connection) {
                 return Poll::Ready(dead);
             }
-            let polled = gather.poll(cx, now, |cx| {
-                let polled = Pin::new(&mut self.connection).poll(cx);
-                self.io.settle(cx);
-                polled
-            });
+            let turn = |cx: &mut Context<'_>| self.io.turn(cx, |cx| Pin::new(&mut self.connection).poll(cx));
+            let polled = gather.poll(cx, now, turn);
             if polled.is_pending() && self.upkeep.is_due(now) {
                 cx.waker().wake_by_ref();
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_tunnel::control::{ControlReceiver, ControlSender, Message, Protocol};
+use piko_tunnel::control::{ControlReceiver, ControlSender, Message, NOT_PERMITTED, Protocol};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::{EndpointId, SessionError, limits, node_session};
 use tracing::{debug, info};
@@ -141,7 +141,7 @@ impl Listeners<'_> {
         }
         let endpoint = EndpointKey { tenant: self.agent.admitted.tenant.clone(), endpoint };
         if !self.agent.admitted.permits(&endpoint) {
-            return Err(("endpoint_not_permitted", "endpoint not permitted".into()));
+            return Err((NOT_PERMITTED, "endpoint not permitted".into()));
         }
         if self.open.len() >= limits::MAX_LISTENERS {
             return Err(("too_many_listeners", format!("a tunnel has at most {}", limits::MAX_LISTENERS)));
