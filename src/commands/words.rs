@@ -1,12 +1,10 @@
 //! `piko completions` and `piko man`: the command line in a shell's words and in man pages.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
-use clap_mangen::Man;
 
 pub(crate) fn completions_command() -> Command {
     Command::new("completions")
@@ -33,25 +31,9 @@ pub(crate) fn completions(matches: &ArgMatches, mut piko: Command) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn man(matches: &ArgMatches, mut piko: Command) -> anyhow::Result<ExitCode> {
+pub(crate) fn man(matches: &ArgMatches, piko: Command) -> anyhow::Result<ExitCode> {
     let Some(folder) = matches.get_one::<String>("folder") else { unreachable!("clap requires it") };
-    let folder = Path::new(folder);
-    std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    piko.build();
-    page(&piko, "piko", folder)?;
+    std::fs::create_dir_all(folder).with_context(|| format!("make {folder}"))?;
+    clap_mangen::generate_to(piko, folder).with_context(|| format!("write man pages into {folder}"))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The page of one command, and those of the commands below it: `piko-status-cluster.1`.
-fn page(command: &Command, name: &str, folder: &Path) -> anyhow::Result<()> {
-    let mut text = Vec::new();
-    // clap knows commands by references that live as long as the program; there are some thirty.
-    let name_for_ever: &'static str = name.to_owned().leak();
-    Man::new(command.clone().name(name_for_ever)).render(&mut text).context("render a page")?;
-    let file = folder.join(format!("{name}.1"));
-    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
-        page(inner, &format!("{name}-{}", inner.get_name()), folder)?;
-    }
-    Ok(())
 }
