@@ -225,6 +225,8 @@ impl Pool {
         let answered = link.exchange(request).await;
         if matches!(answered, Err(Broken::TooManyFields)) {
             self.many_fields.store(true, Relaxed);
+            // Those that are idle were made for fewer. They are closed after the lock is given back: each is a system
+            // call.
             let old = std::mem::take(&mut self.idle.lock().links);
             drop(old);
         }

@@ -60,7 +60,7 @@ pub enum Failure {
     Overloaded,
     /// The listener has as many requests at work as it may.
     EndpointOverloaded,
-    /// This node is leaving, and what the request is for is gone from it.
+    /// This node is leaving: the endpoint's agents have left it, or the request has outlasted the grace.
     Draining,
     /// A plugin failed, and may not be left out.
     Plugin,

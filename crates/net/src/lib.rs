@@ -19,5 +19,5 @@ pub mod tls;
 pub use conn::{Conn, ConnLimits};
 pub use count::{Counts, Reason};
 pub use gate::{Gate, GateLimits, Place};
-pub use port::{Accepted, Port, Refusals};
+pub use port::{Accepted, Port, Refusals, Seat};
 pub use tls::Io;

@@ -1,12 +1,12 @@
-//! Which worker serves a client's connection: the one that accepted it, unless another has far fewer.
+//! Which worker serves a client's connection: the one that accepted it, unless another has fewer.
 //!
 //! All workers wait for the same socket. The one that wakes first takes all of a burst, and a balancer's connections
-//! stay for hours: without this one worker had 60 of 64, and its core was the limit.
+//! stay for hours. Without this, one worker did nearly all the work of 64 connections, and its core was the limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use piko_net::port::Seat;
+use piko_net::Seat;
 use tokio::runtime::Handle;
 
 use crate::heartbeat::{Heartbeat, LATE};
@@ -60,7 +60,7 @@ impl Drop for Taken {
     }
 }
 
-/// `here`, unless another has [`SLACK`] fewer: then the one with fewest.
+/// `here`, unless another has more than [`SLACK`] fewer: then the one with fewest.
 fn choose(counts: impl Iterator<Item = usize>, here: usize) -> usize {
     let mut own = 0;
     let mut fewest = (usize::MAX, here);

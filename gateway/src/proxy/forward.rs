@@ -129,7 +129,7 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
         let ran = tokio::select! {
             biased;
             ran = attempt.run(&mut upload) => ran,
-            // What was asked for may have been done, so that it goes nowhere else.
+            // The service may have done what was asked for: it is not sent to another one.
             () = gateway.over.cancelled() => Err(Broken::last(Failure::Draining)),
         };
         let (happened, failure) = match ran {
@@ -166,9 +166,7 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
 
 /// An answer that goes on for as long as its client is there, most of that time without a word.
 fn is_event_stream(answer: &HeaderMap) -> bool {
-    let value = answer.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let media = value.split(|byte| *byte == b';').next().unwrap_or_default();
-    media.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    answer.get(header::CONTENT_TYPE).is_some_and(|value| headers::has_token(value, "text/event-stream"))
 }
 
 /// Is the upstream that was tried last doubted?

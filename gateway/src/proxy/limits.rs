@@ -1,6 +1,6 @@
 //! How many requests are at work at once, on this node and for each listener: a place each, a queue for those that find
-//! none, and a quick refusal beyond it. A service that gets more than it can do does less; what it cannot do in time is
-//! better refused while its client still waits.
+//! none, and a quick refusal beyond it. A service that gets more than it can do does less, so a request that it cannot do
+//! in time is better refused while its client still waits.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,8 +67,8 @@ impl Limits {
         Limits { node: Limit::new(config.in_flight), per_endpoint, listeners, own, queue, metrics }
     }
 
-    /// A place at the listener's limit, then one at the node's: requests that wait for a slow service so hold none that
-    /// those for another could have.
+    /// A place at the listener's limit, then one at the node's. In this order, requests that wait for a slow service
+    /// hold none of the node's places, which requests for other services need.
     pub(super) async fn enter(&self, listener: &EndpointKey) -> Result<Place, Failure> {
         let mut place = Place { at: [None, None], held: AtomicBool::new(true) };
         if let Some(limit) = self.of(listener) {

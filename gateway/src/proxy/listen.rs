@@ -132,7 +132,7 @@ impl Proxy {
         // Each worker takes connections from the same socket, and keeps those it took, unless it has too many.
         let evenly = Evenly::new(workers);
         let mut apps = Vec::new();
-        for worker in workers.all() {
+        for _ in workers.all() {
             // Of this worker: no two threads wait in one list for the end.
             let gateway = Gateway { over: over.child_token(), ..gateway.clone() };
             let mut proxy = HttpProxy::new(gateway, Arc::new(ServerConf::default()));
@@ -140,7 +140,7 @@ impl Proxy {
             let mut http = HttpServerOptions::default();
             http.allow_connect_method_proxying = true;
             proxy.server_options = Some(http);
-            let app = App {
+            apps.push(App {
                 proxy: Arc::new(proxy),
                 max_header_bytes: options.max_header_bytes,
                 // Of this worker: its connections wait for it in a list of their own.
@@ -149,12 +149,10 @@ impl Proxy {
                 limits,
                 stopping: stopping.clone(),
                 port: port.clone(),
-            };
-            apps.push((worker, app));
+            });
         }
-        let (handles, apps): (Vec<_>, Vec<_>) = apps.into_iter().unzip();
         let apps: Arc<[App]> = apps.into();
-        for (index, worker) in handles.into_iter().enumerate() {
+        for (index, worker) in workers.all().enumerate() {
             let (evenly, apps) = (evenly.clone(), apps.clone());
             port.accept(
                 listener.try_clone()?,

@@ -86,7 +86,7 @@ pub(crate) struct Gateway {
     draining: watch::Receiver<bool>,
     /// Upgraded connections are to end: this node's grace is over.
     farewell: CancellationToken,
-    /// All others are: this is the last moment to say so. Of this worker, as each request waits for it.
+    /// All other requests are to end: the grace is over. Each worker has its own, since every request waits for it.
     over: CancellationToken,
     timeouts: Timeouts,
     max_header_bytes: usize,
@@ -117,7 +117,7 @@ pub(crate) struct Request {
     tried: Vec<u64>,
     tries: usize,
     failure: Option<Failure>,
-    /// Its places among those that are at work.
+    /// The places it holds at the limits on requests at work.
     place: Option<Place>,
     /// Counts the request for as long as it is served, also when its task is cut.
     in_flight: Option<Counted>,

@@ -134,7 +134,7 @@ pub fn args<T: ConfigSpec>(command: Command) -> Command {
     })
 }
 
-/// Under which heading of `--help` a key stands: some hundred flags in one list are for nobody to read.
+/// Under which heading of `--help` a key stands: nobody reads a hundred flags in one list.
 fn heading(path: &str) -> &'static str {
     let has = |word: &str| path.split('.').any(|segment| segment == word);
     let last = path.rsplit('.').next().unwrap_or_default();
