@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -76,9 +77,12 @@ async fn serve(config: AgentConfig) -> anyhow::Result<ExitCode> {
     let url = config.connect.shown_url();
     let agent = Agent::new(config).context("failed to run agent")?;
     let lines: Vec<_> = agent.listeners().iter().map(Line::of).collect();
+    let greeted = AtomicBool::new(false);
     let tell = move |event: Event| {
         if super::on_terminal() {
-            greet(&event, &lines, &url);
+            let again = matches!(event, Event::Connected { .. }) && greeted.swap(true, Relaxed);
+            // Nobody reads it where it cannot be written.
+            let _ = std::io::stderr().write_all(greeting(&event, &lines, &url, again).as_bytes());
         }
     };
     tokio::select! {
@@ -102,19 +106,19 @@ impl Line {
     }
 }
 
-/// For a person at a terminal: what is reachable, and how to try it.
-fn greet(event: &Event, lines: &[Line], url: &str) {
-    let mut out = std::io::stderr();
-    let _ = match event {
+/// For a person at a terminal: what is reachable, and how to try it. `again`: that was said when the first tunnel opened.
+fn greeting(event: &Event, lines: &[Line], url: &str, again: bool) -> String {
+    match event {
+        Event::Connected { node_id } if again => format!("Connected to {url} (node {node_id})\n"),
         Event::Connected { node_id } => {
-            let _ = writeln!(out, "\nConnected to {url} (node {node_id})\n");
-            for Line { endpoint, service, .. } in lines {
-                let _ = writeln!(out, "  {endpoint} → {service}");
-            }
-            lines.first().map_or(Ok(()), |line| writeln!(out, "\nTry: {}\n", try_it(line, url)))
+            let of = |line: &Line| format!("  {} → {}\n", line.endpoint, line.service);
+            let served: String = lines.iter().map(of).collect();
+            let try_it =
+                lines.first().map_or_else(String::new, |line| format!("\nTry: {}\n\n", try_it(line, url)));
+            format!("\nConnected to {url} (node {node_id})\n\n{served}{try_it}")
         }
-        Event::Disconnected { reason } => writeln!(out, "Disconnected ({reason}); connecting again"),
-    };
+        Event::Disconnected { reason } => format!("Disconnected ({reason}); connecting again\n"),
+    }
 }
 
 /// A command that reaches a listener. The node's proxy port is not known here: 8000 is its default.
@@ -132,6 +136,16 @@ fn try_it(Line { endpoint, tcp, .. }: &Line, url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An agent has two tunnels: all of it was said for each.
+    #[test]
+    fn what_is_served_is_said_once() {
+        let lines = [Line { endpoint: "db".into(), service: "localhost:1".into(), tcp: false }];
+        let event = Event::Connected { node_id: "n".into() };
+        let said = |again| greeting(&event, &lines, "http://localhost:8001", again);
+        assert!(said(false).contains("  db → localhost:1\n\nTry: curl "), "{}", said(false));
+        assert_eq!(said(true), "Connected to http://localhost:8001 (node n)\n");
+    }
 
     #[test]
     fn what_is_told_to_try_fits_listener_and_node() {
