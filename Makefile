@@ -30,6 +30,7 @@ lint:
 	tools/setup build
 	tools/deny
 	tools/docs
+	tools/imports
 	cargo fmt --check
 	cd plugins && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
