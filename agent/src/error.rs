@@ -49,6 +49,9 @@ pub enum AgentError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The system gives no thread.
+    #[error("no thread for traffic: {0}")]
+    Threads(#[source] std::io::Error),
     /// No tunnel.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -85,7 +88,8 @@ impl AgentError {
             | AgentError::Bind { .. }
             | AgentError::Tls(_)
             | AgentError::ServiceTls { .. } => true,
-            AgentError::Dial(_)
+            AgentError::Threads(_)
+            | AgentError::Dial(_)
             | AgentError::Session(_)
             | AgentError::Refused { .. }
             | AgentError::ConnectTimeout { .. } => false,

@@ -1,4 +1,4 @@
-//! The one connection to a service that speaks HTTP/2: all requests share it.
+//! The connection to a service that speaks HTTP/2: all requests of a thread share it.
 
 use std::sync::Arc;
 

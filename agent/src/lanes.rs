@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::cluster::Cluster;
+use crate::threads::{Place, Threads};
 use crate::tunnel::{Services, Streams, Tunnel};
 
 /// Requests in flight above which more lanes are worth what they cost a node.
@@ -29,6 +30,7 @@ pub(crate) struct Lanes {
     pub(crate) settings: Settings,
     pub(crate) services: Services,
     pub(crate) streams: Streams,
+    pub(crate) threads: Arc<Threads>,
     /// The tunnel they belong to is left.
     pub(crate) leave: CancellationToken,
 }
@@ -41,7 +43,10 @@ impl Lanes {
             tokio::select! {
                 () = self.streams.busy.notified(), if open.len() + 1 < bundle.lanes => {
                     match self.leave.run_until_cancelled(self.dial(&bundle)).await {
-                        Some(Some(lane)) => drop(open.spawn(self.serve(lane))),
+                        Some(Some((lane, place))) => {
+                            let on = place.on().clone();
+                            open.spawn_on(self.serve(lane, place), &on);
+                        }
                         Some(None) => {
                             self.leave.run_until_cancelled(sleep(REST)).await;
                         }
@@ -56,18 +61,25 @@ impl Lanes {
         SessionError::Closed
     }
 
-    async fn dial(&self, bundle: &Bundle) -> Option<Tunnel> {
+    async fn dial(&self, bundle: &Bundle) -> Option<(Tunnel, Place)> {
+        let place = self.threads.next();
         for _ in 0..TRIES {
-            match Tunnel::lane(&self.cluster, &self.settings, bundle.clone()).await {
-                Ok(lane) => return Some(lane),
+            let lane = Tunnel::lane(self.cluster.clone(), self.settings.clone(), bundle.clone());
+            match place.run(lane).await {
+                Ok(lane) => return Some((lane, place)),
                 Err(error) => debug!(%error, "no lane"),
             }
         }
         None
     }
 
-    fn serve(&self, lane: Tunnel) -> impl Future<Output = SessionError> + Send + use<> {
+    fn serve(&self, lane: Tunnel, place: Place) -> impl Future<Output = SessionError> + Send + use<> {
         // A node asks the tunnel to leave, never a lane.
-        lane.serve(self.services.clone(), self.streams.clone(), None, self.leave.clone())
+        let serving = lane.serve(self.services.clone(), self.streams.clone(), None, self.leave.clone());
+        async move {
+            let ended = serving.await;
+            drop(place);
+            ended
+        }
     }
 }

@@ -40,9 +40,11 @@ mod request;
 mod run;
 mod seats;
 mod service;
+mod shelf;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod tunnel;
 mod way_out;
 

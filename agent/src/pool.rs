@@ -18,10 +18,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use piko_tunnel::io::BoxIo;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
 
 use crate::ask::Ask;
 use crate::connect::{Connected, Connector};
@@ -31,6 +28,8 @@ use crate::limits::{IDLE_MARGIN, LOGGED_IN_IDLE};
 use crate::link::{Broken, Link};
 use crate::seats::{Hold, Seats};
 use crate::service::Body;
+use crate::shelf::Shelves;
+use crate::threads;
 
 /// The connections to one service.
 pub(crate) struct Pool {
@@ -40,27 +39,12 @@ pub(crate) struct Pool {
     /// How long a connection stays idle, and how many do.
     idle_for: Option<Duration>,
     max_idle: usize,
-    idle: Mutex<IdleList>,
+    idle: Shelves,
     seats: Seats,
-    /// The first idle connection after none wakes [`Pool::tidy`].
-    filled: Notify,
     /// The service has sent more header fields in one response than is usual.
     many_fields: AtomicBool,
-    /// The connection that carries all requests to a service which speaks HTTP/2.
-    multiplexed: http2::Slot,
-}
-
-#[derive(Default)]
-struct IdleList {
-    /// The one used last is the last: it is taken first, so that the others may age and go.
-    links: Vec<Idle>,
-    /// [`Pool::tidy`] has a time to wake at.
-    watched: bool,
-}
-
-struct Idle {
-    link: Box<Link>,
-    until: Option<Instant>,
+    /// To a service that speaks HTTP/2, by thread: the connection that carries all its requests.
+    multiplexed: Box<[http2::Slot]>,
 }
 
 /// What the answer's body comes on.
@@ -90,11 +74,12 @@ impl Carrier {
 pub(crate) type Answered = (Response<Incoming>, Carrier);
 
 impl Pool {
+    /// `threads`: as many as its requests come from.
     pub(crate) fn new(
         (scheme, authority): (Scheme, Authority),
         connector: Connector,
-        idle_for: Option<Duration>,
-        max_idle: usize,
+        (idle_for, max_idle): (Option<Duration>, usize),
+        threads: usize,
     ) -> Pool {
         Pool {
             scheme,
@@ -102,11 +87,10 @@ impl Pool {
             connector,
             idle_for,
             max_idle,
-            idle: Mutex::default(),
+            idle: Shelves::new(threads, max_idle),
             seats: Seats::default(),
-            filled: Notify::new(),
             many_fields: AtomicBool::new(false),
-            multiplexed: http2::Slot::default(),
+            multiplexed: (0..threads.max(1)).map(|_| http2::Slot::default()).collect(),
         }
     }
 
@@ -123,13 +107,13 @@ impl Pool {
             carrier.close_after();
             return Ok((response, carrier));
         }
-        if let Some(connection) = self.multiplexed.live() {
+        if let Some(connection) = self.slot().live() {
             return self.multiplexed(connection, ask, body).await;
         }
-        let Some(link) = self.take() else {
+        let Some(link) = self.idle.take() else {
             let Connected { io, http2 } = self.connector.connect(false).await?;
             if http2 {
-                let connection = self.multiplexed.start(io).await?;
+                let connection = self.slot().start(io).await?;
                 return self.multiplexed(connection, ask, body).await;
             }
             let spare = ask.repeatable().then(|| ask.clone());
@@ -150,7 +134,7 @@ impl Pool {
                 }
                 (Err(broken), _) => return Err(broken.into()),
             }
-            link = match self.take() {
+            link = match self.idle.take() {
                 Some(link) => link,
                 None => return self.on_new_link(request, spare).await,
             };
@@ -225,10 +209,8 @@ impl Pool {
         let answered = link.exchange(request).await;
         if matches!(answered, Err(Broken::TooManyFields)) {
             self.many_fields.store(true, Relaxed);
-            // Those that are idle were made for fewer. They are closed after the lock is given back: each is a system
-            // call.
-            let old = std::mem::take(&mut self.idle.lock().links);
-            drop(old);
+            // Those that are idle were made for fewer.
+            self.idle.clear();
         }
         answered
     }
@@ -249,7 +231,7 @@ impl Pool {
             (Err(broken), _) => return Err(broken.into()),
         };
         match self.connector.connect(false).await? {
-            Connected { io, http2: true } => Ok(self.multiplexed.start(io).await?.exchange(again).await?),
+            Connected { io, http2: true } => Ok(self.slot().start(io).await?.exchange(again).await?),
             // The service speaks HTTP/1.1 only, from one connection to the next.
             Connected { http2: false, .. } => Err(Failure::Closed.into()),
         }
@@ -278,17 +260,6 @@ impl Pool {
         self.connector.connect(false).await.map(drop).map_err(|failure| failure.row().words.to_owned())
     }
 
-    fn take(&self) -> Option<Box<Link>> {
-        let now = Instant::now();
-        let mut idle = self.idle.lock();
-        loop {
-            let Idle { link, until } = idle.links.pop()?;
-            if until.is_none_or(|until| now < until) {
-                return Some(link);
-            }
-        }
-    }
-
     /// Takes a connection back, if it may serve another request.
     pub(crate) fn put(&self, mut link: Box<Link>) {
         let announced = link.announced.map(|time| time.saturating_sub(IDLE_MARGIN.min(time / 2)));
@@ -307,44 +278,17 @@ impl Pool {
         if !link.is_idle() || too_small || keep.is_some_and(|keep| keep.is_zero()) {
             return;
         }
-        let until = keep.map(|keep| Instant::now() + keep);
-        let mut idle = self.idle.lock();
-        if idle.links.len() >= self.max_idle {
-            return;
-        }
-        idle.links.push(Idle { link, until });
-        if !idle.watched && until.is_some() {
-            idle.watched = true;
-            self.filled.notify_one();
-        }
+        self.idle.put(link, keep);
+    }
+
+    /// The calling thread's.
+    fn slot(&self) -> &http2::Slot {
+        self.multiplexed.get(threads::current()).unwrap_or(&self.multiplexed[0])
     }
 
     /// Closes idle connections when their time has come. Never ends.
     pub(crate) async fn tidy(&self) {
-        tokio::join!(self.tidy_idle(), self.seats.tidy());
-    }
-
-    async fn tidy_idle(&self) {
-        loop {
-            match self.close_old() {
-                Some(next) => sleep_until(next).await,
-                None => self.filled.notified().await,
-            }
-        }
-    }
-
-    /// When to come again: none if no idle connection has a time to go.
-    fn close_old(&self) -> Option<Instant> {
-        let now = Instant::now();
-        let mut idle = self.idle.lock();
-        let old: Vec<_> =
-            idle.links.extract_if(.., |idle| idle.until.is_some_and(|until| until <= now)).collect();
-        let next = idle.links.iter().filter_map(|idle| idle.until).min();
-        idle.watched = next.is_some();
-        drop(idle);
-        // Closing is a system call each: not under the lock.
-        drop(old);
-        next
+        tokio::join!(self.idle.tidy(), self.seats.tidy());
     }
 }
 

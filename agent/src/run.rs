@@ -2,6 +2,7 @@
 //! do when is `plan.rs`.
 
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::lanes::Lanes;
 use crate::metrics::{self, Metrics};
 use crate::plan::{Next, Plan};
 use crate::service::{self, Target};
+use crate::threads::{Place, Threads};
 use crate::tunnel::{Opened, Owner, Services, Streams, Tunnel};
 
 /// Nodes' wishes to be rid of us that wait to be heard: each tunnel has one.
@@ -52,6 +54,8 @@ pub struct Agent {
     first_connect: Duration,
     /// As many as it wants, to nodes that differ.
     tunnels: usize,
+    /// How many threads of its own carry them.
+    threads: Option<NonZero<usize>>,
     grace: Duration,
     /// Streams being served, over all tunnels.
     streams: Streams,
@@ -60,14 +64,23 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Checks the configuration; connects to nothing yet.
+    /// Checks the configuration; connects to nothing yet. The runtime that calls [`Agent::run`] will carry its traffic.
     pub fn new(config: AgentConfig) -> Result<Agent, AgentError> {
+        Agent::on(config, None)
+    }
+
+    /// The same, with that many threads of its own for its traffic. One a core carries most.
+    pub fn with_threads(config: AgentConfig, threads: NonZero<usize>) -> Result<Agent, AgentError> {
+        Agent::on(config, Some(threads))
+    }
+
+    fn on(config: AgentConfig, threads: Option<NonZero<usize>>) -> Result<Agent, AgentError> {
         let listeners = config.resolve().map_err(AgentError::Config)?;
         if listeners.is_empty() {
             return Err(AgentError::NoListeners);
         }
         let metrics = Arc::new(Metrics::new());
-        let services = service::all(&listeners, &metrics)?;
+        let services = service::all(&listeners, &metrics, threads.map_or(1, NonZero::get))?;
         let services = services.into_iter().map(|s| (s.endpoint.to_string(), s)).collect();
         Ok(Agent {
             listeners,
@@ -76,6 +89,7 @@ impl Agent {
             settings: settings(&config.tunnel),
             first_connect: config.connect.timeout.into(),
             tunnels: config.connect.tunnels,
+            threads,
             grace: config.grace_period.into(),
             streams: Streams::new(),
             metrics,
@@ -91,18 +105,20 @@ impl Agent {
     /// Runs until `shutdown`; then leaves well: no new streams, those open finish, up to the grace
     /// period. Fails only before the first success.
     pub async fn run(self, shutdown: CancellationToken, tell: impl Fn(Event)) -> Result<(), AgentError> {
+        let threads = Threads::start(self.threads).map_err(AgentError::Threads)?;
         let _server = self.serve_metrics().await?;
         let _tidying = self.tidy_pools();
         let unhealthy = Arc::new(watch::Sender::new(Unhealthy::new()));
         let _probing = health::probe_all(&self.services, &unhealthy);
         let first = tokio::select! {
-            first = self.first() => first?,
+            first = self.first(&threads) => first?,
             () = shutdown.cancelled() => return Ok(()),
         };
         let (drains, drained) = mpsc::channel(MAX_DRAINS);
         let plan = Plan::new(self.tunnels, Instant::now());
         let mut running = Running {
             agent: &self,
+            threads,
             plan,
             serving: JoinSet::new(),
             ids: HashMap::new(),
@@ -111,7 +127,8 @@ impl Agent {
             unhealthy: unhealthy.subscribe(),
             tell: &tell,
         };
-        running.opened(first);
+        let (first, place) = first;
+        running.opened(first, place);
         running.until(shutdown, drained).await;
         let Running { serving, leaves, .. } = running;
         self.leave(serving, leaves.into_values()).await;
@@ -148,18 +165,18 @@ impl Agent {
     }
 
     /// The first tunnel: retried within the connect timeout, but not where it cannot help.
-    async fn first(&self) -> Result<Tunnel, AgentError> {
+    async fn first(&self, threads: &Arc<Threads>) -> Result<(Tunnel, Place), AgentError> {
         let mut backoff = Backoff::agent();
         let deadline = Instant::now() + self.first_connect;
         let mut last = None;
         for tries in 1_u32.. {
             let left = deadline.saturating_duration_since(Instant::now());
-            match timeout(left, self.open(Vec::new())).await {
-                Ok(Ok(Opened::Tunnel(tunnel))) => return Ok(*tunnel),
+            match timeout(left, self.open(threads.first(), Vec::new())).await {
+                Ok(Ok((Opened::Tunnel(tunnel), place))) => return Ok((*tunnel, place)),
                 Ok(Err(e)) if e.is_retryable() => last = Some(e),
                 Ok(Err(e)) => return Err(e),
                 // There is none that could be known; or the time is over.
-                Ok(Ok(Opened::Known)) | Err(_) => {}
+                Ok(Ok((Opened::Known, _))) | Err(_) => {}
             }
             let pause = backoff.pause();
             if Instant::now() + pause >= deadline {
@@ -174,8 +191,10 @@ impl Agent {
         Err(AgentError::ConnectTimeout { within: self.first_connect, last })
     }
 
-    async fn open(&self, known: Vec<String>) -> Result<Opened, AgentError> {
-        Tunnel::open(&self.cluster, &self.settings, &self.services, &self.streams, known).await
+    async fn open(&self, place: Place, known: Vec<String>) -> Result<(Opened, Place), AgentError> {
+        let (services, streams) = (self.services.clone(), self.streams.clone());
+        let opening = Tunnel::open(self.cluster.clone(), self.settings.clone(), services, streams, known);
+        Ok((place.run(opening).await?, place))
     }
 
     async fn leave(
@@ -199,6 +218,7 @@ impl Agent {
 /// An agent with its tunnels.
 struct Running<'a, T> {
     agent: &'a Agent,
+    threads: Arc<Threads>,
     plan: Plan,
     /// Tunnels, and what keeps their lanes.
     serving: JoinSet<SessionError>,
@@ -221,7 +241,7 @@ impl<T: Fn(Event)> Running<'_, T> {
         loop {
             let until = match self.plan.next(Instant::now()) {
                 Next::Dial => {
-                    dial = Some(Box::pin(agent.open(self.plan.nodes(Instant::now()))));
+                    dial = Some(Box::pin(agent.open(self.threads.first(), self.plan.nodes(Instant::now()))));
                     continue;
                 }
                 Next::Leave(id) => {
@@ -252,10 +272,10 @@ impl<T: Fn(Event)> Running<'_, T> {
         }
     }
 
-    fn dialled(&mut self, opened: Result<Opened, AgentError>) {
+    fn dialled(&mut self, opened: Result<(Opened, Place), AgentError>) {
         match opened {
-            Ok(Opened::Tunnel(tunnel)) => self.opened(*tunnel),
-            Ok(Opened::Known) => drop(self.plan.missed(Instant::now())),
+            Ok((Opened::Tunnel(tunnel), place)) => self.opened(*tunnel, place),
+            Ok((Opened::Known, _)) => drop(self.plan.missed(Instant::now())),
             Err(e) => {
                 let (tries, pause) = self.plan.missed(Instant::now());
                 say_failed(&e, tries, pause);
@@ -264,7 +284,7 @@ impl<T: Fn(Event)> Running<'_, T> {
     }
 
     /// Serves a tunnel whose listeners are registered.
-    fn opened(&mut self, tunnel: Tunnel) {
+    fn opened(&mut self, tunnel: Tunnel, place: Place) {
         let agent = self.agent;
         let node_id = tunnel.node_id.clone();
         // One that is known by now is dropped.
@@ -279,13 +299,20 @@ impl<T: Fn(Event)> Running<'_, T> {
                 settings: agent.settings.clone(),
                 services: agent.services.clone(),
                 streams: agent.streams.clone(),
+                threads: self.threads.clone(),
                 leave: leave.clone(),
             };
             self.serving.spawn(lanes.keep(bundle));
         }
         let owner = Owner { id, drains: self.drains.clone(), unhealthy: self.unhealthy.clone() };
         let serving = tunnel.serve(agent.services.clone(), agent.streams.clone(), Some(owner), leave);
-        self.ids.insert(self.serving.spawn(serving).id(), (id, node_id.clone()));
+        let on = place.on().clone();
+        let serving = async move {
+            let ended = serving.await;
+            drop(place);
+            ended
+        };
+        self.ids.insert(self.serving.spawn_on(serving, &on).id(), (id, node_id.clone()));
         self.count();
         (self.tell)(Event::Connected { node_id });
     }

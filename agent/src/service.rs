@@ -45,9 +45,13 @@ pub(crate) enum Target {
 }
 
 /// The services of all listeners. Those with the same address and the same keys for their connections share a
-/// pool.
-pub(crate) fn all(listeners: &[Listener], metrics: &Arc<Metrics>) -> Result<Vec<Arc<Service>>, AgentError> {
-    let mut pools = Pools::default();
+/// pool. `threads`: as many as streams come from.
+pub(crate) fn all(
+    listeners: &[Listener],
+    metrics: &Arc<Metrics>,
+    threads: usize,
+) -> Result<Vec<Arc<Service>>, AgentError> {
+    let mut pools = Pools { threads, pools: Vec::new() };
     listeners.iter().map(|listener| service(listener, &mut pools, metrics).map(Arc::new)).collect()
 }
 
@@ -87,24 +91,26 @@ struct PoolKey {
     client: HttpClientConfig,
 }
 
-#[derive(Default)]
-struct Pools(Vec<(PoolKey, Arc<Pool>)>);
+struct Pools {
+    threads: usize,
+    pools: Vec<(PoolKey, Arc<Pool>)>,
+}
 
 impl Pools {
     fn get(&mut self, listener: &Listener, addr: &HttpAddr) -> Result<Arc<Pool>, AgentError> {
         let tls = (addr.scheme == HttpScheme::Https).then(|| listener.tls.clone());
         let addr = HttpAddr { prefix: String::new(), ..addr.clone() };
         let key = PoolKey { addr, tls, client: listener.http_client.clone() };
-        if let Some((_, pool)) = self.0.iter().find(|(known, _)| *known == key) {
+        if let Some((_, pool)) = self.pools.iter().find(|(known, _)| *known == key) {
             return Ok(pool.clone());
         }
-        let pool = Arc::new(pool(&key, listener)?);
-        self.0.push((key, pool.clone()));
+        let pool = Arc::new(pool(&key, listener, self.threads)?);
+        self.pools.push((key, pool.clone()));
         Ok(pool)
     }
 }
 
-fn pool(key: &PoolKey, listener: &Listener) -> Result<Pool, AgentError> {
+fn pool(key: &PoolKey, listener: &Listener, threads: usize) -> Result<Pool, AgentError> {
     let wrong = || AgentError::Service(listener.service.to_string());
     // Reading the system's roots takes a while: only where a service needs them.
     let tls = key.tls.as_ref().map(ClientTls::load).transpose();
@@ -113,6 +119,6 @@ fn pool(key: &PoolKey, listener: &Listener) -> Result<Pool, AgentError> {
     let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
     let authority = key.addr.authority().ok_or_else(wrong)?;
     let connector = Connector::new(&key.addr, tls, &key.client).ok_or_else(wrong)?;
-    let (idle_for, max_idle) = (key.client.idle_conn_timeout.on(), key.client.max_idle());
-    Ok(Pool::new((scheme, authority), connector, idle_for, max_idle))
+    let idle = (key.client.idle_conn_timeout.on(), key.client.max_idle());
+    Ok(Pool::new((scheme, authority), connector, idle, threads))
 }

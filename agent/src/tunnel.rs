@@ -86,10 +86,10 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Dials, speaks the handshake and registers every listener, unless the node is one of those `known`.
     pub(crate) async fn open(
-        cluster: &Cluster,
-        settings: &Settings,
-        services: &Services,
-        streams: &Streams,
+        cluster: Arc<Cluster>,
+        settings: Settings,
+        services: Services,
+        streams: Streams,
         known: Vec<String>,
     ) -> Result<Opened, AgentError> {
         let purpose = Purpose::Tunnel { known };
@@ -105,10 +105,10 @@ impl Tunnel {
         if matches!(&purpose, Purpose::Tunnel { known } if known.contains(&node_id)) {
             return Ok(Opened::Known);
         }
-        let (session, control) = AgentSession::handshake(io, settings).await?;
+        let (session, control) = AgentSession::handshake(io, &settings).await?;
         let (sender, receiver) = control.split();
         let mut tunnel = Tunnel { node_id, bundle, session, sender, receiver, listeners: 0 };
-        let register = tunnel.register(services, streams);
+        let register = tunnel.register(&services, &streams);
         match tokio::time::timeout(LISTEN_TIMEOUT, register).await {
             Ok(done) => done.map(|()| Opened::Tunnel(Box::new(tunnel))),
             Err(_) => Err(SessionError::HandshakeTimeout(LISTEN_TIMEOUT).into()),
@@ -117,12 +117,12 @@ impl Tunnel {
 
     /// Dials one more lane of a bundle. It has no listeners of its own.
     pub(crate) async fn lane(
-        cluster: &Cluster,
-        settings: &Settings,
+        cluster: Arc<Cluster>,
+        settings: Settings,
         bundle: Bundle,
     ) -> Result<Tunnel, AgentError> {
         let Dialed { io, node_id, .. } = cluster.dial(&Purpose::Lane(bundle)).await?;
-        let (session, control) = AgentSession::handshake(io, settings).await?;
+        let (session, control) = AgentSession::handshake(io, &settings).await?;
         let (sender, receiver) = control.split();
         Ok(Tunnel { node_id, bundle: None, session, sender, receiver, listeners: 0 })
     }

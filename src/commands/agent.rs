@@ -2,6 +2,7 @@
 //! `--endpoints my-endpoint/localhost:4000` and today's `agent http my-endpoint 4000`.
 
 use std::io::Write as _;
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -69,13 +70,14 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         config.validate().map_err(ConfigError::Invalid)?;
     }
     super::begin(&config.log, matches, &config);
-    super::block_on_beside(serve(config))?
+    // Its traffic has threads of its own.
+    super::block_on_one(serve(config, super::threads()?))?
 }
 
-async fn serve(config: AgentConfig) -> anyhow::Result<ExitCode> {
+async fn serve(config: AgentConfig, threads: NonZero<usize>) -> anyhow::Result<ExitCode> {
     let signals = signal::shutdown();
     let url = config.connect.shown_url();
-    let agent = Agent::new(config).context("failed to run agent")?;
+    let agent = Agent::with_threads(config, threads).context("failed to run agent")?;
     let lines: Vec<_> = agent.listeners().iter().map(Line::of).collect();
     let greeted = AtomicBool::new(false);
     let tell = move |event: Event| {

@@ -170,6 +170,11 @@ fn block_on_beside<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     run_on(wanted_threads()?.unwrap_or_else(half), work)
 }
 
+/// The same on the thread that calls, for a command whose traffic has threads of its own.
+fn block_on_one<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
+}
+
 fn run_on<T>(threads: NonZero<usize>, work: impl Future<Output = T>) -> anyhow::Result<T> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     Ok(builder.worker_threads(threads.get()).enable_all().build()?.block_on(work))

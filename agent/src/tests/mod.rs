@@ -61,7 +61,7 @@ impl Tunnel {
     }
 
     async fn with(config: AgentConfig) -> Tunnel {
-        let all = service::all(&config.resolve().unwrap(), &Arc::new(Metrics::new())).unwrap();
+        let all = service::all(&config.resolve().unwrap(), &Arc::new(Metrics::new()), 1).unwrap();
         let mut tasks = JoinSet::new();
         for service in &all {
             if let Target::Http(pool) = &service.target {
