@@ -112,3 +112,67 @@ impl Shelves {
         self.all.iter().filter_map(of).min()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::num::NonZero;
+    use std::sync::Arc;
+
+    use piko_test_support::eventually;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::threads::Threads;
+
+    async fn link() -> Box<Link> {
+        Link::open(Box::new(duplex(64).0), false).await.ok().unwrap()
+    }
+
+    /// What two threads keep and take. The second is another than the first because a lane is there already.
+    #[tokio::test]
+    async fn a_connection_serves_the_thread_that_put_it_and_all_count_together() {
+        let threads = Threads::start(NonZero::new(2)).unwrap();
+        let shelves = Arc::new(Shelves::new(2, 3));
+        let (first, second) = (threads.first(), threads.next());
+        let on = async |place: &crate::threads::Place, put: usize| {
+            let shelves = shelves.clone();
+            let done = place.run(async move {
+                for _ in 0..put {
+                    shelves.put(link().await, None);
+                }
+                Ok(shelves.take().is_some())
+            });
+            done.await.unwrap()
+        };
+        assert!(on(&first, 1).await, "its own comes back");
+        assert!(on(&first, 3).await);
+        assert!(!on(&second, 0).await, "the other thread's is not taken");
+        assert!(on(&second, 1).await, "there is room for one more");
+        assert_eq!(shelves.count.load(Relaxed), 2);
+        assert!(on(&first, 5).await);
+        assert_eq!(shelves.count.load(Relaxed), 2, "no more than three are kept at once");
+        shelves.clear();
+        assert_eq!(shelves.count.load(Relaxed), 0);
+        assert!(!on(&first, 0).await);
+    }
+
+    #[tokio::test]
+    async fn what_has_waited_its_time_is_closed() {
+        let shelves = Shelves::new(1, 9);
+        let look = async {
+            // After `tidy` has found nothing to wait for.
+            tokio::task::yield_now().await;
+            for millis in [20, 50] {
+                shelves.put(link().await, Some(Duration::from_millis(millis)));
+            }
+            shelves.put(link().await, None);
+            let left = async || (shelves.count.load(Relaxed) == 1).then_some(());
+            eventually("the two are closed, not the one without a time", left).await;
+        };
+        tokio::select! {
+            () = look => {}
+            () = shelves.tidy() => {}
+        }
+    }
+}
