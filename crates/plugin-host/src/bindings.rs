@@ -5,7 +5,7 @@ wasmtime::component::bindgen!({
     path: "../../wit",
     world: "imports",
     with: {
-        "piko:plugin/http.request": crate::imports::RequestRes,
-        "piko:plugin/http.response-head": crate::imports::ResponseRes,
+        "piko:plugin/http.request": crate::handles::RequestRes,
+        "piko:plugin/http.response-head": crate::handles::ResponseRes,
     },
 });

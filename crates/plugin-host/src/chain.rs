@@ -6,11 +6,8 @@ use http::StatusCode;
 use smol_str::SmolStr;
 
 use crate::fields::{Answer, Edit};
-use crate::imports::{RequestHead, ResponseHead};
+use crate::head::{RequestHead, ResponseHead};
 use crate::version::{Step, Version};
-
-/// Plugins in one chain at most: a bit each says who saw a request.
-pub(crate) const MAX_PLUGINS: usize = 64;
 
 /// Loaded plugins, in order. Never changes: a reload makes another.
 #[derive(Default)]

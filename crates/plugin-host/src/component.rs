@@ -7,7 +7,7 @@ use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use crate::cache::Cache;
 use crate::engine::Runtime;
-use crate::imports::State;
+use crate::store::State;
 
 /// The package, its version after it.
 const PACKAGE: &str = "piko:plugin/";

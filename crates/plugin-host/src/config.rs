@@ -7,10 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
-/// Largest memory of an instance, bytes: what the engine reserves a slot for.
-pub(crate) const MAX_MEMORY: u64 = 256 << 20;
-/// Instances of one plugin at most.
-const MAX_INSTANCES: u32 = 256;
+use crate::limits::{MAX_CONFIGURED, MAX_INSTANCES, MAX_MEMORY, MAX_PLUGINS};
 
 /// A plugin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -113,16 +110,13 @@ impl PluginConfig {
 
     /// Checks a whole list, without opening a file.
     pub fn validate(plugins: &[PluginConfig]) -> Result<(), Invalid> {
-        if plugins.len() > crate::chain::MAX_PLUGINS {
-            return Err(Invalid::new("plugins", format!("at most {} plugins", crate::chain::MAX_PLUGINS)));
+        if plugins.len() > MAX_PLUGINS {
+            return Err(Invalid::new("plugins", format!("at most {} plugins", MAX_PLUGINS)));
         }
         let total: u32 = plugins.iter().map(|p| p.max_instances).sum();
-        if total > crate::engine::MAX_CONFIGURED {
-            let most = crate::engine::MAX_CONFIGURED;
-            return Err(Invalid::new(
-                "plugins",
-                format!("max_instances add up to {total}, more than {most}"),
-            ));
+        if total > MAX_CONFIGURED {
+            let message = format!("max_instances add up to {total}, more than {MAX_CONFIGURED}");
+            return Err(Invalid::new("plugins", message));
         }
         for (i, plugin) in plugins.iter().enumerate() {
             let key = |name: &str| format!("plugins[{i}].{name}");

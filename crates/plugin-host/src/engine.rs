@@ -1,31 +1,21 @@
 //! The engine all plugins share, and the clock that interrupts them.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, PoolingAllocationConfig};
 
 use crate::bindings::Imports;
-use crate::config::MAX_MEMORY;
-use crate::imports::State;
+use crate::limits::{MAX_CONFIGURED, MAX_MEMORY, SLICE, TICK};
+use crate::store::State;
+use crate::threads::{Half, keep_apart, slow_threads};
 
-/// Instances of all configured plugins at most.
-pub(crate) const MAX_CONFIGURED: u32 = 512;
 /// Instances alive at once: while a plugin is reloaded, requests under way hold the old ones.
 const MAX_ALIVE: u32 = 2 * MAX_CONFIGURED;
-/// Core instances in one component at most: Rust's have 3, Python's more than 33.
-pub(crate) const MAX_CORE_INSTANCES: usize = 100;
-/// How often a call is asked whether it has run out of time, and how long it may hold up other requests.
-pub(crate) const TICK: Duration = Duration::from_millis(1);
-/// How long a slow call runs before it rests as long, and so how often it is asked: what wants its core meanwhile
-/// waits for that long, where a system's scheduler would let a busy thread run for milliseconds.
-pub(crate) const SLICE: Duration = Duration::from_micros(100);
 /// Memory kept resident in a free slot, bytes: 1 MiB costs three times the time of 64 KiB.
 const KEEP_RESIDENT: usize = 64 << 10;
 
@@ -89,57 +79,6 @@ impl Runtime {
             thread.thread().unpark();
         }
         ticking
-    }
-}
-
-thread_local! {
-    /// Is this a thread of slow calls?
-    static SLOW: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Does this thread run slow calls?
-pub(crate) fn is_slow_thread() -> bool {
-    SLOW.get()
-}
-
-/// Called by a slow call after its slice. All of the thread rests: its calls together leave half a core to others.
-pub(crate) fn rest() {
-    thread::sleep(SLICE);
-}
-
-fn slow_threads() -> std::io::Result<tokio::runtime::Runtime> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads((cores / 2).max(1))
-        .thread_name("plugin-slow")
-        .on_thread_start(|| {
-            keep_apart(Half::Slow);
-            SLOW.set(true);
-        })
-        .build()
-}
-
-/// Which of the cores a thread may have.
-enum Half {
-    Slow,
-    Clock,
-}
-
-/// Slow calls and the clock that interrupts them do not share a core: Linux lets a busy thread go on for up to a
-/// tick of its own, 4 ms, before it runs a thread that woke up meanwhile on the same core.
-fn keep_apart(half: Half) {
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
-    let (slow, clock) = allowed.split_at(allowed.len() / 2);
-    let half = match half {
-        Half::Slow => slow,
-        Half::Clock => clock,
-    };
-    let mut mine = CpuSet::new();
-    half.iter().for_each(|&cpu| mine.set(cpu));
-    if !half.is_empty() {
-        // Where the system forbids it, a slow call may hold up others for longer.
-        let _ = sched_setaffinity(None, &mine);
     }
 }
 
@@ -213,28 +152,5 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slow_calls_and_their_clock_share_no_core_where_there_are_two() {
-        let cores_of = |half| {
-            let pinned = thread::spawn(move || {
-                keep_apart(half);
-                sched_getaffinity(None).unwrap()
-            });
-            let pinned = pinned.join().unwrap();
-            (0..CpuSet::MAX_CPU).filter(|&cpu| pinned.is_set(cpu)).collect::<Vec<_>>()
-        };
-        let (slow, clock) = (cores_of(Half::Slow), cores_of(Half::Clock));
-        assert!(!slow.is_empty() && !clock.is_empty());
-        if sched_getaffinity(None).unwrap().count() > 1 {
-            assert!(slow.iter().all(|cpu| !clock.contains(cpu)), "{slow:?} {clock:?}");
-        }
     }
 }

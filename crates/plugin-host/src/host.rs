@@ -13,11 +13,11 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::Directory;
 use crate::cache::Cache;
 use crate::chain::Chain;
 use crate::component::LoadError;
 use crate::config::{OnError, PluginConfig};
+use crate::directory::Directory;
 use crate::engine::Runtime;
 use crate::metrics::Metrics;
 use crate::shared::Shared;

@@ -1,154 +1,21 @@
 //! What a plugin may call: the host's side of each imported interface.
 
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
-use smol_str::SmolStr;
+use http::StatusCode;
 use tracing::{Level, debug, enabled, error, info, trace, warn};
 use wasmtime::component::Resource;
 
 use crate::bindings::piko::plugin::{clock, http as wit, kv, log, metrics, router, types};
-use crate::engine::{self, SLICE, TICK};
-use crate::fields::{self, Fields};
-use crate::pool::Limiter;
-use crate::shared::Shared;
+use crate::fields;
+use crate::handles::{RequestRes, ResponseRes};
+use crate::lines::cut;
+use crate::store::State;
 use types::EditError;
 
-/// Longest log message, bytes.
-const MAX_MESSAGE: usize = 4 << 10;
 /// Endpoints in one answer at most.
 const MAX_LISTED: usize = 1000;
-
-/// The request as hooks see it.
-#[derive(Debug, Clone, Default)]
-pub struct RequestHead {
-    /// `GET`
-    pub method: Method,
-    /// Path and query as the client sent them.
-    pub target: String,
-    /// Host, or `:authority`.
-    pub authority: String,
-    /// `http` or `https`.
-    pub scheme: String,
-    /// Who connected.
-    pub client: Option<IpAddr>,
-    /// Verified claims, JSON.
-    pub claims: Option<Bytes>,
-    /// Where it goes.
-    pub endpoint: Option<SmolStr>,
-    /// All fields.
-    pub headers: Arc<HeaderMap>,
-}
-
-/// The response as hooks see it.
-#[derive(Debug, Clone, Default)]
-pub struct ResponseHead {
-    /// 101, or 200 to 599.
-    pub status: StatusCode,
-    /// Which endpoint answered.
-    pub endpoint: SmolStr,
-    /// All fields.
-    pub headers: Arc<HeaderMap>,
-}
-
-/// Stands for the request of the call: there is one, so the handle says nothing.
-#[allow(unreachable_pub, reason = "the generated bindings export it again")]
-pub struct RequestRes;
-/// Stands for the response of the call.
-#[allow(unreachable_pub, reason = "as above")]
-pub struct ResponseRes;
-
-/// What an instance's store holds.
-pub(crate) struct State {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) limiter: Limiter,
-    pub(crate) clock: CallClock,
-    pub(crate) subject: Subject,
-}
-
-/// How long a call may still run.
-pub(crate) struct CallClock {
-    timeout: Duration,
-    started: Instant,
-    /// When it last began to run, or was asked to wait.
-    resumed: Instant,
-    /// For how long it was seen running.
-    ran: Duration,
-}
-
-/// What a call does that still runs when the engine's clock has moved.
-pub(crate) enum Turn {
-    /// It has not run for long.
-    Continue,
-    /// It lets others have the thread it runs on.
-    Yield,
-    /// It has had its time.
-    Over,
-}
-
-impl CallClock {
-    pub(crate) fn start(timeout: Duration) -> Self {
-        let now = Instant::now();
-        CallClock { timeout, started: now, resumed: now, ran: Duration::ZERO }
-    }
-
-    /// Time in which a busy machine ran somebody else is not the plugin's, so it has to be seen running for a
-    /// third of its timeout, too; but ten times over is over.
-    pub(crate) fn turn(&mut self) -> Turn {
-        let slow = engine::is_slow_thread();
-        let most = if slow { 2 * SLICE } else { TICK };
-        let now = Instant::now();
-        self.ran += now.duration_since(self.resumed).min(most);
-        self.resumed = now;
-        let elapsed = now.duration_since(self.started);
-        if elapsed >= self.timeout && self.ran * 3 >= self.timeout || elapsed >= self.timeout * 10 {
-            return Turn::Over;
-        }
-        if slow {
-            engine::rest();
-            self.resumed = Instant::now();
-        } else if elapsed < TICK {
-            return Turn::Continue;
-        }
-        Turn::Yield
-    }
-}
-
-/// What the call is about. Empty during `init`, where no handle exists to read it by.
-#[derive(Default)]
-pub(crate) struct Subject {
-    pub(crate) fields: Fields,
-    pub(crate) request: Option<Arc<RequestHead>>,
-    pub(crate) endpoint: Option<SmolStr>,
-    pub(crate) status: StatusCode,
-}
-
-impl Subject {
-    pub(crate) fn request(head: &Arc<RequestHead>) -> Subject {
-        Subject {
-            fields: Fields::new(head.headers.clone()),
-            request: Some(head.clone()),
-            endpoint: head.endpoint.clone(),
-            status: StatusCode::OK,
-        }
-    }
-
-    pub(crate) fn response(head: &ResponseHead) -> Subject {
-        Subject {
-            fields: Fields::new(head.headers.clone()),
-            request: None,
-            endpoint: Some(head.endpoint.clone()),
-            status: head.status,
-        }
-    }
-
-    fn read<T: Default>(&self, read: impl FnOnce(&RequestHead) -> T) -> T {
-        self.request.as_deref().map(read).unwrap_or_default()
-    }
-}
 
 /// The field methods are the same for both heads.
 macro_rules! field_methods {
@@ -281,11 +148,6 @@ impl log::Host for State {
             log::Level::Error => line!(ERROR, error),
         }
     }
-}
-
-/// What the log takes of a plugin's text.
-pub(crate) fn cut(message: &str) -> &str {
-    &message[..message.floor_char_boundary(MAX_MESSAGE)]
 }
 
 impl clock::Host for State {

@@ -8,6 +8,8 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 use tracing::warn;
 
+/// Longest log message, bytes.
+const MAX_MESSAGE: usize = 4 << 10;
 /// Lines within [`WINDOW`]: enough to follow a plugin that is tried out, and at 4 KiB a line no more than
 /// 400 KiB a second.
 const MOST: u32 = 100;
@@ -69,6 +71,11 @@ impl Lines {
         self.dropped.inc();
         if window.lines == MOST + 1 { Line::FirstDropped } else { Line::Dropped }
     }
+}
+
+/// What the log takes of a plugin's text.
+pub(crate) fn cut(message: &str) -> &str {
+    &message[..message.floor_char_boundary(MAX_MESSAGE)]
 }
 
 #[cfg(test)]

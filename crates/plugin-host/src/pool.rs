@@ -7,18 +7,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::IntGauge;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::{ComponentNamedList, Lift, Resource, TypedFunc};
-use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Store, UpdateDeadline};
 
 use crate::bindings::piko::plugin::types::Verdict;
+use crate::clock::{CallClock, Turn};
 use crate::component::{Compiled, LoadError};
 use crate::config::{Isolation, PluginConfig};
-use crate::engine::{MAX_CORE_INSTANCES, Runtime};
+use crate::engine::Runtime;
 use crate::fields::MAX_PASSED;
-use crate::imports::{self, CallClock, RequestRes, ResponseRes, State, Subject, Turn};
+use crate::handles::{RequestRes, ResponseRes};
+use crate::lines;
 use crate::shared::{Cause, Shared};
+use crate::store::{Limiter, State, Subject};
 
 /// Calls after which an instance is replaced: what it leaks does not grow for ever.
 const MAX_CALLS: u32 = 10_000;
@@ -26,9 +28,6 @@ const MAX_CALLS: u32 = 10_000;
 const INIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls after one that had to be cut that are not trusted to be quick.
 const WARY: u32 = 64;
-/// Elements in one table at most.
-const MAX_TABLE: usize = 100_000;
-
 /// A call that ended badly.
 #[derive(Debug)]
 pub(crate) struct Failed {
@@ -215,7 +214,7 @@ impl Pool {
             (on_request.transpose().map_err(link)?, on_response.transpose().map_err(link)?);
         match init.call_async(&mut store, (&self.init,)).await {
             Ok((Ok(()),)) => Ok(Instance { store, on_request, on_response, calls: 0 }),
-            Ok((Err(reason),)) => Err(LoadError::Refused(imports::cut(&reason).to_owned())),
+            Ok((Err(reason),)) => Err(LoadError::Refused(lines::cut(&reason).to_owned())),
             Err(e) => Err(failed(&e, &store)),
         }
     }
@@ -246,62 +245,4 @@ fn classify(e: &wasmtime::Error, store: &Store<State>) -> Failed {
         None => format!("{:#}", e.root_cause()),
     };
     Failed { cause: Cause::Trap, detail }
-}
-
-/// Bounds and counts the memory of one instance.
-pub(crate) struct Limiter {
-    most: usize,
-    used: usize,
-    refused: bool,
-    memory: IntGauge,
-    instances: IntGauge,
-}
-
-impl Limiter {
-    fn new(most: usize, shared: &Shared) -> Self {
-        shared.instances.inc();
-        Limiter {
-            most,
-            used: 0,
-            refused: false,
-            memory: shared.memory.clone(),
-            instances: shared.instances.clone(),
-        }
-    }
-}
-
-impl Drop for Limiter {
-    fn drop(&mut self) {
-        self.memory.sub(self.used as i64);
-        self.instances.dec();
-    }
-}
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, now: usize, wanted: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let more = wanted.saturating_sub(now);
-        if self.used + more > self.most {
-            self.refused = true;
-            return Ok(false);
-        }
-        self.used += more;
-        self.memory.add(more as i64);
-        Ok(true)
-    }
-
-    fn table_growing(&mut self, _: usize, wanted: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(wanted <= MAX_TABLE)
-    }
-
-    fn instances(&self) -> usize {
-        MAX_CORE_INSTANCES
-    }
-
-    fn tables(&self) -> usize {
-        2 * MAX_CORE_INSTANCES
-    }
-
-    fn memories(&self) -> usize {
-        MAX_CORE_INSTANCES
-    }
 }

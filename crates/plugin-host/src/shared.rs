@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use smol_str::SmolStr;
 
-use crate::Directory;
+use crate::directory::Directory;
 use crate::kv::Kv;
 use crate::lines::Lines;
 use crate::metrics::Metrics;

@@ -15,9 +15,10 @@ use crate::component::{self, Hooks, LoadError};
 use crate::config::{OnError, PluginConfig};
 use crate::engine::Runtime;
 use crate::fields::{Answer, Edit};
-use crate::imports::{RequestHead, ResponseHead, Subject};
+use crate::head::{RequestHead, ResponseHead};
 use crate::pool::{Failed, Pool};
 use crate::shared::{Cause, Hook, Shared};
+use crate::store::Subject;
 
 /// A loaded plugin.
 pub(crate) struct Version {
