@@ -16,7 +16,7 @@ const SECRET: &str = "a secret of thirty-two bytes, and some";
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     let secret = Secret::from(SECRET.to_owned());
     let config = AuthConfig { hmac_secret_key: secret, ..AuthConfig::default() };
-    config.verifier().expect("a good key").expect("there is a key")
+    Verifier::new(&config).expect("a good key").expect("there is a key")
 });
 
 /// A token passes only with our signature by our algorithm, before it ends; and it is good for what it names.

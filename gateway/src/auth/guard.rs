@@ -46,7 +46,7 @@ impl Guard {
     /// # Errors
     /// If a key is none. The configuration's check says so before.
     pub fn new(auth: &AuthConfig) -> Result<Guard, KeyError> {
-        Ok(Guard { everyone: auth.verifier()?, tenants: HashMap::new(), tenants_only: false })
+        Ok(Guard { everyone: Verifier::new(auth)?, tenants: HashMap::new(), tenants_only: false })
     }
 
     /// The clients' port: tenants may have keys of their own.
@@ -59,7 +59,7 @@ impl Guard {
     ) -> Result<Guard, KeyError> {
         let mut guard = Guard::new(auth)?;
         for (id, auth) in tenants {
-            if let Some(verifier) = auth.verifier()? {
+            if let Some(verifier) = Verifier::new(auth)? {
                 guard.tenants.insert(id, verifier);
             }
         }

@@ -55,7 +55,7 @@ impl Published {
     fn start(keys: Value) -> Published {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("jwks.json");
-        let verifier = Arc::new(config(&path).verifier().unwrap().unwrap());
+        let verifier = Arc::new(Verifier::new(&config(&path)).unwrap().unwrap());
         let keeping = tokio::spawn(verifier.key_set().unwrap().keep(CancellationToken::new()));
         let published = Published { _dir: dir, path, verifier, _keeping: AbortOnDropHandle::new(keeping) };
         if !keys.is_null() {

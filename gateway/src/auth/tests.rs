@@ -16,7 +16,7 @@ const SECRET: &str = "the-secret-of-these-tests-0000000";
 const OTHER: &str = "another-secret-of-these-tests-000";
 
 fn verifier(config: AuthConfig) -> Verifier {
-    config.verifier().unwrap().unwrap()
+    Verifier::new(&config).unwrap().unwrap()
 }
 
 fn hmac() -> AuthConfig {

@@ -1,36 +1,104 @@
-//! Checks one token: signature, time, audience, issuer.
+//! From the keys of a configuration to what checks a token: signature, time, audience, issuer.
 
 use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use piko_bootstrap::config::Invalid;
 
-use super::claims::Payload;
+use super::claims::{Claims, Payload};
+use super::config::{AuthConfig, KeyError};
+use super::denied::Denied;
 use super::jwks::Jwks;
-use super::{Claims, Denied};
+use super::key_set::{MIN_RSA_BITS, rsa_bits};
 
 /// Longest token looked at, bytes: above it, a header holds no token but an attack.
 const MAX_TOKEN: usize = 16 << 10;
 
+/// Shortest HMAC secret, bytes: as long as the output of SHA-256 (RFC 7518, section 3.2). Shorter ones can be
+/// guessed from a single token, offline.
+const MIN_SECRET: usize = 32;
+
 /// Verifies the tokens of one port or tenant.
 pub struct Verifier {
-    pub(super) keys: Keys,
-    pub(super) audience: String,
-    pub(super) issuer: String,
-    pub(super) ends_with_token: bool,
-    pub(super) allow_all_endpoints: bool,
-    pub(super) forward_authorization: bool,
+    keys: Keys,
+    audience: String,
+    issuer: String,
+    ends_with_token: bool,
+    allow_all_endpoints: bool,
+    forward_authorization: bool,
 }
 
 /// Where the keys come from.
-pub(super) enum Keys {
+enum Keys {
     /// The configuration: one of each kind.
     Static { hmac: Option<DecodingKey>, rsa: Option<DecodingKey>, ecdsa: Option<DecodingKey> },
     /// Whoever makes the tokens.
     Jwks(Arc<Jwks>),
 }
 
+impl AuthConfig {
+    /// Checks the keys, by making the verifier. `key`: where this stands in the file.
+    pub fn validate(&self, key: &str) -> Result<(), Invalid> {
+        Verifier::new(self).map(drop).map_err(|e| Invalid::new(format!("{key}.{}", e.key), e.to_string()))
+    }
+}
+
+impl Keys {
+    fn new(config: &AuthConfig) -> Result<Option<Keys>, KeyError> {
+        let pem = |key, text: &str, parse: fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>| {
+            let given = (!text.is_empty()).then(|| parse(text.as_bytes()));
+            given.transpose().map_err(|e| {
+                let wanted = "expected a public key in PEM text (-----BEGIN PUBLIC KEY-----)";
+                KeyError::new(key, format!("{wanted}: {e}"))
+            })
+        };
+        let secret = config.hmac_secret_key.expose();
+        if !secret.is_empty() && secret.len() < MIN_SECRET {
+            let message = format!(
+                "has {} bytes, at least {MIN_SECRET} are needed; make one with `openssl rand -base64 32`",
+                secret.len()
+            );
+            return Err(KeyError::new("hmac_secret_key", message));
+        }
+        let hmac = (!secret.is_empty()).then(|| DecodingKey::from_secret(secret.as_bytes()));
+        let rsa = pem("rsa_public_key", &config.rsa_public_key, DecodingKey::from_rsa_pem)?;
+        if let Some(bits) = rsa.as_ref().map(rsa_bits).filter(|bits| *bits < MIN_RSA_BITS) {
+            let message = format!("is a public key of {bits} bits, at least {MIN_RSA_BITS} are needed");
+            return Err(KeyError::new("rsa_public_key", message));
+        }
+        let ecdsa = pem("ecdsa_public_key", &config.ecdsa_public_key, DecodingKey::from_ec_pem)?;
+        let any_static = hmac.is_some() || rsa.is_some() || ecdsa.is_some();
+        if config.jwks.endpoint.is_empty() {
+            return Ok(any_static.then_some(Keys::Static { hmac, rsa, ecdsa }));
+        }
+        if any_static {
+            return Err(KeyError::new("jwks.endpoint", "cannot be set together with another key"));
+        }
+        if config.jwks.cache_ttl.get().is_zero() || config.jwks.timeout.get().is_zero() {
+            return Err(KeyError::new("jwks", "cache_ttl and timeout must be more than 0"));
+        }
+        Ok(Some(Keys::Jwks(Jwks::new(&config.jwks)?)))
+    }
+}
+
 impl Verifier {
+    /// The verifier of a port or tenant. `None` for an open port.
+    ///
+    /// # Errors
+    /// If a key is none, or weak.
+    pub fn new(config: &AuthConfig) -> Result<Option<Verifier>, KeyError> {
+        let Some(keys) = Keys::new(config)? else { return Ok(None) };
+        Ok(Some(Verifier {
+            keys,
+            audience: config.audience.clone(),
+            issuer: config.issuer.clone(),
+            ends_with_token: !config.disable_disconnect_on_expiry,
+            allow_all_endpoints: config.allow_all_endpoints,
+            forward_authorization: config.forward_authorization,
+        }))
+    }
+
     /// The set its keys are from, if they are published.
     pub(super) fn key_set(&self) -> Option<Arc<Jwks>> {
         match &self.keys {
