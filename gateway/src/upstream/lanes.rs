@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use piko_tunnel::control::ControlStream;
 use piko_tunnel::handshake::BUNDLE;
 use piko_tunnel::io::BoxIo;
-use piko_tunnel::node_session;
+use piko_tunnel::{Settings, node_session};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::serve::Shared;
+use crate::metrics::Metrics;
 use crate::route::target::{LaneGuard, Target};
 use crate::workers;
 
@@ -99,9 +99,15 @@ impl Drop for Open<'_> {
 
 impl Bundle {
     /// Runs one lane from the handshake to its end.
-    pub(super) async fn run(self, io: BoxIo, shared: &Shared) {
-        let handshake = node_session::handshake(io, &shared.options.tunnel);
-        let (opener, driver, control) = match shared.cut.run_until_cancelled(handshake).await {
+    pub(super) async fn run(
+        self,
+        io: BoxIo,
+        settings: &Settings,
+        metrics: &Metrics,
+        cut: &CancellationToken,
+    ) {
+        let handshake = node_session::handshake(io, settings);
+        let (opener, driver, control) = match cut.run_until_cancelled(handshake).await {
             Some(Ok(parts)) => parts,
             Some(Err(error)) => return debug!(%error, "a lane's handshake failed"),
             None => return,
@@ -109,7 +115,7 @@ impl Bundle {
         let lane = workers::current().and_then(|worker| self.target.upgrade()?.add_lane(worker, opener));
         // Another connection was quicker: the worker has its lane.
         let Some(lane) = lane else { return };
-        let _open = shared.metrics.upstream.lane_opened();
+        let _open = metrics.upstream.lane_opened();
         let outlived = async {
             self.ended.cancelled().await;
             sleep(LINGER).await;
@@ -118,7 +124,7 @@ impl Bundle {
             ended = driver.run() => debug!(reason = %ended, "a lane ended"),
             () = leave(control, lane) => {}
             () = outlived => {}
-            () = shared.cut.cancelled() => {}
+            () = cut.cancelled() => {}
         }
     }
 }

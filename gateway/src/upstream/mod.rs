@@ -3,6 +3,8 @@
 mod lanes;
 mod rebalance;
 mod serve;
+mod shared;
 mod tunnel;
 
-pub use serve::{UpstreamOptions, UpstreamPort};
+pub use serve::UpstreamPort;
+pub use shared::UpstreamOptions;

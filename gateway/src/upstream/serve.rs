@@ -15,7 +15,7 @@ use piko_net::gate::{Standing, Watch};
 use piko_net::{Accepted, Conn, ConnLimits, Port};
 use piko_tunnel::handshake::{self, AGENT_ID, BUNDLE, LANES, Upgrade};
 use piko_tunnel::io::BoxIo;
-use piko_tunnel::{Settings, headers, limits, websocket};
+use piko_tunnel::{headers, limits, websocket};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -24,16 +24,13 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::lanes::{self, Bundles};
-use super::rebalance::{self, Tunnels};
+use super::rebalance;
+use super::shared::{Agent, Shared, UpstreamOptions};
 use super::tunnel;
-use crate::auth::{Admitted, Guard};
 use crate::cluster::Table;
-use crate::config::RebalanceConfig;
 use crate::metrics::Metrics;
 use crate::route::registry::Registry;
 use crate::route::target::Targets;
-use crate::tls::Acceptor;
-use crate::workers::Workers;
 
 /// Agents whose token is verified, or whose tunnel is set up, at once: it keeps a storm of reconnecting ones
 /// from taking the node down. Sockets that have said nothing hold none of these places.
@@ -54,22 +51,6 @@ const LIMITS: ConnLimits = ConnLimits {
     http: true,
 };
 
-/// What the upstream port needs to know.
-pub struct UpstreamOptions {
-    /// This node's id, told to agents.
-    pub node_id: String,
-    /// Windows and liveness of tunnels.
-    pub tunnel: Settings,
-    /// Whose tunnels are taken.
-    pub auth: Guard,
-    /// What the port speaks.
-    pub(crate) tls: Acceptor,
-    /// When agents are sent to other nodes.
-    pub rebalance: RebalanceConfig,
-    /// Where tunnels live.
-    pub workers: Arc<Workers>,
-}
-
 /// The upstream port. Everything it started ends with [`UpstreamPort::stop`].
 pub struct UpstreamPort {
     addr: SocketAddr,
@@ -77,20 +58,6 @@ pub struct UpstreamPort {
     port: Port,
     rebalance: TaskTracker,
     accepting: CancellationToken,
-}
-
-pub(super) struct Shared {
-    pub(super) options: UpstreamOptions,
-    pub(super) registry: Arc<Registry>,
-    pub(super) targets: Arc<Targets>,
-    pub(super) metrics: Arc<Metrics>,
-    /// Set once: agents are told to go, and how long they have.
-    pub(super) drain: watch::Sender<Option<Duration>>,
-    pub(super) cut: CancellationToken,
-    pub(super) tunnels: TaskTracker,
-    pub(super) movable: Arc<Tunnels>,
-    pub(super) bundles: Bundles,
-    handshakes: Arc<Semaphore>,
 }
 
 impl UpstreamPort {
@@ -249,7 +216,10 @@ async fn answer(
                 let io = raw(upgraded, kind).await;
                 drop(place);
                 match lane {
-                    Some(bundle) => bundle.run(io, &shared).await,
+                    Some(bundle) => {
+                        let Shared { options, metrics, cut, .. } = &*shared;
+                        bundle.run(io, &options.tunnel, metrics, cut).await;
+                    }
                     None => tunnel::run(io, agent, shared).await,
                 }
             }
@@ -257,16 +227,6 @@ async fn answer(
         }
     });
     response
-}
-
-/// Who asks for a tunnel.
-pub(super) struct Agent {
-    pub(super) addr: SocketAddr,
-    pub(super) id: String,
-    /// Whose endpoints it may listen on, and which.
-    pub(super) admitted: Admitted,
-    /// The name it asks for more lanes by.
-    pub(super) bundle: String,
 }
 
 /// The byte stream below the upgrade: the connection itself where nothing was read past the request.

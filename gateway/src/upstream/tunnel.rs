@@ -10,7 +10,7 @@ use piko_tunnel::{EndpointId, SessionError, limits, node_session};
 use tracing::{debug, info};
 
 use super::rebalance::Entry;
-use super::serve::{Agent, Shared};
+use super::shared::{Agent, Shared};
 use crate::route::EndpointKey;
 use crate::route::registry::Registration;
 use crate::route::target::{Kind, Target, agent_key};

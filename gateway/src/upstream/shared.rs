@@ -1,0 +1,61 @@
+//! What the upstream port's connections share, and what is known of an agent that asks for a tunnel.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use piko_tunnel::Settings;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::lanes::Bundles;
+use super::rebalance::Tunnels;
+use crate::auth::{Admitted, Guard};
+use crate::config::RebalanceConfig;
+use crate::metrics::Metrics;
+use crate::route::registry::Registry;
+use crate::route::target::Targets;
+use crate::tls::Acceptor;
+use crate::workers::Workers;
+
+/// What the upstream port needs to know.
+pub struct UpstreamOptions {
+    /// This node's id, told to agents.
+    pub node_id: String,
+    /// Windows and liveness of tunnels.
+    pub tunnel: Settings,
+    /// Whose tunnels are taken.
+    pub auth: Guard,
+    /// What the port speaks.
+    pub(crate) tls: Acceptor,
+    /// When agents are sent to other nodes.
+    pub rebalance: RebalanceConfig,
+    /// Where tunnels live.
+    pub workers: Arc<Workers>,
+}
+
+/// Of all its connections.
+pub(super) struct Shared {
+    pub(super) options: UpstreamOptions,
+    pub(super) registry: Arc<Registry>,
+    pub(super) targets: Arc<Targets>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Set once: agents are told to go, and how long they have.
+    pub(super) drain: watch::Sender<Option<Duration>>,
+    pub(super) cut: CancellationToken,
+    pub(super) tunnels: TaskTracker,
+    pub(super) movable: Arc<Tunnels>,
+    pub(super) bundles: Bundles,
+    pub(super) handshakes: Arc<Semaphore>,
+}
+
+/// An agent that asks for a tunnel.
+pub(super) struct Agent {
+    pub(super) addr: SocketAddr,
+    pub(super) id: String,
+    /// Whose endpoints it may listen on, and which.
+    pub(super) admitted: Admitted,
+    /// The name it asks for more lanes by.
+    pub(super) bundle: String,
+}
