@@ -1,6 +1,9 @@
 //! The one program: `piko server`, `agent`, `forward`, `status`, `plugin`, `demo`, `config`, `bench`.
 
 mod commands;
+mod log;
+mod memory;
+mod signal;
 
 use std::process::ExitCode;
 

@@ -22,6 +22,7 @@ pub mod proxy;
 pub mod route;
 pub mod shutdown;
 pub mod tls;
+pub mod trust;
 pub mod upstream;
 pub mod workers;
 

@@ -15,20 +15,21 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::auth::{Guard, KeyError};
-use crate::cluster::secret::SecretError;
-use crate::cluster::{self, Cluster, ClusterError, ClusterKey, Identity, Table};
-use crate::config::{Config, advertised};
+use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
+use crate::config::{Config, TrustedProxies, advertised};
 use crate::heartbeat::Pulses;
 use crate::metrics::Metrics;
-use crate::peer::{Door, Links, PeerPort, Purpose};
+use crate::peer::{Dialler, PeerPort};
 use crate::plugins::{ClusterDirectory, Plugins};
 use crate::ports::{Ports, Secured};
 use crate::proxy::endpoint::Domains;
-use crate::proxy::{PerEndpoint, Proxy, ProxyOptions, TrustedProxies};
+use crate::proxy::{PerEndpoint, Proxy, ProxyOptions};
 use crate::route::target::Targets;
-use crate::route::{Registry, Router};
+use crate::route::{Links, Registry, Router};
 use crate::shutdown;
 use crate::tls::{Acceptor, NodeTls, PortTlsError};
+use crate::trust::secret::{self, SecretError};
+use crate::trust::{ClusterKey, Door, Purpose};
 use crate::upstream::{UpstreamOptions, UpstreamPort};
 use crate::workers::Workers;
 
@@ -161,8 +162,15 @@ impl Node {
             .transpose()
             .map_err(std::io::Error::other)?;
         let door = Door::new(Purpose::Peer, key.as_ref(), certified.zip(tls.to_peer.clone()))?;
-        let links =
-            Links::new(table.clone(), targets.clone(), door.clone(), settings.clone(), workers.clone());
+        let links = Links::new(table.clone());
+        let dialler = Dialler::new(
+            links.clone(),
+            table.clone(),
+            targets.clone(),
+            door.clone(),
+            settings.clone(),
+            workers.clone(),
+        );
         let router = Arc::new(Router::new(
             registry.clone(),
             table.clone(),
@@ -170,7 +178,7 @@ impl Node {
             config.proxy.endpoint_grace.into(),
         ));
         let background = Background::default();
-        background.spawn(links.clone().run(background.stop.clone()));
+        background.spawn(dialler.run(background.stop.clone()));
         background.spawn(registry.clone().keep_time(background.stop.clone()));
         background.spawn(plugins.clone().watch(background.stop.clone()));
 
@@ -212,7 +220,7 @@ impl Node {
             listeners.peer,
             ports.peer,
             router.clone(),
-            state,
+            Arc::new(move |method, path| admin::answer_peer(method, path, &state)),
             door,
             settings.clone(),
             workers.clone(),
@@ -356,7 +364,7 @@ fn bind(key: &'static str, addr: &BindAddr) -> Result<StdListener, StartError> {
 async fn cluster_key(config: &Config) -> Result<Option<ClusterKey>, StartError> {
     let cluster = &config.cluster;
     let (key, text) = match (&cluster.secret_file, &cluster.secret) {
-        (Some(path), _) => (format!("cluster.secret_file: {}", path.display()), cluster::secret::read(path)),
+        (Some(path), _) => (format!("cluster.secret_file: {}", path.display()), secret::read(path)),
         (None, Some(secret)) => ("cluster.secret".to_owned(), Ok(secret.expose().to_owned())),
         (None, None) => {
             if cluster.insecure {

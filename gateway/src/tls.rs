@@ -109,7 +109,7 @@ pub(crate) fn binding<Data>(connection: &ConnectionCommon<Data>) -> io::Result<B
 pub(crate) struct Connector(ClientTls);
 
 impl Connector {
-    /// To ports with a key of their process (`piko_bootstrap::tls::Ephemeral`).
+    /// To ports with a key of their process (`crate::trust`).
     pub(crate) fn ephemeral(config: Arc<ClientConfig>) -> Connector {
         Connector(ClientTls { config, server_name: None })
     }

@@ -10,10 +10,13 @@ use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use piko_agent::config::{AgentConfig, HostHeader, Listener, ListenerConfig, Protocol, ServiceAddr};
 use piko_agent::{Agent, Event};
-use piko_bootstrap::config::{self, ConfigError, ConfigSpec as _};
-use piko_bootstrap::signal;
+use piko_bootstrap::config::ConfigSpec as _;
+use piko_config::{self as config, ConfigError};
 use tracing::warn;
 use url::Url;
+
+use crate::commands::process;
+use crate::signal;
 
 pub(crate) fn command() -> Command {
     let one = |name: &'static str, about: &'static str| {
@@ -57,7 +60,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some((_, m)) => (m, None),
         None => (matches, None),
     };
-    let mut config: AgentConfig = super::load(matches)?;
+    let mut config: AgentConfig = process::load(matches)?;
     if let Some(protocol) = protocol {
         let word = |name| matches.get_one::<String>(name).cloned().unwrap_or_default();
         let mut listener = ListenerConfig::new(word("endpoint"), word("addr"), protocol);
@@ -69,9 +72,9 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         config.endpoints.clear();
         config.validate().map_err(ConfigError::Invalid)?;
     }
-    super::begin(&config.log, matches, &config);
+    process::begin(&config.log, matches, &config);
     // Its traffic has threads of its own.
-    super::block_on_one(serve(config, super::threads()?))?
+    process::block_on_one(serve(config, process::threads()?))?
 }
 
 async fn serve(config: AgentConfig, threads: NonZero<usize>) -> anyhow::Result<ExitCode> {
@@ -81,7 +84,7 @@ async fn serve(config: AgentConfig, threads: NonZero<usize>) -> anyhow::Result<E
     let lines: Vec<_> = agent.listeners().iter().map(Line::of).collect();
     let greeted = AtomicBool::new(false);
     let tell = move |event: Event| {
-        if super::on_terminal() {
+        if process::on_terminal() {
             let again = matches!(event, Event::Connected { .. }) && greeted.swap(true, Relaxed);
             // Nobody reads it where it cannot be written.
             let _ = std::io::stderr().write_all(greeting(&event, &lines, &url, again).as_bytes());

@@ -27,6 +27,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::process;
+
 pub(crate) fn command() -> Command {
     let addr = |name: &'static str, help: &'static str| {
         Arg::new(name).long(name).required(true).help(help).value_parser(value_parser!(SocketAddr))
@@ -67,10 +69,10 @@ pub(crate) fn command() -> Command {
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let addr = |m: &ArgMatches, name: &str| m.get_one::<SocketAddr>(name).copied().context("missing address");
     match matches.subcommand() {
-        Some(("origin", m)) => super::block_on(origin(addr(m, "bind")?))??,
-        Some(("tunnels", m)) => super::block_on(tunnels(m))??,
-        Some(("routable", m)) => super::block_on(routable(m))??,
-        Some(("plain", m)) => super::block_on(plain(addr(m, "bind")?, addr(m, "service")?))??,
+        Some(("origin", m)) => process::block_on(origin(addr(m, "bind")?))??,
+        Some(("tunnels", m)) => process::block_on(tunnels(m))??,
+        Some(("routable", m)) => process::block_on(routable(m))??,
+        Some(("plain", m)) => process::block_on(plain(addr(m, "bind")?, addr(m, "service")?))??,
         _ => unreachable!("clap requires a subcommand"),
     }
     Ok(ExitCode::SUCCESS)
@@ -155,7 +157,7 @@ async fn origin(bind: SocketAddr) -> anyhow::Result<()> {
 async fn answer(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     let wanted = request.uri().path().strip_prefix("/bytes/").and_then(|n| n.parse::<u64>().ok());
     if let Some(bytes) = wanted {
-        return Ok(Response::new(super::bench::zeros(bytes)));
+        return Ok(Response::new(zeros(bytes)));
     }
     if hyper::body::Body::is_end_stream(request.body()) {
         return Ok(Response::new(Full::new(Bytes::from_static(b"Hello, World!")).boxed()));

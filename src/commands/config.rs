@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use piko_agent::config::{AgentConfig, ForwardConfig};
-use piko_bootstrap::config::{self, ConfigError, ConfigSpec};
+use piko_bootstrap::config::ConfigSpec;
+use piko_config::{self as config, ConfigError};
 use piko_gateway::config::Config;
 
 pub(crate) fn command() -> Command {

@@ -7,9 +7,12 @@ use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command};
 use piko_agent::Forwarder;
 use piko_agent::config::{ForwardConfig, PortConfig};
-use piko_bootstrap::config::{self, ConfigError, ConfigSpec as _};
-use piko_bootstrap::signal;
+use piko_bootstrap::config::ConfigSpec as _;
+use piko_config::{self as config, ConfigError};
 use tracing::info;
+
+use crate::commands::process;
+use crate::signal;
 
 pub(crate) fn command() -> Command {
     let tcp = Command::new("tcp")
@@ -28,14 +31,14 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let Some((what, matches)) = matches.subcommand() else { unreachable!("clap requires a subcommand") };
-    let mut config: ForwardConfig = super::load(matches)?;
+    let mut config: ForwardConfig = process::load(matches)?;
     if what == "tcp" {
         let word = |name| matches.get_one::<String>(name).cloned().unwrap_or_default();
         config.ports = vec![PortConfig { addr: word("addr"), endpoint_id: word("endpoint") }];
         config.validate().map_err(ConfigError::Invalid)?;
     }
-    super::begin(&config.log, matches, &config);
-    super::block_on_beside(serve(config))?
+    process::begin(&config.log, matches, &config);
+    process::block_on_beside(serve(config))?
 }
 
 async fn serve(config: ForwardConfig) -> anyhow::Result<ExitCode> {
@@ -43,7 +46,7 @@ async fn serve(config: ForwardConfig) -> anyhow::Result<ExitCode> {
     let forwarder = Forwarder::bind(&config).await.context("failed to run forward")?;
     for (addr, endpoint) in forwarder.ports() {
         info!(port.addr = %addr, endpoint = %endpoint, "forwarding");
-        if super::on_terminal() {
+        if process::on_terminal() {
             let _ = writeln!(std::io::stderr(), "  {addr} → {endpoint} by {}", config.connect().shown_url());
         }
     }

@@ -5,22 +5,24 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Command};
-use piko_bootstrap::signal;
 use piko_gateway::config::Config;
 use piko_gateway::node::Node;
 use piko_gateway::workers::Workers;
 use tracing::{info, warn};
 
+use crate::commands::{process, status};
+use crate::signal;
+
 pub(crate) fn command() -> Command {
-    let command = Command::new("server").about("Run a node").subcommand(super::status::command());
-    piko_bootstrap::config::args::<Config>(command)
+    let command = Command::new("server").about("Run a node").subcommand(status::command());
+    piko_config::args::<Config>(command)
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let config: Config = super::load(matches)?;
-    super::begin(&config.log, matches, &config);
-    let workers = Workers::start(super::threads()?).context("failed to start threads")?;
-    super::block_on(serve(config, workers, matches))?
+    let config: Config = process::load(matches)?;
+    process::begin(&config.log, matches, &config);
+    let workers = Workers::start(process::threads()?).context("failed to start threads")?;
+    process::block_on(serve(config, workers, matches))?
 }
 
 async fn serve(config: Config, workers: Arc<Workers>, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -51,7 +53,7 @@ async fn serve(config: Config, workers: Arc<Workers>, matches: &ArgMatches) -> a
 
 /// SIGHUP: reads the configuration again and takes its plugins. Whatever is wrong, what runs stays.
 async fn reload(node: &Node, matches: &ArgMatches) {
-    let config: Config = match super::load(matches) {
+    let config: Config = match process::load(matches) {
         Ok(config) => config,
         Err(e) => return warn!("SIGHUP: configuration refused, nothing changed: {e:#}"),
     };

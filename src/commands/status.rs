@@ -15,14 +15,14 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use piko_agent::config::is_loopback;
-use piko_bootstrap::config::ConfigError;
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
+use piko_config::ConfigError;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use url::Url;
 
-/// Holds a token for the admin port.
-pub(super) const TOKEN_VARIABLE: &str = "PIKO_STATUS_TOKEN";
+use crate::commands::process::{self, TOKEN_VARIABLE};
+
 /// The whole answer.
 const WITHIN: Duration = Duration::from_secs(15);
 /// Largest answer read, bytes.
@@ -134,7 +134,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     };
     tls.validate("--tls").map_err(ConfigError::Invalid)?;
     let admin = Admin { url: &url, token, tls };
-    let asked = super::block_on(admin.ask(&path, word("forward").as_deref()))?;
+    let asked = process::block_on(admin.ask(&path, word("forward").as_deref()))?;
     let mut answer =
         asked.with_context(|| format!("failed to get {}: {url}", format!("{group} {what}").trim()))?;
     if let Some(status) = leaf.try_get_one::<String>("status").ok().flatten()
@@ -147,7 +147,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some("table") => table(&answer),
         _ => serde_yaml::to_string(&wrapped(group, what, answer))?,
     };
-    super::print(text.as_bytes())?;
+    process::print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,6 +6,8 @@ use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
+use crate::commands::process;
+
 pub(crate) fn completions_command() -> Command {
     Command::new("completions")
         .about("Print completions for a shell")
@@ -27,7 +29,7 @@ pub(crate) fn completions(matches: &ArgMatches, mut piko: Command) -> anyhow::Re
     let Some(shell) = matches.get_one::<Shell>("shell") else { unreachable!("clap requires it") };
     let mut words = Vec::new();
     clap_complete::generate(*shell, &mut piko, "piko", &mut words);
-    super::print(&words)?;
+    process::print(&words)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,9 +1,7 @@
-//! What any of our processes needs before its first byte: configuration, logging, TLS, signals.
+//! What a node and an agent have in common besides the tunnel: values of keys, TLS, access log, metrics.
 
 pub mod access_log;
 pub mod config;
 pub mod log;
-pub mod memory;
 pub mod metrics;
-pub mod signal;
 pub mod tls;

@@ -3,15 +3,13 @@
 //! Not to an address: a node says its own, and one that says another's would be sent there. No credential leaves
 //! this node, which has checked it.
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use piko_tunnel::headers;
 use tracing::debug;
 
-use super::routes::{status, with_type};
-use super::{Answer, State};
+use super::answer::{Answer, error, status};
+use super::state::State;
 use crate::peer::ask::{self, AskError};
 
 /// Asks a node: 404 for one that is not known, 502 when it cannot be reached, 504 when it is slow.
@@ -37,14 +35,7 @@ pub(super) async fn to(node: &str, state: &State, request: &Request<Incoming>) -
                 AskError::Broke(_) | AskError::TooLarge => (StatusCode::BAD_GATEWAY, "node_unreachable"),
                 AskError::Late => (StatusCode::GATEWAY_TIMEOUT, "node_timeout"),
             };
-            failed(status, code, &e.to_string())
+            error(status, code, &e.to_string())
         }
     }
-}
-
-fn failed(status: StatusCode, code: &'static str, words: &str) -> Answer {
-    let body = serde_json::json!({ "error": words, "code": code }).to_string();
-    let mut answer = with_type(status, "application/json; charset=utf-8", Bytes::from(body));
-    answer.headers_mut().insert(headers::ERROR, http::HeaderValue::from_static(code));
-    answer
 }

@@ -1,36 +1,29 @@
 //! The admin port: health, readiness, metrics, and what this node knows, for people and probes.
 
+mod answer;
 mod forward;
 mod hosts;
 mod routes;
+mod state;
 mod view;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Response;
-use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use piko_net::gate::Standing;
 use piko_net::{Conn, ConnLimits, Port, Reason};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Guard;
-use crate::cluster::Table;
-use crate::heartbeat::Pulses;
-use crate::metrics::Metrics;
-use crate::peer::Links;
-use crate::plugins::Plugins;
-use crate::route::Registry;
 use crate::tls::Acceptor;
 pub(crate) use hosts::Hosts;
+pub(crate) use routes::answer_peer;
+pub use state::State;
 
 /// Request heads come at once or not at all, and answers are read as fast.
 const LIMITS: ConnLimits = ConnLimits {
@@ -48,34 +41,6 @@ const MAX_HEAD: usize = 32 << 10;
 const LIFETIME: Duration = Duration::from_secs(600);
 /// How long answers under way may take when the node stops, or the connection's time is over.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-
-pub(crate) use routes::answer_peer;
-
-pub(crate) type Answer = Response<Full<Bytes>>;
-
-/// What the admin port shows.
-pub struct State {
-    /// The cluster, and this node in it.
-    pub table: Arc<Table>,
-    /// The agents of this node.
-    pub registry: Arc<Registry>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// What decides about requests.
-    pub plugins: Arc<Plugins>,
-    /// May balancers send traffic here?
-    pub ready: watch::Receiver<bool>,
-    /// Do the threads that carry it come round?
-    pub pulses: Arc<Pulses>,
-    /// Under which names the port is asked.
-    pub(crate) hosts: Hosts,
-    /// Whose questions are answered.
-    pub auth: Guard,
-    /// The links to other nodes, for `?forward=`.
-    pub links: Arc<Links>,
-    /// This node's gossip address.
-    pub gossip_addr: SocketAddr,
-}
 
 /// A running admin port.
 pub struct Admin {

@@ -1,12 +1,12 @@
 //! The routes of the admin port. `GET` and `HEAD` only; each takes `?forward=<node id>`.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
-use serde::Serialize;
 
-use super::{Answer, State, forward, view};
+use super::answer::{Answer, error, json, status, with_type};
+use super::state::State;
+use super::{forward, view};
 use crate::auth::Denied;
 use crate::cluster::Status;
 
@@ -115,26 +115,6 @@ fn query(request: &Request<Incoming>, key: &str) -> Option<String> {
     found.map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
 }
 
-fn json<T: Serialize>(value: &T) -> Answer {
-    match serde_json::to_vec(value) {
-        Ok(body) => with_type(StatusCode::OK, "application/json; charset=utf-8", body.into()),
-        Err(e) => with_type(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", e.to_string().into()),
-    }
-}
-
-pub(super) fn status(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = status;
-    answer
-}
-
-pub(super) fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    answer
-}
-
 /// 503 for a node whose threads do not come round: it serves nobody, and only a restart helps.
 fn stuck(threads: &[&str]) -> Answer {
     let words = format!("does not come round: {}", threads.join(", "));
@@ -158,11 +138,6 @@ fn wrong_host() -> Answer {
         "unknown_host",
         "this is not a name of the admin port; ask by address, or add the name to admin.allowed_hosts",
     )
-}
-
-fn error(status: StatusCode, code: &str, words: &str) -> Answer {
-    let body = serde_json::json!({ "error": words, "code": code }).to_string();
-    with_type(status, "application/json; charset=utf-8", body.into())
 }
 
 fn refuse(denied: Denied) -> Answer {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::State;
+use super::state::State;
 use crate::cluster::{NodeView, Status};
 use crate::route::Registry;
 

@@ -11,7 +11,6 @@ mod gossip;
 mod join;
 mod packet;
 mod port;
-pub mod secret;
 mod stream;
 mod table;
 mod transport;
@@ -26,10 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::heartbeat::Heartbeat;
 use crate::metrics::GossipMetrics;
+use crate::trust::ClusterKey;
 use gossip::Gossip;
 use piko_cluster::Config;
 pub use piko_cluster::{Caps, Identity, Listed, MAX_AGENTS, NodeView, RemoteNode, RemoteRoute, Status};
-pub use secret::ClusterKey;
 pub use table::Table;
 
 /// How to take part in a cluster.

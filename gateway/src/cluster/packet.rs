@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::ClusterKey;
+use crate::trust::ClusterKey;
 
 /// First byte. Another one is another version's, or a stranger's.
 const CLEAR: u8 = 0;

@@ -24,13 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::ClusterKey;
 use super::packet::{self, Kind, Sealer, Senders};
 use super::stream::Stream;
 use super::table::Table;
 use super::transport::{Instant, Transport};
 use crate::metrics::GossipMetrics;
-use crate::peer::{Door, Purpose};
+use crate::trust::{ClusterKey, Door, Purpose};
 
 /// Connections at once that have proved themselves: each node's exchange and pull, several times over.
 const MAX_STREAMS: usize = 256;

@@ -7,8 +7,9 @@ use piko_bootstrap::config::{BindAddr, HumanDuration, Invalid, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{PeerConfig, bind};
-use crate::cluster::secret;
+use super::PeerConfig;
+use super::values::bind;
+use crate::trust::secret;
 
 /// The cluster.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

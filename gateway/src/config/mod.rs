@@ -9,10 +9,11 @@ mod health;
 mod limits;
 mod ports;
 mod proxy;
+mod values;
 
 use std::path::PathBuf;
 
-use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid, TunnelConfig};
+use piko_bootstrap::config::{ConfigSpec, HumanDuration, Invalid, TunnelConfig};
 use piko_bootstrap::log::LogConfig;
 use piko_plugin_host::PluginConfig;
 use schemars::JsonSchema;
@@ -25,6 +26,7 @@ pub use health::HealthConfig;
 pub use limits::LimitsConfig;
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
 pub use proxy::{EndpointConfig, HttpConfig, ProxyConfig, ProxyTenantConfig, UnderscoreHeaders};
+pub use values::{TrustedProxies, normal_domain};
 
 /// A node's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -72,10 +74,6 @@ impl Default for Config {
             shutdown_delay: HumanDuration::secs(0),
         }
     }
-}
-
-fn bind(addr: &str) -> BindAddr {
-    addr.parse().expect("a constant address is valid")
 }
 
 impl ConfigSpec for Config {

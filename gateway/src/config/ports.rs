@@ -5,7 +5,8 @@ use piko_bootstrap::tls::{ClientTlsConfig, ServerTlsConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConnectionsConfig, bind};
+use super::ConnectionsConfig;
+use super::values::bind;
 use crate::auth::AuthConfig;
 use crate::route::TenantId;
 

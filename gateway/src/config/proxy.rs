@@ -9,10 +9,9 @@ use piko_tunnel::limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConnectionsConfig, LimitsConfig, bind};
+use super::values::{TrustedProxies, bind, normal_domain};
+use super::{ConnectionsConfig, LimitsConfig};
 use crate::auth::AuthConfig;
-use crate::proxy::TrustedProxies;
-use crate::proxy::endpoint::normal;
 use crate::route::{EndpointKey, TenantId};
 
 /// Loopback, private, link-local, carriers' shared and unique local addresses (RFC 1918, 3927, 6598, 4193, 4291).
@@ -190,7 +189,7 @@ impl ProxyConfig {
 
     fn validate_tenants(&self) -> Result<(), Invalid> {
         let mut owners: BTreeMap<_, _> =
-            self.domains.iter().map(|domain| (normal(domain), "proxy.domains".to_owned())).collect();
+            self.domains.iter().map(|domain| (normal_domain(domain), "proxy.domains".to_owned())).collect();
         for (id, tenant) in &self.tenants {
             let key = format!("proxy.tenants.{id}");
             if let Err(e) = id.parse::<TenantId>() {
@@ -199,13 +198,13 @@ impl ProxyConfig {
             tenant.auth.validate(&format!("{key}.auth"))?;
             for domain in &tenant.domains {
                 let key = format!("{key}.domains");
-                if normal(domain).is_empty() {
+                if normal_domain(domain).is_empty() {
                     return Err(Invalid::new(
                         key,
                         format!("{domain:?} is no domain; write it like acme.example.com"),
                     ));
                 }
-                if let Some(other) = owners.insert(normal(domain), key.clone()) {
+                if let Some(other) = owners.insert(normal_domain(domain), key.clone()) {
                     return Err(Invalid::new(key, format!("{domain:?} is in {other}, too")));
                 }
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Command;
-use piko_bootstrap::config::{args, check_file, load};
+use piko_config::{args, check_file, load};
 use serde_json::Value;
 
 use super::*;

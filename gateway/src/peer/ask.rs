@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::body::send_body;
@@ -16,9 +16,7 @@ use piko_tunnel::headers;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::Links;
-use crate::admin;
-use crate::route::Target;
+use crate::route::{Links, Target};
 
 /// The whole answer of the other node.
 const WITHIN: Duration = Duration::from_secs(15);
@@ -45,6 +43,9 @@ pub(crate) enum AskError {
     #[error("an answer of more than {MAX_ANSWER} bytes")]
     TooLarge,
 }
+
+/// What this node says of itself to another one that asks for a route of the admin port.
+pub(crate) type Answers = Arc<dyn Fn(&Method, &str) -> Response<Full<Bytes>> + Send + Sync>;
 
 /// A node's answer.
 pub(crate) struct Answer {
@@ -119,11 +120,11 @@ pub(super) fn question<B>(request: &Request<B>) -> Option<&str> {
 }
 
 /// Answers a peer's question.
-pub(super) async fn answer(incoming: Incoming, state: &admin::State) {
+pub(super) async fn answer(incoming: Incoming, answers: &Answers) {
     let Incoming { request, mut respond } = incoming;
     let Some(path) = question(&request) else { return respond.send_reset(Reason::PROTOCOL_ERROR) };
-    let (parts, body) = admin::answer_peer(request.method(), path, state).into_parts();
-    let mut response = http::Response::new(());
+    let (parts, body) = answers(request.method(), path).into_parts();
+    let mut response = Response::new(());
     *response.status_mut() = parts.status;
     for name in [header::CONTENT_TYPE, header::LOCATION] {
         if let Some(value) = parts.headers.get(&name) {

@@ -4,14 +4,9 @@
 //! peer port, encrypted and authenticated by the cluster secret. A request that crosses it may not hop again.
 
 pub(crate) mod ask;
-mod door;
-mod handshake;
-mod links;
+mod dial;
 mod relay;
 mod serve;
 
-pub(crate) use door::Door;
-pub use handshake::HandshakeError;
-pub(crate) use handshake::Purpose;
-pub use links::Links;
+pub use dial::Dialler;
 pub use serve::PeerPort;

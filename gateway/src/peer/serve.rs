@@ -16,11 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::ask;
-use super::door::Door;
+use super::ask::{self, Answers};
 use super::relay::relay;
-use crate::admin;
 use crate::route::Router;
+use crate::trust::Door;
 use crate::workers::Workers;
 
 /// Questions answered at once, of all peers together: each may hold an answer of some MiB.
@@ -43,7 +42,7 @@ pub struct PeerPort {
 #[derive(Clone)]
 struct Shared {
     router: Arc<Router>,
-    status: Arc<admin::State>,
+    answers: Answers,
     /// Questions about this node that are answered now.
     questions: Arc<Semaphore>,
     door: Door,
@@ -59,7 +58,7 @@ impl PeerPort {
         listener: TcpListener,
         port: Port,
         router: Arc<Router>,
-        status: Arc<admin::State>,
+        answers: Answers,
         door: Door,
         settings: Settings,
         workers: Arc<Workers>,
@@ -74,7 +73,7 @@ impl PeerPort {
         };
         let shared = Shared {
             router,
-            status,
+            answers,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             door,
             settings,
@@ -152,12 +151,12 @@ async fn link(accepted: Accepted, shared: Shared) {
         };
         match incoming {
             Some(Ok(incoming)) if ask::question(&incoming.request).is_some() => {
-                let (state, cut) = (shared.status.clone(), shared.cut.clone());
+                let (answers, cut) = (shared.answers.clone(), shared.cut.clone());
                 // One more than may be is reset, as the incoming stream is dropped.
                 let Ok(place) = shared.questions.clone().try_acquire_owned() else { continue };
                 shared.tasks.spawn(async move {
                     tokio::select! {
-                        () = ask::answer(incoming, &state) => {}
+                        () = ask::answer(incoming, &answers) => {}
                         () = cut.cancelled() => {}
                     }
                     drop(place);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use piko_tunnel::{EndpointId, headers};
 
+use crate::config::normal_domain;
 use crate::error::Failure;
 use crate::route::{Asked, TenantId};
 
@@ -20,18 +21,13 @@ pub struct Domains {
     only_these: bool,
 }
 
-/// A domain as it is compared: in lower case, without dots around it.
-pub fn normal(domain: &str) -> String {
-    domain.trim_matches('.').to_ascii_lowercase()
-}
-
 impl Domains {
     /// `domains` as in `proxy.domains`, each with or without a leading dot; empty: all hosts. `tenants`: the
     /// domains of each.
     pub fn new<'d>(domains: &[String], tenants: impl IntoIterator<Item = (TenantId, &'d [String])>) -> Self {
-        let mut owners: HashMap<_, _> = domains.iter().map(|domain| (normal(domain), None)).collect();
+        let mut owners: HashMap<_, _> = domains.iter().map(|domain| (normal_domain(domain), None)).collect();
         for (tenant, domains) in tenants {
-            owners.extend(domains.iter().map(|domain| (normal(domain), Some(tenant.clone()))));
+            owners.extend(domains.iter().map(|domain| (normal_domain(domain), Some(tenant.clone()))));
         }
         Domains { owners: Arc::new(owners), only_these: !domains.is_empty() }
     }

@@ -6,15 +6,14 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
-use ipnet::IpNet;
 use pingora_http::RequestHeader;
 
 use super::incoming;
+use crate::config::TrustedProxies;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -23,10 +22,6 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Proxies that a request may name before the node stops to ask which of them it trusts. More are no honest chain.
 const MAX_HOPS: usize = 64;
-
-/// The proxies whose statements about a client are believed: `proxy.trusted_proxies`.
-#[derive(Debug, Clone, Default)]
-pub struct TrustedProxies(Arc<[IpNet]>);
 
 /// How the client came here.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,26 +34,6 @@ pub(super) struct Came {
     client: Option<IpAddr>,
     /// `http` or `https`: how the peer speaks to this node.
     scheme: &'static str,
-}
-
-impl TrustedProxies {
-    /// Networks such as `10.0.0.0/8`, and single addresses.
-    ///
-    /// # Errors
-    /// Says which of them is none, and what one looks like.
-    pub fn parse(networks: &[String]) -> Result<TrustedProxies, String> {
-        let network = |text: &String| {
-            let address = || text.parse::<IpAddr>().map(IpNet::from);
-            let network = text.parse().or_else(|_| address());
-            network.map_err(|_| format!("{text:?} is no network; write it like 10.0.0.0/8 or fd00::/8"))
-        };
-        networks.iter().map(network).collect::<Result<_, _>>().map(TrustedProxies)
-    }
-
-    fn contains(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.0.iter().any(|network| network.contains(&ip))
-    }
 }
 
 impl Came {

@@ -5,10 +5,11 @@ use http::{Method, header};
 use piko_tunnel::headers::{self, Framing};
 
 use super::endpoint::Domains;
-use super::forwarded::{Came, TrustedProxies};
+use super::forwarded::Came;
 use super::http1;
 use super::incoming::{Incoming, Upgrade};
 use super::outgoing;
+use crate::config::TrustedProxies;
 use crate::route::{Asked, EndpointKey};
 
 /// The input is the head as it is on the wire. What is taken, httparse takes as well, and ends it at the same byte.

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::auth::{Admitted, Guard};
-use crate::config::UnderscoreHeaders;
+use crate::config::{TrustedProxies, UnderscoreHeaders};
 use crate::error::Failure;
 use crate::metrics::{Counted, Metrics};
 use crate::plugins::Plugins;
@@ -57,7 +57,6 @@ use client::Client;
 use endpoint::Domains;
 use forward::{Timeouts, forward};
 use forwarded::Came;
-pub use forwarded::TrustedProxies;
 use incoming::Incoming;
 use limits::{Limits, Place};
 pub use listen::{Proxy, ProxyOptions};

@@ -1,6 +1,7 @@
 //! Which upstream takes a request: local and remote together, of two the one with less to do.
 
 pub mod health;
+mod links;
 mod recent;
 pub mod registry;
 mod resolve;
@@ -22,8 +23,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::{RemoteNode, Table};
 use crate::error::Failure;
-use crate::peer::Links;
 use health::{Rules, Standing};
+pub(crate) use links::Entry;
+pub use links::Links;
 use recent::Recent;
 use registry::Upstreams;
 pub use registry::{Registration, Registry, UpstreamView};

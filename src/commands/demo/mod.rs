@@ -14,14 +14,16 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use piko_agent::config::AgentConfig;
 use piko_agent::{Agent, Event};
 use piko_bootstrap::config::{BindAddr, HumanDuration};
-use piko_bootstrap::log::{self, LogConfig};
-use piko_bootstrap::signal;
+use piko_bootstrap::log::LogConfig;
 use piko_gateway::config::Config;
 use piko_gateway::node::Node;
 use piko_gateway::workers::Workers;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::commands::process;
+use crate::{log, signal};
 
 const ENDPOINT: &str = "my-endpoint";
 /// Nobody waits for long-running requests of a demo.
@@ -50,8 +52,8 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let number = |name: &str| matches.get_one::<u16>(name).copied().context("missing number");
     let (nodes, base) = (number("nodes")?, number("port-base")?);
     let quiet = LogConfig { level: "warn".into(), ..LogConfig::default() };
-    log::init(&quiet, !super::on_terminal());
-    super::block_on(demo(nodes, base))??;
+    log::init(&quiet, !process::on_terminal());
+    process::block_on(demo(nodes, base))??;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -119,7 +121,7 @@ fn bind(ports: [SocketAddr; 3]) -> anyhow::Result<[std::net::TcpListener; 3]> {
 
 /// That many nodes on free ports, one cluster.
 async fn start_nodes(count: u16) -> anyhow::Result<Vec<Node>> {
-    let workers = Workers::start(super::threads()?).context("failed to start threads")?;
+    let workers = Workers::start(process::threads()?).context("failed to start threads")?;
     // Nobody else on this machine joins.
     let secret = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect::<String>();
     let mut nodes: Vec<Node> = Vec::new();

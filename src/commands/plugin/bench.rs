@@ -8,18 +8,20 @@ use anyhow::bail;
 use clap::ArgMatches;
 use piko_gateway::plugin_host::{Isolation, Outcome};
 
+use super::tried;
+
 /// Calls before it is measured.
 const WARM_UP: usize = 200;
 /// How long each way is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let head = super::request(matches)?;
+    let head = tried::request(matches)?;
     let count = matches.get_one::<u32>("chain").copied().unwrap_or(1);
     let mut out = std::io::stdout().lock();
     writeln!(out, "{:<8} {:>9} {:>9} {:>9} {:>9}", "", "calls", "p50 µs", "p90 µs", "p99 µs")?;
     for (name, isolation) in [("pooled", Isolation::Pooled), ("fresh", Isolation::PerRequest)] {
-        let host = super::host(matches, isolation, count).await?;
+        let host = tried::host(matches, isolation, count).await?;
         let chain = host.current();
         let mut took = Vec::new();
         let began = Instant::now();

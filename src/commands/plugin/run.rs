@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use piko_gateway::plugin_host::{Edit, Isolation, Outcome};
 
+use super::tried;
+
 pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     // Lines the plugin logs, and why it failed.
-    piko_bootstrap::log::init(&Default::default(), false);
-    let head = super::request(matches)?;
+    crate::log::init(&Default::default(), false);
+    let head = tried::request(matches)?;
     let before = head.endpoint.clone();
-    let host = super::host(matches, Isolation::Pooled, 1).await?;
+    let host = tried::host(matches, Isolation::Pooled, 1).await?;
     let (outcome, _) = host.current().on_request(head).await;
     let mut out = std::io::stdout().lock();
     match outcome {

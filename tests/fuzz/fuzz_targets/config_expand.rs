@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| piko_bootstrap::config::fuzz::config_expand(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| piko_config::fuzz::config_expand(input));

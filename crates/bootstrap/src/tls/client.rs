@@ -12,7 +12,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{TlsError, certificates, private_key, provider, roots};
+use super::files::{TlsError, certificates, private_key, provider, roots};
 use crate::config::Invalid;
 
 /// TLS to a server.
@@ -122,10 +122,10 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Takes every certificate, for `insecure_skip_verify` and for [`super::Ephemeral`]. The handshake's signatures are
-/// still checked.
+/// Takes every certificate, for `insecure_skip_verify`, and between nodes that prove afterwards who they are. The
+/// handshake's signatures are still checked.
 #[derive(Debug)]
-pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
+pub struct Anyone(pub Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(

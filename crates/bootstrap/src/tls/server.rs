@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{TlsError, certificates, private_key, provider, roots};
+use super::files::{TlsError, certificates, private_key, provider, roots};
 use crate::config::Invalid;
 
 /// How often the files are looked at.

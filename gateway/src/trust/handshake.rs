@@ -17,7 +17,7 @@ use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::cluster::ClusterKey;
+use super::secret::ClusterKey;
 use crate::tls::Binding;
 
 const MAGIC: usize = 16;

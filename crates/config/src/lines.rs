@@ -2,7 +2,7 @@
 
 /// The line, from 1, of a key like `plugins[1].path`; where it is not in the file, of what should hold it.
 /// Follows indentation. What a flow collection (`{…}`) holds has the line where that begins.
-pub(super) fn line_of_key(text: &str, path: &str) -> Option<usize> {
+pub(crate) fn line_of_key(text: &str, path: &str) -> Option<usize> {
     let lines: Vec<Line> = text.lines().map(Line::of).collect();
     let mut found = None;
     let mut section = Section { first: 0, deeper_than: None };
@@ -25,7 +25,7 @@ pub(super) fn line_of_key(text: &str, path: &str) -> Option<usize> {
 }
 
 /// The first line of a key of that name, wherever it stands.
-pub(super) fn line_of_name(text: &str, name: &str) -> Option<usize> {
+pub(crate) fn line_of_name(text: &str, name: &str) -> Option<usize> {
     text.lines().position(|line| Line::of(line).is_key(name)).map(|at| at + 1)
 }
 

@@ -12,17 +12,17 @@ const EDGE: char = '\u{F8FF}';
 
 /// One reference of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reference {
+pub(crate) struct Reference {
     /// As it is written.
     text: String,
     /// The variable.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// What stands there instead. Undefined or empty and without a default: empty.
     value: String,
 }
 
 /// The text with a mark for each reference, and the references by their numbers. `$$` is a literal `$`.
-pub(super) fn mark(text: &str, lookup: impl Fn(&str) -> Option<String>) -> (String, Vec<Reference>) {
+pub(crate) fn mark(text: &str, lookup: impl Fn(&str) -> Option<String>) -> (String, Vec<Reference>) {
     let mut out = String::with_capacity(text.len());
     let mut references = Vec::new();
     let mut rest = text;
@@ -61,18 +61,18 @@ fn reference(text: &str) -> Option<(&str, &str, usize)> {
 }
 
 /// The text as a parser sees which marks are whole plain scalars: those are numbers then.
-pub(super) fn numbered(marked: &str, references: &[Reference]) -> String {
+pub(crate) fn numbered(marked: &str, references: &[Reference]) -> String {
     (0..references.len()).fold(marked.to_owned(), |text, i| text.replace(&format!("{EDGE}{i}{EDGE}"), "0"))
 }
 
 /// Does a value of the parsed text hold a reference?
-pub(super) fn is_marked(value: &str) -> bool {
+pub(crate) fn is_marked(value: &str) -> bool {
     value.contains(EDGE)
 }
 
 /// Puts the values of the references into a parsed document. `plain` is the same document of [`numbered`],
 /// `schema` says what each key takes.
-pub(super) fn fill(value: &mut Value, plain: Option<&Value>, schema: &Json, references: &[Reference]) {
+pub(crate) fn fill(value: &mut Value, plain: Option<&Value>, schema: &Json, references: &[Reference]) {
     match value {
         Value::Mapping(mapping) => {
             for (key, value) in std::mem::take(mapping) {

@@ -5,15 +5,15 @@ use tokio_util::sync::CancellationToken;
 
 /// Two tokens, cancelled by the first and the second signal.
 #[derive(Debug, Clone)]
-pub struct Shutdown {
+pub(crate) struct Shutdown {
     /// Leave well.
-    pub first: CancellationToken,
+    pub(crate) first: CancellationToken,
     /// Leave at once.
-    pub second: CancellationToken,
+    pub(crate) second: CancellationToken,
 }
 
 /// Listens for SIGTERM and SIGINT from now on.
-pub fn shutdown() -> Shutdown {
+pub(crate) fn shutdown() -> Shutdown {
     let tokens = Shutdown { first: CancellationToken::new(), second: CancellationToken::new() };
     let (first, second) = (tokens.first.clone(), tokens.second.clone());
     let (term, int) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
@@ -38,6 +38,6 @@ pub fn shutdown() -> Shutdown {
 ///
 /// # Errors
 /// If the system does not let us.
-pub fn hangup() -> std::io::Result<Signal> {
+pub(crate) fn hangup() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }

@@ -1,14 +1,13 @@
 //! The keys of a configuration, taken from its type.
 
+use piko_bootstrap::config::ConfigSpec;
 use schemars::generate::SchemaSettings;
 use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value};
 
-use super::ConfigSpec;
-
 /// What a key's value looks like on a command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Bool,
     Number,
     Text,
@@ -19,17 +18,17 @@ pub(super) enum Shape {
 
 /// One key.
 #[derive(Debug, Clone)]
-pub(super) struct Key {
+pub(crate) struct Key {
     /// With dots: `proxy.bind_addr`.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// Its doc comment.
-    pub(super) help: String,
-    pub(super) default: Json,
-    pub(super) shape: Shape,
+    pub(crate) help: String,
+    pub(crate) default: Json,
+    pub(crate) shape: Shape,
 }
 
 /// Every key of `T`, in the order of its fields.
-pub(super) fn of<T: ConfigSpec>() -> Vec<Key> {
+pub(crate) fn of<T: ConfigSpec>() -> Vec<Key> {
     let default = serde_json::to_value(T::default()).unwrap_or(Json::Null);
     let schema = inlined::<T>();
     let mut keys = Vec::new();
@@ -38,7 +37,7 @@ pub(super) fn of<T: ConfigSpec>() -> Vec<Key> {
 }
 
 /// The JSON Schema with nothing by reference.
-pub(super) fn inlined<T: ConfigSpec>() -> Json {
+pub(crate) fn inlined<T: ConfigSpec>() -> Json {
     let mut settings = SchemaSettings::draft2020_12();
     settings.inline_subschemas = true;
     settings.into_generator().into_root_schema_for::<T>().to_value()
@@ -67,7 +66,7 @@ fn walk(path: &str, default: &Json, schema: &Json, keys: &mut Vec<Key>) {
 }
 
 /// `proxy.bind_addr` → `proxy.bind-addr`.
-pub(super) fn flag(path: &str) -> String {
+pub(crate) fn flag(path: &str) -> String {
     path.replace('_', "-")
 }
 
@@ -77,17 +76,17 @@ fn env(path: &str) -> String {
 }
 
 impl Key {
-    pub(super) fn flag(&self) -> String {
+    pub(crate) fn flag(&self) -> String {
         flag(&self.path)
     }
 
-    pub(super) fn env_names(&self, aliases: &[(&str, &str)]) -> Vec<String> {
+    pub(crate) fn env_names(&self, aliases: &[(&str, &str)]) -> Vec<String> {
         let old = aliases.iter().filter(|(_, now)| *now == self.path).map(|(old, _)| env(old));
         std::iter::once(env(&self.path)).chain(old).collect()
     }
 
     /// The first paragraph of the doc comment, the default and the variable.
-    pub(super) fn help_line(&self) -> String {
+    pub(crate) fn help_line(&self) -> String {
         let first = self.help.split("\n\n").next().unwrap_or_default().replace('\n', " ");
         let default = match &self.default {
             Json::Null => String::new(),
@@ -104,7 +103,7 @@ impl Key {
     }
 
     /// What was typed, as YAML.
-    pub(super) fn value(&self, texts: &[String]) -> Value {
+    pub(crate) fn value(&self, texts: &[String]) -> Value {
         let scalar = |text: &str| match self.shape {
             Shape::Bool | Shape::Number => serde_yaml::from_str(text).unwrap_or_else(|_| text.into()),
             _ => Value::String(text.to_owned()),
@@ -123,7 +122,7 @@ impl Key {
 }
 
 /// Puts a value at a path, making the mappings on the way.
-pub(super) fn put(root: &mut Value, path: &str, value: Value) {
+pub(crate) fn put(root: &mut Value, path: &str, value: Value) {
     let mut at = root;
     for part in path.split('.') {
         if !at.is_mapping() {
@@ -136,7 +135,7 @@ pub(super) fn put(root: &mut Value, path: &str, value: Value) {
 }
 
 /// Takes the value at a path out.
-pub(super) fn take(root: &mut Value, path: &str) -> Option<Value> {
+pub(crate) fn take(root: &mut Value, path: &str) -> Option<Value> {
     match path.split_once('.') {
         Some((first, rest)) => take(root.get_mut(first)?, rest),
         None => root.as_mapping_mut()?.remove(path),

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use piko_bootstrap::tls::Ephemeral;
 use piko_tunnel::io::BoxIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -16,8 +15,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
+use super::ephemeral::Ephemeral;
 use super::handshake::{self, HandshakeError, Purpose, Secret};
-use crate::cluster::ClusterKey;
+use super::secret::ClusterKey;
 use crate::tls::{self, Binding, Connector};
 
 /// Connections at once that have proved nothing. A cluster that starts whole needs one for each other node.

@@ -2,27 +2,27 @@
 
 use std::path::Path;
 
+use piko_bootstrap::config::{ConfigSpec, Invalid};
 use serde_yaml::{Mapping, Value};
 
-use super::expand::Reference;
-use super::{
-    ConfigError, ConfigSpec, Invalid, expand, keys,
-    lines::{line_of_key, line_of_name},
-};
+use crate::error::ConfigError;
+use crate::expand::{self, Reference};
+use crate::keys;
+use crate::lines::{line_of_key, line_of_name};
 
 /// A file, parsed: today's spellings, references not yet filled in.
-pub(super) struct Parsed {
+pub(crate) struct Parsed {
     text: String,
-    pub(super) root: Value,
+    pub(crate) root: Value,
     /// The same with numbers in place of references.
     plain: Option<Value>,
-    pub(super) references: Vec<Reference>,
+    pub(crate) references: Vec<Reference>,
     /// Does the text say something else than `root`?
     renamed: bool,
 }
 
 /// Reads the file.
-pub(super) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Parsed, ConfigError> {
+pub(crate) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Parsed, ConfigError> {
     let read = std::fs::read_to_string(path);
     let mut text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let wrong = |line, message| ConfigError::File { path: path.to_owned(), line, message };
@@ -51,7 +51,7 @@ pub(super) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Pars
 }
 
 /// Reads and checks the file, and returns it with today's spellings.
-pub(super) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value, ConfigError> {
+pub(crate) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value, ConfigError> {
     let Parsed { text, mut root, plain, references, renamed } = parse::<T>(path, expand_env)?;
     if !references.is_empty() {
         expand::fill(&mut root, plain.as_ref(), &keys::inlined::<T>(), &references);
@@ -91,7 +91,7 @@ fn culprit<T: ConfigSpec>(root: &Value) -> Option<String> {
 }
 
 /// An error of the whole, with the line of its key in the file.
-pub(super) fn locate(path: &Path, invalid: Invalid) -> ConfigError {
+pub(crate) fn locate(path: &Path, invalid: Invalid) -> ConfigError {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let line = line_of_key(&text, &invalid.key);
     ConfigError::File {

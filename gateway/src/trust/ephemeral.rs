@@ -5,24 +5,22 @@
 
 use std::sync::Arc;
 
-use rustls::client::Resumption;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig};
-
-use super::client::Anyone;
-use super::provider;
+use piko_bootstrap::tls::{Anyone, provider};
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{self, ClientConfig, ServerConfig};
 
 /// The name in the certificate. Nobody checks it.
 const NAME: &str = "piko";
 
 /// Both ends of such TLS. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Ephemeral {
+pub(super) struct Ephemeral {
     /// To connect with.
-    pub client: Arc<ClientConfig>,
+    pub(super) client: Arc<ClientConfig>,
     /// To accept with.
-    pub server: Arc<ServerConfig>,
+    pub(super) server: Arc<ServerConfig>,
 }
 
 impl Ephemeral {
@@ -30,7 +28,7 @@ impl Ephemeral {
     ///
     /// # Errors
     /// If the system gives no random bytes.
-    pub fn generate() -> Result<Ephemeral, rustls::Error> {
+    pub(super) fn generate() -> Result<Ephemeral, rustls::Error> {
         let pair = rcgen::generate_simple_self_signed([NAME.to_owned()]);
         let pair = pair.map_err(|e| rustls::Error::General(format!("make a certificate: {e}")))?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.signing_key.serialize_der()));

@@ -1,10 +1,8 @@
 //! Keys and tokens are in memory: what other programs of this user can make of that.
 
+use piko_config::DUMPABLE;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tracing::warn;
-
-/// Set to `true`, lets debuggers and core dumps at the process.
-pub const DUMPABLE: &str = "PIKO_DUMPABLE";
 
 /// No core dump is written of this process from now on, and only root can attach to it, or read its memory and its
 /// environment (`PR_SET_DUMPABLE`, prctl(2)). A limit on core files would not do: a system that hands core dumps
@@ -12,7 +10,7 @@ pub const DUMPABLE: &str = "PIKO_DUMPABLE";
 ///
 /// What is given up: a core dump after a crash, and `gdb` or `strace` as the same user. A panic still says in the
 /// log where it was.
-pub fn keep_private() {
+pub(crate) fn keep_private() {
     if std::env::var(DUMPABLE).is_ok_and(|value| value == "true") {
         return warn!("{DUMPABLE} is set: core dumps and debuggers get the keys and tokens in memory");
     }

@@ -6,13 +6,17 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use piko_bootstrap::config::{ConfigSpec, Secret};
 use serde_json::Value as Json;
 
-use super::keys::{self, Key};
-use super::{ConfigSpec, Secret, expand, expands, file, path_of};
+use crate::flags::{expands, path_of};
+use crate::keys::{self, Key};
+use crate::{expand, file};
 
 /// Variables of every command that are no keys.
-const ALWAYS_KNOWN: [&str; 3] = ["PIKO_CONFIG_PATH", "PIKO_CONFIG_EXPAND_ENV", crate::memory::DUMPABLE];
+const ALWAYS_KNOWN: [&str; 3] = ["PIKO_CONFIG_PATH", "PIKO_CONFIG_EXPAND_ENV", DUMPABLE];
+/// Lets debuggers and core dumps at a process (`src/memory.rs` of the program).
+pub const DUMPABLE: &str = "PIKO_DUMPABLE";
 /// Keys that name a file with a secret in it, by how they end.
 const SECRET_FILES: [&str; 4] = ["secret_file", "token_file", "tls.key", "tls.client.key"];
 

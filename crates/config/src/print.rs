@@ -1,9 +1,9 @@
 //! `piko config print` and `piko config schema`: what the types say, for people and editors.
 
+use piko_bootstrap::config::ConfigSpec;
 use serde_json::Value as Json;
 
-use super::ConfigSpec;
-use super::keys::{self, Shape};
+use crate::keys::{self, Shape};
 
 /// Every key with its default and its comment, as YAML.
 pub fn commented<T: ConfigSpec>() -> String {

@@ -3,27 +3,24 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use piko_tunnel::backoff::Backoff;
 use piko_tunnel::control::ControlStream;
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::node_session::{self, Driver, Opener};
 use piko_tunnel::{SessionError, Settings};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::ask;
-use super::door::Door;
-use super::handshake::HandshakeError;
 use crate::cluster::{RemoteNode, Table};
 use crate::route::target::{Kind, Target, Targets};
+use crate::route::{Entry, Links};
+use crate::trust::{Door, HandshakeError};
 use crate::workers::Workers;
 
 /// Connecting to a node in the same network takes milliseconds.
@@ -37,24 +34,6 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long its answer may take before the link is doubted: more than any round trip on Earth.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// One of them.
-struct Link {
-    target: Arc<Target>,
-    /// The other end owes an answer. Requests take another way, if there is one.
-    doubted: Arc<AtomicBool>,
-}
-
-/// The live links, by node id.
-pub struct Links {
-    live: RwLock<HashMap<String, Link>>,
-    table: Arc<Table>,
-    targets: Arc<Targets>,
-    door: Door,
-    settings: Settings,
-    workers: Arc<Workers>,
-    changes: watch::Sender<u64>,
-}
-
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
     #[error("connect: {0}")]
@@ -67,33 +46,27 @@ enum LinkError {
     Session(#[from] SessionError),
 }
 
-impl Links {
-    /// No links yet: [`Links::run`] makes them.
+/// Dials the other nodes.
+pub struct Dialler {
+    links: Arc<Links>,
+    table: Arc<Table>,
+    targets: Arc<Targets>,
+    door: Door,
+    settings: Settings,
+    workers: Arc<Workers>,
+}
+
+impl Dialler {
+    /// No links yet: [`Dialler::run`] makes them.
     pub(crate) fn new(
+        links: Arc<Links>,
         table: Arc<Table>,
         targets: Arc<Targets>,
         door: Door,
         settings: Settings,
         workers: Arc<Workers>,
     ) -> Arc<Self> {
-        let changes = watch::Sender::new(0);
-        Arc::new(Links { live: RwLock::default(), table, targets, door, settings, workers, changes })
-    }
-
-    /// The live link to a node.
-    pub fn target(&self, node: &str) -> Option<Arc<Target>> {
-        self.live.read().get(node).map(|link| link.target.clone())
-    }
-
-    /// The same, while what is sent on it is answered.
-    pub fn good(&self, node: &str) -> Option<Arc<Target>> {
-        let live = self.live.read();
-        live.get(node).filter(|link| !link.doubted.load(Relaxed)).map(|link| link.target.clone())
-    }
-
-    /// Counts up at each change.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        Arc::new(Dialler { links, table, targets, door, settings, workers })
     }
 
     /// Keeps a link to each node that is active in the table, until stopped.
@@ -180,7 +153,7 @@ impl Links {
     ) -> SessionError {
         info!(node.id = %node.id, peer.addr = %node.peer_addr, "linked to peer");
         let target = self.targets.add(Kind::Node { id: node.id.clone() }, opener);
-        let entry = Entry::insert(self, node.id.clone(), target.clone());
+        let entry = self.links.enter(node.id.clone(), target.clone());
         let (mut sender, mut receiver) = control.split();
         // Nothing is said on it yet, but its end: the other node is leaving.
         let told = async {
@@ -192,7 +165,7 @@ impl Links {
         tokio::select! {
             ended = driver.run() => ended,
             ended = told => ended,
-            never = entry.watch() => match never {},
+            never = watch(&node.id, &target, &entry) => match never {},
         }
     }
 }
@@ -202,56 +175,18 @@ fn link_key(node: &RemoteNode) -> String {
     format!("{}@{}/{}", node.id, node.peer_addr, node.epoch)
 }
 
-/// A live link's place in the map; gone when dropped, on cancel too.
-struct Entry<'a> {
-    links: &'a Links,
-    node: String,
-    target: Arc<Target>,
-    doubted: Arc<AtomicBool>,
-}
-
-impl<'a> Entry<'a> {
-    fn insert(links: &'a Links, node: String, target: Arc<Target>) -> Self {
-        let doubted = Arc::<AtomicBool>::default();
-        let link = Link { target: target.clone(), doubted: doubted.clone() };
-        links.live.write().insert(node.clone(), link);
-        let entry = Entry { links, node, target, doubted };
-        entry.set(true);
-        entry
-    }
-
-    /// Asks the other end again and again whether it lives, and doubts the link while it owes an answer.
-    async fn watch(&self) -> Infallible {
-        loop {
-            sleep(ASK_EVERY).await;
-            let mut answer = std::pin::pin!(ask::is_there(&self.target));
-            if timeout(ANSWER, &mut answer).await.is_err() {
-                warn!(node.id = %self.node, "peer link does not answer: going round it");
-                self.set(false);
-                // Without an end only as long as the link itself is not found dead.
-                answer.await;
-                info!(node.id = %self.node, "peer link answers again");
-                self.set(true);
-            }
-        }
-    }
-
-    /// Tells routing, and the cluster.
-    fn set(&self, good: bool) {
-        self.doubted.store(!good, Relaxed);
-        self.links.table.set_link(&self.node, good);
-        self.links.changes.send_modify(|n| *n += 1);
-    }
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        self.target.set_leaving();
-        let mut live = self.links.live.write();
-        if live.get(&self.node).is_some_and(|link| link.target.id() == self.target.id()) {
-            live.remove(&self.node);
-            drop(live);
-            self.set(false);
+/// Asks the other end again and again whether it lives, and doubts the link while it owes an answer.
+async fn watch(node: &str, target: &Target, entry: &Entry<'_>) -> Infallible {
+    loop {
+        sleep(ASK_EVERY).await;
+        let mut answer = std::pin::pin!(ask::is_there(target));
+        if timeout(ANSWER, &mut answer).await.is_err() {
+            warn!(node.id = node, "peer link does not answer: going round it");
+            entry.set_good(false);
+            // Without an end only as long as the link itself is not found dead.
+            answer.await;
+            info!(node.id = node, "peer link answers again");
+            entry.set_good(true);
         }
     }
 }

@@ -1,0 +1,43 @@
+//! Why a configuration is refused: where, what was given, what would be right.
+
+use std::path::PathBuf;
+
+use piko_bootstrap::config::Invalid;
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("config: read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is wrong.
+    #[error("config: {}{}: {message}", path.display(), at(*line))]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where, if known, from 1.
+        line: Option<usize>,
+        /// Which key, what is wrong, what would be right.
+        message: String,
+    },
+    /// A flag or an environment variable is wrong.
+    #[error("config: {origin}: {message}")]
+    Value {
+        /// `--proxy.timeout` or `PIKO_PROXY_TIMEOUT`.
+        origin: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The whole makes no sense.
+    #[error("config: {}: {}", .0.key, .0.message)]
+    Invalid(Invalid),
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(":{line}"))
+}

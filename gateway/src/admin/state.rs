@@ -1,0 +1,38 @@
+//! What the admin port shows: the parts of the node it looks at.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::hosts::Hosts;
+use crate::auth::Guard;
+use crate::cluster::Table;
+use crate::heartbeat::Pulses;
+use crate::metrics::Metrics;
+use crate::plugins::Plugins;
+use crate::route::{Links, Registry};
+
+/// What the admin port shows.
+pub struct State {
+    /// The cluster, and this node in it.
+    pub table: Arc<Table>,
+    /// The agents of this node.
+    pub registry: Arc<Registry>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What decides about requests.
+    pub plugins: Arc<Plugins>,
+    /// May balancers send traffic here?
+    pub ready: watch::Receiver<bool>,
+    /// Do the threads that carry it come round?
+    pub pulses: Arc<Pulses>,
+    /// Under which names the port is asked.
+    pub(crate) hosts: Hosts,
+    /// Whose questions are answered.
+    pub auth: Guard,
+    /// The links to other nodes, for `?forward=`.
+    pub links: Arc<Links>,
+    /// This node's gossip address.
+    pub gossip_addr: SocketAddr,
+}
