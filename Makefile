@@ -31,6 +31,7 @@ lint:
 	tools/deny
 	tools/docs
 	tools/imports
+	tools/embedded
 	cargo fmt --check
 	cd plugins && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
