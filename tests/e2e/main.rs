@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin;
+mod affinity;
 mod auth;
 mod balancers;
 mod borders_cluster;

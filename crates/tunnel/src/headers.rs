@@ -25,10 +25,23 @@ pub const FORWARD: HeaderName = HeaderName::from_static("x-piko-forward");
 
 /// Node to node: the node to pass this stream on to. Without it, a stream goes to an agent of the node it reaches.
 pub const THROUGH: HeaderName = HeaderName::from_static("x-piko-through");
+/// Node to node: what the client is known again by, hashed. The node gives the stream to the agent that has the hash.
+pub const AFFINITY: HeaderName = HeaderName::from_static("x-piko-affinity");
 
 /// Headers between nodes and agents only: dropped from what clients and services send.
-pub const PRIVATE: [HeaderName; 10] =
-    [ENDPOINT, AUTHORIZATION, LISTENER, UPGRADE, UPGRADED, ERROR, CLIENT, FORWARD, TENANT_ID, THROUGH];
+pub const PRIVATE: [HeaderName; 11] = [
+    ENDPOINT,
+    AUTHORIZATION,
+    LISTENER,
+    UPGRADE,
+    UPGRADED,
+    ERROR,
+    CLIENT,
+    FORWARD,
+    TENANT_ID,
+    THROUGH,
+    AFFINITY,
+];
 
 /// Names that belong to one connection and have no constant in `http`.
 pub const CONNECTION_ONLY: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];

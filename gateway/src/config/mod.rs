@@ -1,6 +1,7 @@
 //! The configuration of a node. Each field's comment is its documentation: `piko config print`.
 
 mod advertise;
+mod affinity;
 mod cluster;
 mod connections;
 #[cfg(any(test, fuzzing))]
@@ -20,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use advertise::advertised;
+pub use affinity::{Affinity, AffinityConfig};
 pub use cluster::{ClusterConfig, GossipConfig};
 pub use connections::ConnectionsConfig;
 pub use health::HealthConfig;

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::{TrustedProxies, bind, normal_domain};
-use super::{ConnectionsConfig, LimitsConfig};
+use super::{AffinityConfig, ConnectionsConfig, LimitsConfig};
 use crate::auth::AuthConfig;
 use crate::route::{EndpointKey, TenantId};
 
@@ -78,6 +78,8 @@ pub struct EndpointConfig {
     /// Requests in flight at once, as `proxy.limits.per_endpoint`. 0: no limit. For endpoints that a wildcard listener
     /// takes it is the wildcard's.
     pub in_flight: Option<u32>,
+    /// Have all requests of a client go to one agent: `{cookie: NAME}`, `{header: NAME}` or `{client_ip: true}`.
+    pub affinity: Option<AffinityConfig>,
 }
 
 /// A tenant's clients.
@@ -146,6 +148,13 @@ impl Default for ProxyConfig {
     }
 }
 
+impl HttpConfig {
+    /// Do headers whose names have an underscore go through?
+    pub fn passes_underscores(&self) -> bool {
+        self.underscore_headers == UnderscoreHeaders::Pass
+    }
+}
+
 impl Default for HttpConfig {
     fn default() -> Self {
         HttpConfig {
@@ -165,9 +174,13 @@ impl ProxyConfig {
         self.tls.validate("proxy.tls")?;
         self.access_log.validate("proxy.access_log")?;
         self.validate_tenants()?;
-        for name in self.endpoints.keys() {
+        for (name, own) in &self.endpoints {
+            let key = format!("proxy.endpoints.{name}");
             if let Err(e) = name.parse::<EndpointKey>() {
-                return Err(Invalid::new(format!("proxy.endpoints.{name}"), e.to_string()));
+                return Err(Invalid::new(key, e.to_string()));
+            }
+            if let Some(affinity) = &own.affinity {
+                affinity.checked(&format!("{key}.affinity"), self.http.passes_underscores())?;
             }
         }
         if let Err(e) = TrustedProxies::parse(&self.trusted_proxies) {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
+use http::{HeaderMap, Method, Request, Response, request};
 use piko_cluster::Hop;
 use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::blame::Blame;
@@ -33,6 +33,7 @@ use piko_wire::RouteKey;
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::route::affinity::Key;
 use crate::route::health::{Fault, Verdict};
 use crate::route::{Ask, EndpointKey, InFlight, Router};
 
@@ -59,11 +60,13 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
         }
         return;
     }
+    // It is for the choice here, and no agent's business. Nodes of earlier versions name a login alone.
+    let key = parts.headers.remove(headers::AFFINITY).and_then(|key| Key::read(&key));
+    let key = key.or_else(|| parts.headers.get(headers::CLIENT).map(|name| Key::of(name.as_bytes())));
     let repeatable = parts.method.is_idempotent() && body.is_end_stream();
     let (mut body, mut tried) = (Some(body), Vec::new());
     loop {
-        let login = parts.headers.get(headers::CLIENT).map(HeaderValue::as_bytes);
-        let Some((there, opener, sender)) = open(router, &route, repeatable, login, &mut tried).await else {
+        let Some((there, opener, sender)) = open(router, &route, repeatable, key, &mut tried).await else {
             debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
@@ -197,11 +200,11 @@ async fn open(
     router: &Router,
     route: &RouteKey,
     repeatable: bool,
-    login: Option<&[u8]>,
+    key: Option<Key>,
     tried: &mut Vec<u64>,
 ) -> Option<(InFlight, Opener, SendRequest<Bytes>)> {
     while tried.len() < MAX_TRIES {
-        let there = router.select_local(route, Ask { tried, repeatable, login })?;
+        let there = router.select_local(route, Ask { tried, repeatable, key })?;
         let opener = there.target().opener().opener;
         match opener.ready().await {
             Ok(sender) => return Some((there, opener, sender)),

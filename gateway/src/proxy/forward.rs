@@ -27,6 +27,7 @@ use super::download::{Download, Next};
 use super::incoming::Framing;
 use super::limits::Place;
 use super::outgoing;
+use super::recognise::recognise;
 use super::retry::{Attempted, Happened, may_retry};
 use super::upload::{MAX_HELD, Upload};
 use super::{Gateway, Request, plugins, upgraded};
@@ -100,6 +101,9 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     let idempotent = client.head().method.is_idempotent();
     let endpoint = ctx.endpoint.as_ref().ok_or_else(|| Failure::Internal.into_error())?;
     let patience = gateway.endpoints.patience(endpoint, &client.head().headers);
+    if let Some(affinity) = gateway.endpoints.affinity(endpoint) {
+        ctx.known = recognise(affinity, &client.head().headers, &ctx.came);
+    }
     let mut upload = Upload::new(matches!(ctx.incoming.body, Framing::Absent | Framing::Length(0)));
     let listener = ctx.listener.as_ref().ok_or_else(|| Failure::Internal.into_error())?;
     let route = listener.by(ctx.incoming.protocol());
@@ -182,8 +186,7 @@ async fn upstream(
     repeatable: bool,
 ) -> Result<InFlight, Failure> {
     let first = ctx.tries == 0;
-    let login = ctx.login().map(HeaderValue::as_bytes);
-    let ask = Ask { tried: &ctx.tried, repeatable, login };
+    let ask = Ask { tried: &ctx.tried, repeatable, key: ctx.key() };
     let Some(in_flight) = gateway.router.select(route, ask).await else {
         let why = gateway.router.why_none(route, &ctx.tried);
         // The agents have moved: another node has them.
@@ -241,6 +244,9 @@ impl Attempt<'_, '_> {
         if let Some(name) = self.ctx.login() {
             request.headers_mut().insert(headers::CLIENT, name.clone());
         }
+        if let (Kind::Node { .. }, Some(key)) = (self.in_flight.target().kind(), self.ctx.key()) {
+            request.headers_mut().insert(headers::AFFINITY, key.write());
+        }
         if let Some(node) = self.in_flight.through() {
             let node = HeaderValue::from_str(node).map_err(|_| Broken::last(Failure::Internal))?;
             request.headers_mut().insert(headers::THROUGH, node);
@@ -293,6 +299,7 @@ impl Attempt<'_, '_> {
         }
         let mut head = outgoing::answer(parts).map_err(Broken::last)?;
         self.response_hook(&mut head).await?;
+        self.recognise(&mut head)?;
         self.client.queue_head(head, ended).map_err(Broken::Client)?;
         // What has come with the head goes out with it.
         let mut next = if ended { None } else { body.next_now() };
@@ -424,6 +431,13 @@ impl Attempt<'_, '_> {
     /// What is open from here on does not count among the requests at work.
     pub(super) fn rest(&self) {
         self.ctx.place.iter().for_each(Place::rest);
+    }
+
+    /// Gives the client the cookie that it is to be known again by, if it needs one.
+    pub(super) fn recognise(&self, head: &mut ResponseHeader) -> Result<(), Broken> {
+        let Some(cookie) = &self.ctx.known.cookie else { return Ok(()) };
+        let given = head.append_header(header::SET_COOKIE, cookie.clone());
+        given.map(drop).map_err(|_| Broken::last(Failure::Internal))
     }
 
     /// Shows the head to the plugins that asked for it.

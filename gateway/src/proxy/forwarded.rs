@@ -64,6 +64,17 @@ impl Came {
         }
     }
 
+    /// The client's address.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.client.map(|client| client.to_canonical())
+    }
+
+    /// Did the client encrypt it, as far as this node, or a trusted proxy, can tell?
+    pub(super) fn is_secure(&self, fields: &HeaderMap) -> bool {
+        let said = fields.get(PROTO).filter(|_| self.trusted);
+        said.map_or(self.scheme == "https", |proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+    }
+
     /// States the way in the request to the service. `fields` has what a trusted proxy, or a plugin, says of it.
     pub(super) fn state(&self, fields: &mut HeaderMap, head: &RequestHeader) {
         let host = incoming::authority(head).ok().flatten();
@@ -239,6 +250,20 @@ mod tests {
         assert_eq!(client(&["::ffff:10.2.2.2"]), "10.2.2.2");
         assert_eq!(client(&["10.3.3.3, unknown, 10.1.1.1"]), "10.1.1.1", "no further than is understood");
         assert_eq!(client(&[&"10.1.1.1,".repeat(10_000)]), "10.0.0.9:5000");
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_whether_the_client_encrypts() {
+        let secure = |trusted: &[&str], proto: Option<&'static str>| {
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            proto.map(|proto| head.append_header(PROTO, proto).unwrap());
+            let peer = Some("10.0.0.9:5000".parse().unwrap());
+            let came = Came::settle(&mut head, peer, "http", &networks(trusted));
+            came.is_secure(&head.headers)
+        };
+        assert!(secure(&["10.0.0.0/8"], Some("HTTPS")));
+        assert!(!secure(&["10.0.0.0/8"], Some("http")) && !secure(&["10.0.0.0/8"], None));
+        assert!(!secure(&[], Some("https")), "a client's own word");
     }
 
     #[test]

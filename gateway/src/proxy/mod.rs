@@ -21,6 +21,7 @@ mod login;
 mod outgoing;
 mod per_endpoint;
 mod plugins;
+mod recognise;
 mod retry;
 mod session;
 mod stream;
@@ -52,6 +53,7 @@ use crate::config::{TrustedProxies, UnderscoreHeaders};
 use crate::error::Failure;
 use crate::metrics::{Counted, Metrics};
 use crate::plugins::Plugins;
+use crate::route::affinity::Key;
 use crate::route::{Asked, EndpointKey, Router, Target};
 use client::Client;
 use endpoint::Domains;
@@ -112,6 +114,8 @@ pub(crate) struct Request {
     target: Option<Arc<Target>>,
     /// The client's connection, if it is one of HTTP/1.
     connection: Option<Arc<login::Connection>>,
+    /// What the client is known again by, where the endpoint asks for that.
+    known: recognise::Known,
     /// Upstreams that are not tried again.
     tried: Vec<u64>,
     tries: usize,
@@ -126,6 +130,11 @@ impl Request {
     /// The name of the client's connection, where a login of that has begun.
     fn login(&self) -> Option<&HeaderValue> {
         self.connection.as_ref()?.name()
+    }
+
+    /// What decides to which agent all requests of the client go: a login is known to one service alone.
+    fn key(&self) -> Option<Key> {
+        self.login().map(|name| Key::of(name.as_bytes())).or(self.known.key)
     }
 }
 
@@ -145,6 +154,7 @@ impl ProxyHttp for Gateway {
             taken: None,
             target: None,
             connection: None,
+            known: recognise::Known::default(),
             tried: Vec::new(),
             tries: 0,
             failure: None,

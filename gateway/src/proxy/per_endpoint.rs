@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use piko_tunnel::patience::{self, Patience};
 
-use crate::config::ProxyConfig;
+use crate::config::{Affinity, ProxyConfig};
 use crate::route::EndpointKey;
 
 /// `proxy.endpoints`, and what holds for all others.
@@ -19,12 +19,13 @@ pub struct PerEndpoint {
 }
 
 /// What one endpoint has of its own.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Settings {
     /// See [`PerEndpoint::timeout`]. The outer `None`: the usual one.
     timeout: Option<Option<Duration>>,
     /// Requests in flight. `None`: as many as for others.
     in_flight: Option<u32>,
+    affinity: Option<Affinity>,
 }
 
 impl PerEndpoint {
@@ -32,7 +33,11 @@ impl PerEndpoint {
     pub fn new(config: &ProxyConfig) -> PerEndpoint {
         let of = |(name, own): (&String, &crate::config::EndpointConfig)| {
             let timeout = own.timeout.map(|timeout| timeout.on());
-            Some((name.parse().ok()?, Settings { timeout, in_flight: own.in_flight }))
+            let affinity = own
+                .affinity
+                .as_ref()
+                .and_then(|affinity| affinity.checked(name, config.http.passes_underscores()).ok());
+            Some((name.parse().ok()?, Settings { timeout, in_flight: own.in_flight, affinity }))
         };
         PerEndpoint {
             timeout: config.timeout.on(),
@@ -48,6 +53,11 @@ impl PerEndpoint {
     /// How many requests the listener may have in flight, where that is its own. 0: no limit.
     pub(super) fn in_flight(&self, listener: &EndpointKey) -> Option<u32> {
         self.of(listener)?.in_flight
+    }
+
+    /// What the endpoint's clients are known again by, if anything.
+    pub(super) fn affinity(&self, endpoint: &EndpointKey) -> Option<&Affinity> {
+        self.of(endpoint)?.affinity.as_ref()
     }
 
     /// Of the endpoint itself, else of the longest wildcard it is below.

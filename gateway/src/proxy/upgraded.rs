@@ -46,6 +46,7 @@ pub(super) async fn run(
     };
     let mut head = outgoing::switching(parts, protocol, accept).map_err(Broken::last)?;
     attempt.response_hook(&mut head).await?;
+    attempt.recognise(&mut head)?;
     if head.status != StatusCode::SWITCHING_PROTOCOLS {
         // A plugin may refuse what the service took; then there is nothing to switch to.
         return Err(Broken::last(Failure::Plugin));

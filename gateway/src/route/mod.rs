@@ -1,5 +1,7 @@
 //! Which upstream takes a request: local and remote together, of two the one with less to do.
 
+pub mod affinity;
+mod choose;
 pub mod health;
 mod links;
 mod recent;
@@ -9,20 +11,19 @@ pub mod target;
 pub mod upstream;
 mod weigh;
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use piko_cluster::Load;
 pub use piko_wire::{EndpointKey, TenantId};
 use piko_wire::{Protocol, RouteKey};
-use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::{RemoteNode, Table};
 use crate::error::Failure;
+use affinity::{Key, Rings, Seat};
+use choose::{Candidate, Choices, Place};
 use health::{Rules, Standing};
 pub(crate) use links::Entry;
 pub use links::Links;
@@ -44,6 +45,7 @@ pub struct Router {
     table: Arc<Table>,
     links: Arc<Links>,
     recent: Recent,
+    rings: Rings,
     grace: Duration,
 }
 
@@ -55,18 +57,9 @@ pub struct Ask<'a> {
     /// Its service may do it twice, and all of it is at hand: it may find out whether an upstream that was set
     /// aside works again, and go elsewhere if not.
     pub repeatable: bool,
-    /// The client's connection, where a login of that has begun: all its requests go to one upstream, as long as it
-    /// is there, since the login is known there alone.
-    pub login: Option<&'a [u8]>,
-}
-
-impl Ask<'_> {
-    fn choose(&self, candidates: Vec<Candidate>) -> Option<Candidate> {
-        match self.login {
-            Some(name) => choose_for(name, candidates),
-            None => choose(candidates),
-        }
-    }
+    /// What its client is known again by, where all its requests go to one agent for as long as that is there: the
+    /// endpoint asks for it, or a login of the client's connection has begun, which is known to one service alone.
+    pub key: Option<Key>,
 }
 
 /// Where else a request could go.
@@ -76,17 +69,6 @@ pub struct Others {
     pub here: bool,
     /// To another node.
     pub away: bool,
-}
-
-/// One choice: a target and how many upstreams stand behind it.
-struct Candidate {
-    target: Arc<Target>,
-    weight: u32,
-    load: Load,
-    /// An agent of this node.
-    upstream: Option<Arc<Upstream>>,
-    /// The node that the link's far end passes the request on to.
-    through: Option<Arc<RemoteNode>>,
 }
 
 /// A way to another node.
@@ -99,19 +81,10 @@ struct Way {
     good: bool,
 }
 
-/// The choices there are.
-#[derive(Default)]
-struct Choices {
-    good: Vec<Candidate>,
-    /// For want of good ones: set aside, or on a tunnel that is doubted, but a request may do better there than
-    /// nowhere.
-    aside: Vec<Candidate>,
-}
-
 impl Router {
     /// `grace`: how long a request waits for an endpoint that has just lost its last upstream.
     pub fn new(registry: Arc<Registry>, table: Arc<Table>, links: Arc<Links>, grace: Duration) -> Self {
-        Router { registry, table, links, recent: Recent::default(), grace }
+        Router { registry, table, links, recent: Recent::default(), rings: Rings::default(), grace }
     }
 
     /// Which listener a request means, of one protocol or the other. Without one, what it would be called.
@@ -204,12 +177,12 @@ impl Router {
         if let Some(trial) = self.add_local(&mut choices, &local, ask) {
             return Some(trial);
         }
+        if let Some(good) = self.settle(&mut choices, ask, None) {
+            return Some(good);
+        }
         let remote = self.table.remote(route);
-        let elsewhere =
-            || remote.iter().flat_map(|routes| routes.iter()).any(|there| there.listed.good() > 0);
-        let chosen = ask.choose(choices.good);
-        let chosen = chosen.or_else(|| if elsewhere() { None } else { ask.choose(choices.aside) });
-        chosen.map(|chosen| self.enter(chosen))
+        let mut remote = remote.iter().flat_map(|routes| routes.iter());
+        if remote.any(|there| there.listed.good() > 0) { None } else { self.settle_aside(choices, ask, None) }
     }
 
     fn pick(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
@@ -229,7 +202,9 @@ impl Router {
             return Some(trial);
         }
         let remote = remote.as_deref().unwrap_or_default();
-        let here: Vec<_> = choices.good.iter().filter_map(|one| one.target.kind().agent_key()).collect();
+        let works = |one: &&Candidate| matches!(one.place, Place::Here(_));
+        let here = choices.good.iter().filter(works);
+        let here: Vec<_> = here.filter_map(|one| one.target.kind().agent_key()).collect();
         for one in &mut choices.good {
             one.weight = weigh::local(one.target.kind().agent_key(), &here);
         }
@@ -244,44 +219,90 @@ impl Router {
             } else {
                 (&mut choices.aside, all)
             };
-            list.push(Candidate { target, weight, load: there.load.clone(), upstream: None, through });
+            list.push(Candidate {
+                target,
+                weight,
+                load: there.load.clone(),
+                place: Place::Away(there),
+                through,
+            });
         }
-        let chosen = ask.choose(choices.good).or_else(|| ask.choose(choices.aside));
-        chosen.map(|chosen| self.enter(chosen))
+        let own = ask.key.and(local.as_deref()).and_then(|local| self.own_seat(local));
+        self.settle(&mut choices, ask, own).or_else(|| self.settle_aside(choices, ask, own))
     }
 
-    /// The upstreams of this node. One that was set aside and is due takes the request at once, if it may.
-    fn add_local(&self, choices: &mut Choices, local: &Upstreams, ask: Ask<'_>) -> Option<InFlight> {
+    /// The upstreams of this node. One that was set aside and is due takes the request at once, if it may: a client
+    /// that belongs to another agent stays there.
+    fn add_local(&self, choices: &mut Choices<'_>, local: &Upstreams, ask: Ask<'_>) -> Option<InFlight> {
         for upstream in local.iter() {
             let target = &upstream.target;
             if !target.accepts() || ask.tried.contains(&target.id()) {
                 continue;
             }
+            let mut place = Place::Here(upstream.clone());
             let list = match upstream.mark() {
                 _ if target.is_doubted() => &mut choices.aside,
                 Mark::In => &mut choices.good,
-                Mark::Out => &mut choices.aside,
-                Mark::Due => {
-                    if ask.login.is_none()
-                        && (ask.repeatable || is_overdue(upstream))
-                        && let Some(patience) = self.registry.begin_trial(upstream)
-                    {
-                        return Some(InFlight::here(&self.registry, upstream.clone(), Some(patience)));
-                    }
-                    &mut choices.aside
+                Mark::Due if ask.key.is_some() => {
+                    place = Place::Due(upstream.clone());
+                    &mut choices.good
                 }
+                Mark::Due => match self.begin_trial(upstream, ask) {
+                    Some(trial) => return Some(trial),
+                    None => &mut choices.aside,
+                },
+                Mark::Out => &mut choices.aside,
             };
             let (target, load) = (target.clone(), upstream.load.clone());
-            let upstream = Some(upstream.clone());
-            list.push(Candidate { target, weight: 1, load, upstream, through: None });
+            list.push(Candidate { target, weight: 1, load, place, through: None });
         }
         None
     }
 
-    fn enter(&self, chosen: Candidate) -> InFlight {
-        match chosen.upstream {
-            Some(upstream) => InFlight::here(&self.registry, upstream, None),
-            None => InFlight::away(chosen.target, chosen.load, chosen.through),
+    /// One of the good choices. Those that turn out not to be are among the others then.
+    fn settle(&self, choices: &mut Choices<'_>, ask: Ask<'_>, own: Option<Seat>) -> Option<InFlight> {
+        let Some(key) = ask.key else {
+            return choose::by_load(std::mem::take(&mut choices.good)).map(|chosen| self.enter(chosen));
+        };
+        while let Some(chosen) = choose::by_key(&self.rings, key, own, &mut choices.good) {
+            let Place::Due(upstream) = &chosen.place else { return Some(self.enter(chosen)) };
+            match self.begin_trial(upstream, ask) {
+                Some(trial) => return Some(trial),
+                None => choices.aside.push(chosen),
+            }
+        }
+        None
+    }
+
+    /// One of the others.
+    fn settle_aside(&self, mut choices: Choices<'_>, ask: Ask<'_>, own: Option<Seat>) -> Option<InFlight> {
+        let chosen = match ask.key {
+            Some(key) => choose::by_key(&self.rings, key, own, &mut choices.aside),
+            None => choose::by_load(choices.aside),
+        };
+        chosen.map(|chosen| self.enter(chosen))
+    }
+
+    /// The place of this node on a ring, where its agents are more than other nodes are told of.
+    fn own_seat(&self, local: &[Arc<Upstream>]) -> Option<Seat> {
+        let listed = registry::listed(local);
+        let crowd = listed.good() > 0 && listed.agents().next().is_none();
+        crowd.then(|| Seat::node(&self.table.local_id(), listed.good()))
+    }
+
+    /// Has the request find out whether an upstream that was set aside works again, if it may and no other does.
+    fn begin_trial(&self, upstream: &Arc<Upstream>, ask: Ask<'_>) -> Option<InFlight> {
+        if !(ask.repeatable || is_overdue(upstream)) {
+            return None;
+        }
+        let patience = self.registry.begin_trial(upstream)?;
+        Some(InFlight::here(&self.registry, upstream.clone(), Some(patience)))
+    }
+
+    fn enter(&self, chosen: Candidate<'_>) -> InFlight {
+        match chosen.place {
+            Place::Here(upstream) | Place::Due(upstream) => InFlight::here(&self.registry, upstream, None),
+            Place::Away(_) => InFlight::away(chosen.target, chosen.load, chosen.through),
         }
     }
 
@@ -311,40 +332,6 @@ impl Router {
 fn is_overdue(upstream: &Upstream) -> bool {
     let standing = upstream.health.lock().standing(Instant::now());
     matches!(standing, Standing::Due(since) if since >= TRIAL_PATIENCE)
-}
-
-/// Of two candidates drawn by weight, the one with less to do for its weight.
-fn choose(mut candidates: Vec<Candidate>) -> Option<Candidate> {
-    let first = draw(&mut candidates)?;
-    let Some(second) = draw(&mut candidates) else { return Some(first) };
-    // a / wa <= b / wb, without dividing
-    let load = |of: &Candidate, other: &Candidate| of.load.load(Relaxed) as u64 * u64::from(other.weight);
-    Some(if load(&first, &second) <= load(&second, &first) { first } else { second })
-}
-
-/// The candidate that scores highest with a name (rendezvous hashing): when others come or go, few names move.
-fn choose_for(name: &[u8], candidates: Vec<Candidate>) -> Option<Candidate> {
-    let score = |candidate: &Candidate| {
-        let mut hasher = DefaultHasher::new();
-        (name, candidate.target.id()).hash(&mut hasher);
-        hasher.finish()
-    };
-    candidates.into_iter().max_by_key(score)
-}
-
-/// Takes one candidate out, each as likely as its weight.
-fn draw(candidates: &mut Vec<Candidate>) -> Option<Candidate> {
-    let total: u64 = candidates.iter().map(|c| u64::from(c.weight)).sum();
-    if total == 0 {
-        return None;
-    }
-    let mut at = rand::rng().random_range(0..total);
-    let index = candidates.iter().position(|c| {
-        let here = at < u64::from(c.weight);
-        at = at.saturating_sub(u64::from(c.weight));
-        here
-    })?;
-    Some(candidates.swap_remove(index))
 }
 
 /// Waits for a change; for ever if there can be none any more.

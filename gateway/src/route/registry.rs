@@ -236,10 +236,7 @@ impl Registry {
         if before == 0 && all.is_empty() {
             return; // the tunnel of one that was judged is gone
         }
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let out = all.iter().filter(|one| one.mark() == Mark::Out).count();
-        let agents = agents(all.iter().filter(|one| one.mark() != Mark::Out));
-        self.table.set_local(route, Listed { upstreams: count(all.len()), out: count(out), agents });
+        self.table.set_local(route, listed(&all));
         if all.is_empty() {
             endpoints.remove(route);
         } else {
@@ -248,6 +245,14 @@ impl Registry {
         drop(endpoints);
         self.changes.send_modify(|n| *n += 1);
     }
+}
+
+/// What other nodes are told of an endpoint's upstreams.
+pub(super) fn listed(all: &[Arc<Upstream>]) -> Listed {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let out = all.iter().filter(|one| one.mark() == Mark::Out).count();
+    let agents = agents(all.iter().filter(|one| one.mark() != Mark::Out));
+    Listed { upstreams: count(all.len()), out: count(out), agents }
 }
 
 /// The keys of the agents that these upstreams belong to, each once; 0 where there are too many to name.
