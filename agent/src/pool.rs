@@ -39,7 +39,7 @@ pub(crate) struct Pool {
     /// How long a connection stays idle, and how many do.
     idle_for: Option<Duration>,
     max_idle: usize,
-    idle: Shelves,
+    idle: Shelves<Box<Link>>,
     seats: Seats,
     /// The service has sent more header fields in one response than is usual.
     many_fields: AtomicBool,
@@ -94,32 +94,38 @@ impl Pool {
         }
     }
 
-    /// Asks the service.
+    /// Asks the service. What is rare, or dials, is boxed: a future is moved some times before it runs, and this one
+    /// would have the size of the largest way.
     pub(crate) async fn ask(&self, ask: Ask, body: Body) -> Result<Answered, NoAnswer> {
         let login = ask.connection_auth && !self.connector.prior_knowledge;
         if let Some(client) = &ask.client
             && let Some((hold, link)) = self.seats.take(client, login).await
         {
-            return self.on_held_link(hold, link, ask, body).await;
+            return Box::pin(self.on_held_link(hold, link, ask, body)).await;
         }
         if ask.upgrade.is_some() || login {
-            let (response, mut carrier) = self.on_new_link(ask.http1(&self.authority, body), None).await?;
+            let request = ask.http1(&self.authority, body);
+            let (response, mut carrier) = Box::pin(self.on_new_link(request, None)).await?;
             carrier.close_after();
             return Ok((response, carrier));
         }
         if let Some(connection) = self.slot().live() {
+            return Box::pin(self.multiplexed(connection, ask, body)).await;
+        }
+        match self.idle.take() {
+            Some(link) => self.on_idle_link(link, ask, body).await,
+            None => Box::pin(self.on_no_link(ask, body)).await,
+        }
+    }
+
+    async fn on_no_link(&self, ask: Ask, body: Body) -> Result<Answered, NoAnswer> {
+        let Connected { io, http2 } = self.connector.connect(false).await?;
+        if http2 {
+            let connection = self.slot().start(io).await?;
             return self.multiplexed(connection, ask, body).await;
         }
-        let Some(link) = self.idle.take() else {
-            let Connected { io, http2 } = self.connector.connect(false).await?;
-            if http2 {
-                let connection = self.slot().start(io).await?;
-                return self.multiplexed(connection, ask, body).await;
-            }
-            let spare = ask.repeatable().then(|| ask.clone());
-            return self.on_first_link(io, ask.http1(&self.authority, body), spare).await;
-        };
-        self.on_idle_link(link, ask, body).await
+        let spare = ask.repeatable().then(|| ask.clone());
+        self.on_first_link(io, ask.http1(&self.authority, body), spare).await
     }
 
     async fn on_idle_link(&self, mut link: Box<Link>, ask: Ask, body: Body) -> Result<Answered, NoAnswer> {
@@ -130,13 +136,13 @@ impl Pool {
                 (Ok(answered), _) => return Ok(http1(answered)),
                 (Err(Broken::Unsent(unsent)), _) => request = *unsent,
                 (Err(Broken::Silent | Broken::TooManyFields), Some(spare)) => {
-                    return self.on_new_link(self.again(spare), Some(spare.clone())).await;
+                    return Box::pin(self.on_new_link(self.again(spare), Some(spare.clone()))).await;
                 }
                 (Err(broken), _) => return Err(broken.into()),
             }
             link = match self.idle.take() {
                 Some(link) => link,
-                None => return self.on_new_link(request, spare).await,
+                None => return Box::pin(self.on_new_link(request, spare)).await,
             };
         }
     }

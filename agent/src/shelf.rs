@@ -8,13 +8,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::link::Link;
 use crate::threads;
 
 /// The shelves of one service.
-pub(crate) struct Shelves {
+pub(crate) struct Shelves<T> {
     /// By thread. A shelf's lock is waited for only while [`Shelves::tidy`] looks.
-    all: Box<[Mutex<Shelf>]>,
+    all: Box<[Mutex<Shelf<T>>]>,
     /// Connections on all of them, and how many may be.
     count: AtomicUsize,
     most: usize,
@@ -22,52 +21,52 @@ pub(crate) struct Shelves {
     filled: Notify,
 }
 
-#[derive(Default)]
-struct Shelf {
+struct Shelf<T> {
     /// The one used last is the last: it is taken first, so that the others may age and go.
-    links: Vec<Idle>,
+    idle: Vec<Idle<T>>,
     /// [`Shelves::tidy`] has a time to wake at.
     watched: bool,
 }
 
-struct Idle {
-    link: Box<Link>,
+struct Idle<T> {
+    connection: T,
     until: Option<Instant>,
 }
 
-impl Shelves {
+impl<T> Shelves<T> {
     /// For that many threads; `most` connections at once.
-    pub(crate) fn new(threads: usize, most: usize) -> Shelves {
-        let all = (0..threads.max(1)).map(|_| Mutex::default()).collect();
+    pub(crate) fn new(threads: usize, most: usize) -> Shelves<T> {
+        let shelf = |_| Mutex::new(Shelf { idle: Vec::new(), watched: false });
+        let all = (0..threads.max(1)).map(shelf).collect();
         Shelves { all, count: AtomicUsize::new(0), most, filled: Notify::new() }
     }
 
-    fn own(&self) -> &Mutex<Shelf> {
+    fn own(&self) -> &Mutex<Shelf<T>> {
         self.all.get(threads::current()).unwrap_or(&self.all[0])
     }
 
     /// The connection that the calling thread used last.
-    pub(crate) fn take(&self) -> Option<Box<Link>> {
+    pub(crate) fn take(&self) -> Option<T> {
         let now = Instant::now();
         let mut shelf = self.own().lock();
         loop {
-            let Idle { link, until } = shelf.links.pop()?;
+            let Idle { connection, until } = shelf.idle.pop()?;
             self.count.fetch_sub(1, Relaxed);
             if until.is_none_or(|until| now < until) {
-                return Some(link);
+                return Some(connection);
             }
         }
     }
 
     /// Keeps a connection of the calling thread for so long, if there is room.
-    pub(crate) fn put(&self, link: Box<Link>, keep: Option<Duration>) {
+    pub(crate) fn put(&self, connection: T, keep: Option<Duration>) {
         if self.count.fetch_add(1, Relaxed) >= self.most {
             self.count.fetch_sub(1, Relaxed);
             return;
         }
         let until = keep.map(|keep| Instant::now() + keep);
         let mut shelf = self.own().lock();
-        shelf.links.push(Idle { link, until });
+        shelf.idle.push(Idle { connection, until });
         if !shelf.watched && until.is_some() {
             shelf.watched = true;
             self.filled.notify_one();
@@ -77,7 +76,7 @@ impl Shelves {
     /// Closes all.
     pub(crate) fn clear(&self) {
         for shelf in &self.all {
-            let old = std::mem::take(&mut shelf.lock().links);
+            let old = std::mem::take(&mut shelf.lock().idle);
             self.count.fetch_sub(old.len(), Relaxed);
             // Closing is a system call each: not under the lock.
             drop(old);
@@ -97,11 +96,11 @@ impl Shelves {
     /// When to come again: none if no connection has a time to go.
     fn close_old(&self) -> Option<Instant> {
         let now = Instant::now();
-        let of = |shelf: &Mutex<Shelf>| {
+        let of = |shelf: &Mutex<Shelf<T>>| {
             let mut shelf = shelf.lock();
             let old: Vec<_> =
-                shelf.links.extract_if(.., |idle| idle.until.is_some_and(|until| until <= now)).collect();
-            let next = shelf.links.iter().filter_map(|idle| idle.until).min();
+                shelf.idle.extract_if(.., |idle| idle.until.is_some_and(|until| until <= now)).collect();
+            let next = shelf.idle.iter().filter_map(|idle| idle.until).min();
             shelf.watched = next.is_some();
             drop(shelf);
             self.count.fetch_sub(old.len(), Relaxed);
@@ -119,15 +118,9 @@ mod tests {
     use std::num::NonZero;
     use std::sync::Arc;
 
-    use piko_test_support::eventually;
-    use tokio::io::duplex;
-
     use super::*;
     use crate::threads::Threads;
-
-    async fn link() -> Box<Link> {
-        Link::open(Box::new(duplex(64).0), false).await.ok().unwrap()
-    }
+    use piko_test_support::eventually;
 
     /// What two threads keep and take. The second is another than the first because a lane is there already.
     #[tokio::test]
@@ -138,9 +131,7 @@ mod tests {
         let on = async |place: &crate::threads::Place, put: usize| {
             let shelves = shelves.clone();
             let done = place.run(async move {
-                for _ in 0..put {
-                    shelves.put(link().await, None);
-                }
+                (0..put).for_each(|_| shelves.put((), None));
                 Ok(shelves.take().is_some())
             });
             done.await.unwrap()
@@ -164,9 +155,9 @@ mod tests {
             // After `tidy` has found nothing to wait for.
             tokio::task::yield_now().await;
             for millis in [20, 50] {
-                shelves.put(link().await, Some(Duration::from_millis(millis)));
+                shelves.put((), Some(Duration::from_millis(millis)));
             }
-            shelves.put(link().await, None);
+            shelves.put((), None);
             let left = async || (shelves.count.load(Relaxed) == 1).then_some(());
             eventually("the two are closed, not the one without a time", left).await;
         };
