@@ -1,29 +1,34 @@
 //! Informational answers of a service, such as 103 Early Hints (RFC 8297), on their way to the node.
 //!
-//! hyper shows them while it waits for the final head, from within the connection. They go through a short queue to
-//! the task that answers the node.
+//! hyper shows them while it waits for the final head, from within the connection (HTTP/1 alone). The request's own
+//! task moves that connection: so they go through a short queue that wakes nobody, and costs those without any little.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Request, Response, StatusCode, Version};
+use parking_lot::Mutex;
 use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
-use tokio::sync::mpsc;
 
 /// Where the informational answers to one request go.
-#[derive(Debug, Clone)]
-pub(crate) struct Hints(mpsc::Sender<Response<()>>);
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hints(Arc<Mutex<VecDeque<Response<()>>>>);
 
 /// The other end: those that have come.
 pub(crate) struct Arriving {
-    heads: mpsc::Receiver<Response<()>>,
+    heads: Hints,
     /// How many more are passed on: a service that sends them without end is listened to no longer.
     left: usize,
 }
 
 pub(crate) fn channel() -> (Hints, Arriving) {
-    let (sender, heads) = mpsc::channel(MAX_INFORMATIONAL);
-    (Hints(sender), Arriving { heads, left: MAX_INFORMATIONAL })
+    let heads = Hints::default();
+    (heads.clone(), Arriving { heads, left: MAX_INFORMATIONAL })
 }
 
 impl Hints {
@@ -42,28 +47,29 @@ impl Hints {
             headers::strip_framing(&mut fields);
             headers::strip_private(&mut fields);
             *response.headers_mut() = fields;
+            let mut heads = self.0.lock();
             // A full queue drops it: it is a hint.
-            let _ = self.0.try_send(response);
+            if heads.len() < MAX_INFORMATIONAL {
+                heads.push_back(response);
+            }
         });
     }
 }
 
 impl Arriving {
-    /// The next one. It never comes where there are no more: the final head ends the wait. Cancel safe.
+    /// The next one, if it is there once the request was polled, which has to come first. It never comes where there
+    /// are no more: the final head ends the wait. Cancel safe.
     pub(crate) async fn next(&mut self) -> Response<()> {
-        while self.left > 0 {
-            match self.heads.recv().await {
-                Some(head) => return head,
-                None => self.left = 0,
-            }
-        }
-        std::future::pending().await
+        poll_fn(|_| self.pop().map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    fn pop(&mut self) -> Option<Response<()>> {
+        if self.left == 0 { None } else { self.heads.0.lock().pop_front() }
     }
 
     /// Passes on what has come together with the final head.
     pub(crate) fn pass_rest(&mut self, respond: &mut SendResponse<Bytes>) {
-        while self.left > 0 {
-            let Ok(head) = self.heads.try_recv() else { return };
+        while let Some(head) = self.pop() {
             self.send(head, respond);
         }
     }

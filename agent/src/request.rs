@@ -68,7 +68,7 @@ pub(crate) async fn serve(
     let served = match ask {
         Err(failure) => Err(failure.into()),
         Ok((way_back, ask)) if ask.upgrade.is_some() => {
-            upgrade(ask, stream, &mut respond, (service, way_back), pool).await
+            Box::pin(upgrade(ask, stream, &mut respond, (service, way_back), pool)).await
         }
         Ok((way_back, ask)) => plain(ask, stream, &mut respond, (service, way_back), pool).await,
     };
@@ -177,7 +177,9 @@ async fn first_of(
 ) -> Result<Answered, NoAnswer> {
     let (hints, mut arriving) = hints::channel();
     ask.hints = Some(hints);
-    let mut asking = pin!(progress.with(patience, pool.ask(ask, body)));
+    // Pinned before it is wrapped: each wrapper would have room for it twice.
+    let asking = pin!(pool.ask(ask, body));
+    let mut asking = pin!(progress.with(patience, asking));
     loop {
         tokio::select! {
             biased;

@@ -31,6 +31,10 @@ use crate::{lanes, request, tcp};
 /// The node answers each listen at once; one that does not is stuck.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes of the future that serves one stream, which is allocated and moved for each. Large are those that dial, upgrade
+/// or wrap another by value: they are boxed, or pinned before they are wrapped.
+const MAX_FUTURE: usize = 8 << 10;
+
 /// What a tunnel serves, by endpoint.
 pub(crate) type Services = Arc<HashMap<String, Arc<Service>>>;
 
@@ -294,7 +298,8 @@ pub(crate) fn spawn(incoming: Incoming, services: &Services, streams: &Streams) 
             Target::Tcp(_) => refuse(&request, respond, &service, Failure::NotHttp),
         }
     };
-    // Boxed: it is some KiB, and a task's future is moved several times before it runs and once after.
+    debug_assert!(size_of_val(&serving) <= MAX_FUTURE, "{} bytes", size_of_val(&serving));
+    // Boxed: a task's future is moved several times before it runs and once after.
     streams.spawn(Box::pin(serving));
 }
 
