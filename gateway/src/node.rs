@@ -43,6 +43,7 @@ pub struct Node {
     delay: Duration,
     grace: Duration,
     cluster: Arc<Cluster>,
+    router: Arc<Router>,
     plugins: Arc<Plugins>,
     parts: Parts,
 }
@@ -245,7 +246,7 @@ impl Node {
         )?;
         let options = proxy_options(&config, Acceptor::http(tls.proxy.as_ref())?, plugins.clone())?;
         background.keep_keys(&options.auth);
-        let proxy = Proxy::start(listeners.proxy, ports.proxy, options, router, metrics, &workers)?;
+        let proxy = Proxy::start(listeners.proxy, ports.proxy, options, router.clone(), metrics, &workers)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };
         info!(
@@ -264,6 +265,7 @@ impl Node {
             delay: config.shutdown_delay.into(),
             grace: config.grace_period.into(),
             cluster,
+            router,
             plugins,
             parts,
         };
@@ -277,6 +279,7 @@ impl Node {
         if joined > 0 && timeout(FIRST_TABLE, self.has_a_table()).await.is_err() {
             warn!(within = ?FIRST_TABLE, "no other node has sent its table yet; ready without");
         }
+        self.router.joined();
         self.parts.ready.send_replace(true);
         Ok(joined)
     }

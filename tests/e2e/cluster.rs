@@ -267,3 +267,23 @@ async fn a_client_cannot_say_which_nodes_its_request_passes() {
         assert!(!answer.text().contains("x-piko-through"), "{}", answer.text());
     }
 }
+
+#[tokio::test]
+async fn a_node_that_has_not_joined_yet_keeps_requests_for_what_others_have() {
+    let gossip = piko_test_support::free_addr();
+    let starts = Node::start(piko(), &[gossip], &["--proxy.endpoint-grace=20s"]);
+    eventually("the proxy port answers", || async { get(starts.admin, "/health", &[]).await.ok() }).await;
+    let waits = async { get(starts.proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await.unwrap() };
+    let other = async {
+        let node = Node::start(piko(), &[], &[&format!("--cluster.gossip.bind-addr={gossip}")]);
+        let service = Service::start("one").await;
+        let agent = agent(piko(), node.upstream, &format!("my-endpoint/{}", service.addr), &[]);
+        node.routes("my-endpoint", 200).await;
+        (node, agent, service)
+    };
+    let (answer, _other) = tokio::join!(waits, other);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // From now on, what no node has is not waited for.
+    starts.ready().await;
+    starts.routes("nobody", 502).await;
+}

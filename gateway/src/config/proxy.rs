@@ -49,7 +49,8 @@ pub struct ProxyConfig {
     /// Only hosts under these suffixes name an endpoint (`example.com`: `my-endpoint.example.com`).
     /// Empty: the first label of any host does.
     pub domains: Vec<String>,
-    /// How long a request waits for an endpoint that has just lost its last upstream. 0: not at all.
+    /// How long a request waits for an endpoint that has just lost its last upstream, or for any while the node has not
+    /// joined yet. 0: not at all.
     pub endpoint_grace: HumanDuration,
     /// How many requests at once.
     pub limits: LimitsConfig,

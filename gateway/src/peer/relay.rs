@@ -35,7 +35,7 @@ use tracing::debug;
 
 use crate::route::affinity::Key;
 use crate::route::health::{Fault, Verdict};
-use crate::route::{Ask, EndpointKey, InFlight, Router};
+use crate::route::{Ask, EndpointKey, InFlight, Router, Tried};
 
 /// Local upstreams tried before the stream is refused.
 const MAX_TRIES: usize = 3;
@@ -70,7 +70,7 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
             debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
-        tried.push(there.target().id());
+        tried.push(there.way());
         let whole = body.as_ref().is_none_or(Receiver::is_end_stream);
         let mut watch = Watch { router, route: &route, tried: &tried, there, whole, repeatable, hedge: None };
         watch.hedge = watch.there.trial().filter(|_| repeatable && watch.another());
@@ -132,7 +132,7 @@ impl From<Reason> for Stop {
 struct Watch<'a> {
     router: &'a Router,
     route: &'a RouteKey,
-    tried: &'a [u64],
+    tried: &'a [Tried],
     there: InFlight,
     /// All of the request is in its head.
     whole: bool,
@@ -201,14 +201,14 @@ async fn open(
     route: &RouteKey,
     repeatable: bool,
     key: Option<Key>,
-    tried: &mut Vec<u64>,
+    tried: &mut Vec<Tried>,
 ) -> Option<(InFlight, Opener, SendRequest<Bytes>)> {
     while tried.len() < MAX_TRIES {
         let there = router.select_local(route, Ask { tried, repeatable, key })?;
         let opener = there.target().opener().opener;
         match opener.ready().await {
             Ok(sender) => return Some((there, opener, sender)),
-            Err(_) => tried.push(there.target().id()),
+            Err(_) => tried.push(there.way()),
         }
     }
     None

@@ -205,7 +205,7 @@ async fn upstream(
         gateway.metrics.proxy.detours.inc();
     }
     ctx.tries += 1;
-    ctx.tried.push(target.id());
+    ctx.tried.push(in_flight.way());
     ctx.target = Some(target.clone());
     Ok(in_flight)
 }

@@ -54,7 +54,7 @@ use crate::error::Failure;
 use crate::metrics::{Counted, Metrics};
 use crate::plugins::Plugins;
 use crate::route::affinity::Key;
-use crate::route::{Asked, EndpointKey, Router, Target};
+use crate::route::{Asked, EndpointKey, Router, Target, Tried};
 use client::Client;
 use endpoint::Domains;
 use forward::{Timeouts, forward};
@@ -116,8 +116,8 @@ pub(crate) struct Request {
     connection: Option<Arc<login::Connection>>,
     /// What the client is known again by, where the endpoint asks for that.
     known: recognise::Known,
-    /// Upstreams that are not tried again.
-    tried: Vec<u64>,
+    /// Ways that are not taken again.
+    tried: Vec<Tried>,
     tries: usize,
     failure: Option<Failure>,
     /// The places it holds at the limits on requests at work.

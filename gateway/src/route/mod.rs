@@ -12,6 +12,7 @@ pub mod upstream;
 mod weigh;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use piko_cluster::Load;
@@ -33,7 +34,7 @@ pub use registry::{Registration, Registry, UpstreamView};
 use resolve::Lives;
 pub use resolve::{Asked, Destination};
 pub use target::{Kind, Target};
-pub use upstream::InFlight;
+pub use upstream::{InFlight, Tried};
 use upstream::{Mark, Upstream};
 
 /// How long an upstream that is due waits for a request which may be repeated elsewhere. Then any request tries it.
@@ -47,19 +48,28 @@ pub struct Router {
     recent: Recent,
     rings: Rings,
     grace: Duration,
+    /// Other nodes' tables are here, or are not waited for any more: what is not in them is not there.
+    knows: AtomicBool,
 }
 
 /// What routing has to know of a request, besides where it goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask<'a> {
-    /// Targets that are not tried again.
-    pub tried: &'a [u64],
+    /// Ways that are not taken again.
+    pub tried: &'a [Tried],
     /// Its service may do it twice, and all of it is at hand: it may find out whether an upstream that was set
     /// aside works again, and go elsewhere if not.
     pub repeatable: bool,
     /// What its client is known again by, where all its requests go to one agent for as long as that is there: the
     /// endpoint asks for it, or a login of the client's connection has begun, which is known to one service alone.
     pub key: Option<Key>,
+}
+
+impl Ask<'_> {
+    /// An upstream of this node, or a link, that takes requests and was not tried.
+    fn is_fresh(&self, target: &Target) -> bool {
+        is_fresh(self.tried, target, None)
+    }
 }
 
 /// Where else a request could go.
@@ -84,7 +94,13 @@ struct Way {
 impl Router {
     /// `grace`: how long a request waits for an endpoint that has just lost its last upstream.
     pub fn new(registry: Arc<Registry>, table: Arc<Table>, links: Arc<Links>, grace: Duration) -> Self {
-        Router { registry, table, links, recent: Recent::default(), rings: Rings::default(), grace }
+        let (recent, rings, knows) = (Recent::default(), Rings::default(), AtomicBool::new(false));
+        Router { registry, table, links, recent, rings, grace, knows }
+    }
+
+    /// The node has joined, and so knows where the endpoints are.
+    pub fn joined(&self) {
+        self.knows.store(true, Relaxed);
     }
 
     /// Which listener a request means, of one protocol or the other. Without one, what it would be called.
@@ -105,13 +121,15 @@ impl Router {
     }
 
     /// An upstream of the endpoint that speaks the protocol and was not tried; the request counts as in flight there.
-    /// Waits up to the grace where the endpoint had one a moment ago: an agent that reconnects loses no request.
+    /// Waits up to the grace where the endpoint had one a moment ago, so that an agent that reconnects loses no
+    /// request; and where this node has just started and does not know yet what others have.
     pub async fn select(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
         if let Some(there) = self.pick(route, ask) {
             self.recent.saw(route);
             return Some(there);
         }
-        if self.grace.is_zero() || !self.recent.contains(route) {
+        let may_come = self.recent.contains(route) || !self.knows.load(Relaxed);
+        if self.grace.is_zero() || !may_come {
             return None;
         }
         let deadline = Instant::now() + self.grace;
@@ -136,7 +154,7 @@ impl Router {
 
     /// Why [`Router::select`] found none. An endpoint that has listeners of the other protocol only is asked for
     /// what it does not have: it would get bytes past all that is done to requests, or requests as bytes.
-    pub fn why_none(&self, route: &RouteKey, tried: &[u64]) -> Failure {
+    pub fn why_none(&self, route: &RouteKey, tried: &[Tried]) -> Failure {
         let other = route.otherwise();
         let has_other = || self.registry.lookup(&other).is_some() || self.table.remote(&other).is_some();
         match route.protocol {
@@ -156,9 +174,8 @@ impl Router {
     }
 
     /// Where there are upstreams that were not tried, and are not doubted.
-    pub fn others(&self, route: &RouteKey, tried: &[u64]) -> Others {
-        let fresh =
-            |target: &Target| target.accepts() && !target.is_doubted() && !tried.contains(&target.id());
+    pub fn others(&self, route: &RouteKey, tried: &[Tried]) -> Others {
+        let fresh = |target: &Target| is_fresh(tried, target, None) && !target.is_doubted();
         let local = self.registry.lookup(route);
         let mut local = local.iter().flat_map(|all| all.iter());
         let remote = self.table.remote(route);
@@ -192,8 +209,7 @@ impl Router {
             && let [only] = &local[..]
             && only.mark() == Mark::In
         {
-            let fresh = only.target.accepts() && !ask.tried.contains(&only.target.id());
-            return fresh.then(|| InFlight::here(&self.registry, only.clone(), None));
+            return ask.is_fresh(&only.target).then(|| InFlight::here(&self.registry, only.clone(), None));
         }
         let mut choices = Choices::default();
         if let Some(local) = &local
@@ -236,7 +252,7 @@ impl Router {
     fn add_local(&self, choices: &mut Choices<'_>, local: &Upstreams, ask: Ask<'_>) -> Option<InFlight> {
         for upstream in local.iter() {
             let target = &upstream.target;
-            if !target.accepts() || ask.tried.contains(&target.id()) {
+            if !ask.is_fresh(target) {
                 continue;
             }
             let mut place = Place::Here(upstream.clone());
@@ -308,13 +324,14 @@ impl Router {
 
     /// The way to another node: its link, while that is good; else the least busy of the good links to nodes that have
     /// a link to it; else its link, which may be better than nothing. None where all of that was tried.
-    fn way(&self, node: &Arc<RemoteNode>, tried: &[u64]) -> Option<Way> {
-        let fresh = |target: &Arc<Target>| target.accepts() && !tried.contains(&target.id());
+    fn way(&self, node: &Arc<RemoteNode>, tried: &[Tried]) -> Option<Way> {
+        let fresh = |target: &Arc<Target>| is_fresh(tried, target, None);
         if let Some(target) = self.links.good(&node.id) {
             return fresh(&target).then_some(Way { target, through: None, good: true });
         }
         let around = self.table.linked_to(node).into_iter().filter_map(|via| self.links.good(&via.id));
-        if let Some(target) = around.filter(fresh).min_by_key(|target| target.inflight()) {
+        let fresh_around = |target: &Arc<Target>| is_fresh(tried, target, Some(node));
+        if let Some(target) = around.filter(fresh_around).min_by_key(|target| target.inflight()) {
             return Some(Way { target, through: Some(node.clone()), good: true });
         }
         let target = self.links.target(&node.id).filter(fresh)?;
@@ -326,6 +343,12 @@ impl Router {
         let target = self.links.good(node).filter(|target| target.accepts())?;
         Some(InFlight::away(target, Load::default(), None))
     }
+}
+
+/// Does the target take requests, and was it not tried that way?
+fn is_fresh(tried: &[Tried], target: &Target, through: Option<&RemoteNode>) -> bool {
+    let through = through.map(|node| node.id.as_str());
+    target.accepts() && !tried.iter().any(|way| way.is(target.id(), through))
 }
 
 /// It has waited long enough for a request that could go elsewhere.

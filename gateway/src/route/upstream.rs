@@ -88,6 +88,21 @@ pub struct InFlight {
     local: Option<Local>,
 }
 
+/// A way that a request took and that came to nothing: an upstream, and for a detour the node beyond it. The node
+/// that could not pass the request on may still have upstreams itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    target: u64,
+    through: Option<String>,
+}
+
+impl Tried {
+    /// Is this the way to the target, or through it to the node?
+    pub(super) fn is(&self, target: u64, through: Option<&str>) -> bool {
+        self.target == target && self.through.as_deref() == through
+    }
+}
+
 struct Local {
     registry: Arc<Registry>,
     upstream: Arc<Upstream>,
@@ -134,6 +149,11 @@ impl InFlight {
         self.through.as_ref().map(|node| node.id.as_str())
     }
 
+    /// The way that the request takes.
+    pub fn way(&self) -> Tried {
+        Tried { target: self.target.id(), through: self.through().map(str::to_owned) }
+    }
+
     /// The request tries an upstream that was set aside. It has so long to be answered, and may then go elsewhere.
     pub fn trial(&self) -> Option<Duration> {
         self.local.as_ref()?.trial
@@ -165,5 +185,20 @@ impl Drop for InFlight {
         {
             registry.trial_ended(upstream);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_could_not_pass_a_request_on_may_still_be_asked_itself() {
+        let detour = Tried { target: 1, through: Some("far".into()) };
+        assert!(detour.is(1, Some("far")));
+        assert!(!detour.is(1, None), "its own upstreams were not asked");
+        assert!(!detour.is(1, Some("other")) && !detour.is(2, Some("far")));
+        let straight = Tried { target: 1, through: None };
+        assert!(straight.is(1, None) && !straight.is(1, Some("far")));
     }
 }

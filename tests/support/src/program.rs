@@ -138,6 +138,16 @@ pub struct Node {
     pub peer: SocketAddr,
     binary: PathBuf,
     args: Vec<String>,
+    /// Lines of its earlier processes' access logs about answers of 500 and above.
+    errors: Vec<String>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.errors.is_empty() {
+            eprintln!("--- errors before the last start of {} ---\n{}", self.proxy, self.errors.join("\n"));
+        }
+    }
 }
 
 impl Node {
@@ -172,11 +182,31 @@ impl Node {
         }
         args.extend(more.iter().map(ToString::to_string));
         let program = Program::start_with(binary, &args, variables);
-        Node { program, proxy, upstream, admin, gossip, peer, binary: binary.to_owned(), args }
+        Node {
+            program,
+            proxy,
+            upstream,
+            admin,
+            gossip,
+            peer,
+            binary: binary.to_owned(),
+            args,
+            errors: Vec::new(),
+        }
+    }
+
+    /// What it joins from its next start on.
+    pub fn join_next(&mut self, join: &[SocketAddr]) {
+        self.args.retain(|arg| !arg.starts_with("--cluster.join="));
+        let join: Vec<_> = join.iter().map(ToString::to_string).collect();
+        self.args.push(format!("--cluster.join={}", join.join(",")));
     }
 
     /// Starts it again on its ports, after its end.
     pub fn restart(&mut self) {
+        let log = self.program.log();
+        let errors = log.lines().filter(|line| line.contains("\"status\":5"));
+        self.errors.extend(errors.take(LOG_TAIL).map(str::to_owned));
         self.program = Program::start(&self.binary, &self.args);
     }
 
