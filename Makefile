@@ -1,4 +1,4 @@
-.PHONY: piko demo plugins test fuzz lint bench image image-test dist package-test alerts chart programs
+.PHONY: piko demo plugins test fuzz lint bench million image image-test dist package-test alerts chart programs
 
 # The program, optimised: bin/piko. Its debug information, for backtraces and perf, is beside it: bin/piko.debug
 piko:
@@ -52,6 +52,11 @@ image-test:
 # Everything that is published, in dist/: docs/packaging.md.
 dist:
 	tools/dist
+
+# A million mixed requests on kept connections, none of which may be lost. Some minutes.
+million: piko
+	tools/setup bench
+	python3 tools/bench/million.py
 
 # The Debian package in dist/, installed, started, upgraded and removed in a container.
 package-test:
