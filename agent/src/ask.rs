@@ -65,8 +65,8 @@ impl Ask {
     pub(crate) fn parse(parts: request::Parts, ended: bool) -> Result<Ask, BadFraming> {
         let request::Parts { method, uri, headers: mut fields, .. } = parts;
         let upgrade = fields.remove(headers::UPGRADE);
-        let framing = match upgrade {
-            Some(_) => headers::upgrade_framing(&fields)?,
+        let framing = match &upgrade {
+            Some(protocols) => headers::tunnelled_upgrade_framing(protocols, &fields)?,
             None => headers::framing(&fields, ended)?,
         };
         let open = framing == Framing::Open;
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_is_asked_for_without_a_body() {
+    fn an_upgrade_is_asked_for_with_the_body_that_the_node_has_announced() {
         let upgrade = ("x-piko-upgrade", "websocket");
         assert_eq!(
             written("GET", &[upgrade, ("connection", "close")], false).unwrap(),
@@ -263,6 +263,12 @@ mod tests {
         assert_eq!(
             written("GET", &[upgrade, ("content-length", "30")], false),
             Err(BadFraming::UpgradeWithBody)
+        );
+        let announced = ("x-piko-upgrade-body", "30");
+        assert_eq!(written("GET", &[upgrade, announced], false), Err(BadFraming::UpgradeWithBody));
+        assert_eq!(
+            written("POST", &[("x-piko-upgrade", "tcp"), announced], false).unwrap(),
+            "POST /a?b connection: Upgrade | content-length: 30 | host: me.example | upgrade: tcp"
         );
     }
 

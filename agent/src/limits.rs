@@ -36,6 +36,8 @@ pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a service may take to read the rest of a request that it has answered already.
 pub(crate) const REST_OF_UPLOAD: Duration = Duration::from_secs(10);
+/// How long the body of a request for an upgrade may take through the tunnel: the node has all of it before it asks.
+pub(crate) const UPGRADE_BODY_TIME: Duration = Duration::from_secs(30);
 /// How long one direction of a WebSocket may outlive the other: its closing handshake (RFC 6455, section 7).
 pub(crate) const LINGER: Duration = Duration::from_secs(10);
 /// How much earlier than announced an idle connection is left: the service's clock started before ours.

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use piko_tunnel::io::BoxIo;
 
@@ -27,7 +26,7 @@ use crate::http2::{self, Multiplexed};
 use crate::limits::{IDLE_MARGIN, LOGGED_IN_IDLE};
 use crate::link::{Broken, Link};
 use crate::seats::{Hold, Seats};
-use crate::service::Body;
+use crate::service::{Body, empty};
 use crate::shelf::Shelves;
 use crate::threads;
 
@@ -223,7 +222,7 @@ impl Pool {
 
     /// A request without a body, to be sent a second time.
     fn again(&self, spare: &Ask) -> Request<Body> {
-        spare.clone().http1(&self.authority, Either::Right(Empty::new()))
+        spare.clone().http1(&self.authority, empty())
     }
 
     /// On the shared connection; once more on a new one, if that has ended and nothing was sent.
@@ -233,7 +232,7 @@ impl Pool {
         let again = match (connection.exchange(write(ask, body)).await, spare) {
             (Ok(answered), _) => return Ok(answered),
             (Err(Broken::Unsent(unsent)), _) => *unsent,
-            (Err(Broken::Silent), Some(spare)) => write(spare, Either::Right(Empty::new())),
+            (Err(Broken::Silent), Some(spare)) => write(spare, empty()),
             (Err(broken), _) => return Err(broken.into()),
         };
         match self.connector.connect(false).await? {
@@ -247,7 +246,7 @@ impl Pool {
     pub(crate) async fn probe(&self, path: PathAndQuery, host: &str) -> Result<StatusCode, String> {
         let words = |failure: Failure| failure.row().words.to_owned();
         let link = self.open(self.connector.connect(true).await.map_err(words)?.io).await.map_err(words)?;
-        let mut request = Request::new(Either::Right(Empty::new()));
+        let mut request = Request::new(empty());
         *request.uri_mut() = path.into();
         let host = HeaderValue::try_from(host).map_err(|e| e.to_string())?;
         request.headers_mut().insert(header::HOST, host);

@@ -5,15 +5,15 @@ use std::io::Cursor;
 use std::pin::{Pin, pin};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode, Version, header, response};
-use http_body_util::{Either, Empty};
+use http_body_util::{Either, Full};
 use hyper::body::{Body as _, Incoming};
 use piko_bootstrap::access_line;
 use piko_tunnel::body::RecvBody;
 use piko_tunnel::grpc;
-use piko_tunnel::headers::{self, Framing};
+use piko_tunnel::headers::{self, BadFraming, Framing};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::limits;
 use piko_tunnel::patience::Patience;
@@ -29,9 +29,9 @@ use crate::answer::{self, Login, Said};
 use crate::ask::Ask;
 use crate::failure::{Failure, NoAnswer, reply};
 use crate::hints;
-use crate::limits::LINGER;
+use crate::limits::{LINGER, UPGRADE_BODY_TIME};
 use crate::pool::{Answered, Carrier, Pool};
-use crate::service::{Body, Service};
+use crate::service::{Body, Service, empty};
 
 /// In log and metrics, as NGINX has it: the client went away before there was an answer.
 pub(crate) const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
@@ -155,7 +155,7 @@ async fn plain(
 /// The request's body, and when it last moved.
 fn upload(stream: Receiver, framing: Framing) -> (Body, Option<std::sync::Arc<Progress>>) {
     if stream.is_end_stream() {
-        return (Either::Right(Empty::new()), None);
+        return (empty(), None);
     }
     let length = match framing {
         Framing::Length(length) => Some(length),
@@ -221,20 +221,38 @@ async fn pass_on(
     Ok(logged)
 }
 
+/// The body of a request for an upgrade, and what came of the new protocol's bytes behind it. The node has all of it
+/// before it asks.
+async fn body_before_upgrade(stream: &mut Receiver, framing: Framing) -> Result<(Bytes, Bytes), NoAnswer> {
+    let Framing::Length(length @ 1..) = framing else { return Ok((Bytes::new(), Bytes::new())) };
+    let length = usize::try_from(length).map_err(|_| BadFraming::UpgradeBodyTooLarge)?;
+    let reading = async {
+        let mut read = BytesMut::new();
+        while read.len() < length {
+            let data = stream.data().await.ok_or(BadFraming::Length)?;
+            read.extend_from_slice(&data.map_err(|_| NoAnswer::ClientGone)?);
+        }
+        let body = read.split_to(length).freeze();
+        Ok((body, read.freeze()))
+    };
+    timeout(UPGRADE_BODY_TIME, reading).await.unwrap_or(Err(BadFraming::Length.into()))
+}
+
 /// An upgrade: after the service's 101 the stream is bytes both ways. Any other answer passes as it is. Its
 /// connection never serves another request: it belongs to this one, whatever the service makes of it. Where the
 /// listener permits none of the protocols, the request goes on without, as RFC 9110 (section 7.8) has it.
 async fn upgrade(
     mut ask: Ask,
-    stream: Receiver,
+    mut stream: Receiver,
     respond: &mut SendResponse<Bytes>,
     (service, way_back): (&Service, Option<WayBack>),
     pool: &Pool,
 ) -> Result<Logged, NoAnswer> {
+    let (body, unread) = body_before_upgrade(&mut stream, ask.framing).await?;
     ask.permit_upgrades(&service.upgrades);
     let (method, asked) = (ask.method.clone(), ask.upgrade.clone());
     let patience = ask.patience(service.timeout);
-    let asking = (ask, Either::Right(Empty::new()));
+    let asking = (ask, Either::Right(Full::new(body)));
     let (response, mut carrier) = first_of(pool, asking, respond, patience, &Progress::default()).await?;
     let (mut parts, body) = response.into_parts();
     if let Some(way_back) = way_back {
@@ -262,7 +280,7 @@ async fn upgrade(
     let sent = respond.send_response(Response::from_parts(parts, ()), false);
     let send = sent.map_err(|_| NoAnswer::ClientGone)?;
     let websocket = headers::has_token(&asked, "websocket");
-    splice(TunnelStream::new(send, stream), early, io, websocket).await;
+    splice(TunnelStream::new(send, stream, unread), early, io, websocket).await;
     Ok(StatusCode::SWITCHING_PROTOCOLS.into())
 }
 

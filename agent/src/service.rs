@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Scheme;
-use http_body_util::{Either, Empty};
+use http_body_util::{Either, Full};
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
 use piko_tunnel::EndpointId;
@@ -19,8 +19,13 @@ use crate::failure::Complaints;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 
-/// A request's body on its way to the service.
-pub(crate) type Body = Either<RecvBody, Empty<Bytes>>;
+/// A request's body on its way to the service: as it comes, or whole.
+pub(crate) type Body = Either<RecvBody, Full<Bytes>>;
+
+/// No body.
+pub(crate) fn empty() -> Body {
+    Either::Right(Full::default())
+}
 
 /// Where one listener's streams go.
 pub(crate) struct Service {

@@ -46,7 +46,7 @@ pub(crate) async fn serve(
     }
     let in_messages = request.headers().contains_key(headers::UPGRADE);
     if let Ok(send) = respond.send_response(Response::new(()), false) {
-        let mut near = TunnelStream::new(send, request.into_body());
+        let mut near = TunnelStream::new(send, request.into_body(), Bytes::new());
         let reset = near.reset();
         let copying = async {
             match in_messages {

@@ -30,8 +30,10 @@ pub enum Failure {
     Version,
     /// A header's name has an underscore, and this node refuses those.
     UnderscoreHeader,
-    /// An upgrade was asked for by a request with a body.
+    /// A WebSocket or a TCP connection was asked for by a request with a body.
     UpgradeWithBody,
+    /// Another upgrade was asked for with a larger body than is held for it.
+    UpgradeBodyTooLarge,
     /// A transfer coding other than `chunked`.
     TransferCoding,
     /// A TCP connection was asked for without an upgrade that could carry it.
@@ -94,7 +96,7 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 36] = [
+    pub const ALL: [Failure; 37] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
@@ -111,6 +113,7 @@ impl Failure {
         Failure::Version,
         Failure::UnderscoreHeader,
         Failure::UpgradeWithBody,
+        Failure::UpgradeBodyTooLarge,
         Failure::TransferCoding,
         Failure::UpgradeRequired,
         Failure::HeadersTooLarge,
@@ -160,8 +163,13 @@ impl Failure {
                 (StatusCode::BAD_REQUEST, "underscore_header", "header names with an underscore are refused")
             }
             Failure::UpgradeWithBody => {
-                (StatusCode::BAD_REQUEST, "upgrade_with_body", "a request for an upgrade cannot have a body")
+                (StatusCode::BAD_REQUEST, "upgrade_with_body", "a request for a WebSocket cannot have a body")
             }
+            Failure::UpgradeBodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "upgrade_body_too_large",
+                "the body of a request for an upgrade is too large",
+            ),
             Failure::TransferCoding => (
                 StatusCode::NOT_IMPLEMENTED,
                 "unsupported_transfer_coding",
@@ -279,6 +287,7 @@ impl From<BadFraming> for Failure {
         match bad {
             BadFraming::Length => Failure::BadRequest,
             BadFraming::UpgradeWithBody => Failure::UpgradeWithBody,
+            BadFraming::UpgradeBodyTooLarge => Failure::UpgradeBodyTooLarge,
         }
     }
 }

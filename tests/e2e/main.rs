@@ -43,6 +43,7 @@ mod tenants;
 mod tls;
 mod traps;
 mod tunnels;
+mod upgrades;
 mod walkthrough;
 
 use std::path::Path;

@@ -33,6 +33,7 @@ struct Framing {
 }
 
 const UPGRADE: (&str, &str) = ("x-piko-upgrade", "websocket");
+const TCP: (&str, &str) = ("x-piko-upgrade", "tcp");
 
 fn framings() -> Vec<Framing> {
     let sound = |fields, body| Framing { fields, body, open: false, refused: None };
@@ -58,6 +59,12 @@ fn framings() -> Vec<Framing> {
             &[UPGRADE, ("expect", "100-continue"), ("content-length", "5")],
             Some((400, "upgrade_with_body")),
         ),
+        upgrade(&[UPGRADE, ("x-piko-upgrade-body", "5")], Some((400, "upgrade_with_body"))),
+        upgrade(&[TCP, ("x-piko-upgrade-body", "65537")], Some((413, "upgrade_body_too_large"))),
+        // As `docker exec` asks. What follows the five bytes is the new protocol's, or nobody's.
+        Framing { body: Some("hello"), ..upgrade(&[TCP, ("x-piko-upgrade-body", "5")], None) },
+        // Less than was announced.
+        upgrade(&[TCP, ("x-piko-upgrade-body", "60000")], Some((400, "bad_request"))),
     ]
 }
 
@@ -88,6 +95,9 @@ async fn the_next_request_on_a_pooled_connection_arrives_as_it_was_sent() {
                             Some((_, "0")) => Some(""),
                             Some(_) => None,
                         };
+                        if let Some(body) = framing.body {
+                            let _ = stream.send_data(body.into(), false);
+                        }
                         if let Some(data) = data {
                             let _ = stream.send_data(data.into(), true);
                         }

@@ -59,9 +59,10 @@ pub struct Row {
 
 impl Failure {
     /// Every failure.
-    pub const ALL: [Failure; 18] = [
+    pub const ALL: [Failure; 19] = [
         Failure::Framing(BadFraming::Length),
         Failure::Framing(BadFraming::UpgradeWithBody),
+        Failure::Framing(BadFraming::UpgradeBodyTooLarge),
         Failure::NotTcp,
         Failure::NotHttp,
         Failure::PathOutside,
@@ -93,8 +94,14 @@ impl Failure {
                 row(bad_request, "bad_request", "invalid content-length", "")
             }
             Failure::Framing(BadFraming::UpgradeWithBody) => {
-                row(bad_request, "upgrade_with_body", "a request for an upgrade must have no body", "")
+                row(bad_request, "upgrade_with_body", "a request for a WebSocket must have no body", "")
             }
+            Failure::Framing(BadFraming::UpgradeBodyTooLarge) => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "upgrade_body_too_large",
+                "the body of a request for an upgrade is too large",
+                "",
+            ),
             // 400, not 502: nothing failed, and no other agent would do better.
             Failure::NotTcp => {
                 row(bad_request, "endpoint_not_tcp", "endpoint serves HTTP, not TCP connections", "")
@@ -208,7 +215,7 @@ mod tests {
             assert_eq!(Failure::of(row.code.as_bytes()), Some(failure), "{}", row.code);
             assert_eq!(row.code.starts_with("service_"), !row.cure.is_empty(), "{}", row.code);
         }
-        for bad in [BadFraming::Length, BadFraming::UpgradeWithBody] {
+        for bad in [BadFraming::Length, BadFraming::UpgradeWithBody, BadFraming::UpgradeBodyTooLarge] {
             assert_eq!(Failure::from(bad).row().code, bad.code());
         }
         assert_eq!(Failure::of(b"nonsense"), None);

@@ -5,7 +5,8 @@ use http::header::{self, HeaderName, HeaderValue};
 
 pub use piko_wire::LISTENER;
 
-use crate::handshake::TENANT_ID;
+use crate::handshake::{TCP_UPGRADE_TOKEN, TENANT_ID};
+use crate::limits::MAX_UPGRADE_BODY;
 
 /// Client to node: the endpoint wanted. It wins over `Host`.
 pub const ENDPOINT: HeaderName = HeaderName::from_static("x-piko-endpoint");
@@ -13,6 +14,9 @@ pub const ENDPOINT: HeaderName = HeaderName::from_static("x-piko-endpoint");
 pub const AUTHORIZATION: HeaderName = HeaderName::from_static("x-piko-authorization");
 /// Node to agent: this request asks for an upgrade; the body is the byte stream after it.
 pub const UPGRADE: HeaderName = HeaderName::from_static("x-piko-upgrade");
+/// Node to agent: the request for an upgrade has a body, so many bytes at the beginning of its stream. What comes
+/// after them is the new protocol's.
+pub const UPGRADE_BODY: HeaderName = HeaderName::from_static("x-piko-upgrade-body");
 /// Agent to node: the service upgraded; the body is the byte stream.
 pub const UPGRADED: HeaderName = HeaderName::from_static("x-piko-upgraded");
 /// On a reply that a node or an agent made itself: its stable code.
@@ -29,11 +33,12 @@ pub const THROUGH: HeaderName = HeaderName::from_static("x-piko-through");
 pub const AFFINITY: HeaderName = HeaderName::from_static("x-piko-affinity");
 
 /// Headers between nodes and agents only: dropped from what clients and services send.
-pub const PRIVATE: [HeaderName; 11] = [
+pub const PRIVATE: [HeaderName; 12] = [
     ENDPOINT,
     AUTHORIZATION,
     LISTENER,
     UPGRADE,
+    UPGRADE_BODY,
     UPGRADED,
     ERROR,
     CLIENT,
@@ -184,9 +189,12 @@ pub enum BadFraming {
     /// No number, two that differ, or not what was sent.
     #[error("content-length is not one number, or not the length of the body")]
     Length,
-    /// What follows the head of an upgrade belongs to the new protocol.
-    #[error("a request for an upgrade must have no body")]
+    /// WebSockets and TCP connections are asked for without a body.
+    #[error("a request for a WebSocket must have no body")]
     UpgradeWithBody,
+    /// More than [`MAX_UPGRADE_BODY`].
+    #[error("the body of a request for an upgrade is too large")]
+    UpgradeBodyTooLarge,
 }
 
 impl BadFraming {
@@ -195,6 +203,7 @@ impl BadFraming {
         match self {
             BadFraming::Length => "bad_request",
             BadFraming::UpgradeWithBody => "upgrade_with_body",
+            BadFraming::UpgradeBodyTooLarge => "upgrade_body_too_large",
         }
     }
 }
@@ -230,16 +239,35 @@ pub fn framing(headers: &HeaderMap, ended: bool) -> Result<Framing, BadFraming> 
     }
 }
 
-/// The framing of a request for an upgrade: it has no body. A service that declines the upgrade would read the
-/// length announced from its connection, and with it the next client's request. `Content-Length: 0` announces
-/// nothing (docker and kubectl send it).
-pub fn upgrade_framing(headers: &HeaderMap) -> Result<Framing, BadFraming> {
-    match content_length(headers)? {
-        _ if headers.contains_key(header::TRANSFER_ENCODING) => Err(BadFraming::UpgradeWithBody),
-        None => Ok(Framing::Absent),
-        Some(0) => Ok(Framing::Length(0)),
-        Some(_) => Err(BadFraming::UpgradeWithBody),
+/// May a request for an upgrade to `protocols` be framed so? A WebSocket is asked for by GET, which has no body
+/// (RFC 6455, section 4.1), and so is a TCP connection. `docker exec` and others announce their options in a small
+/// body. It is known whole before anybody acts on it: a service that declines the upgrade would otherwise read what
+/// is missing of an announced length from its connection, and with it the next client's request.
+pub fn upgrade_framing(protocols: &HeaderValue, framing: Framing) -> Result<Framing, BadFraming> {
+    let bodiless = || has_token(protocols, "websocket") || has_token(protocols, TCP_UPGRADE_TOKEN);
+    match framing {
+        Framing::Absent | Framing::Length(0) => Ok(framing),
+        _ if bodiless() => Err(BadFraming::UpgradeWithBody),
+        Framing::Length(length) if length > MAX_UPGRADE_BODY as u64 => Err(BadFraming::UpgradeBodyTooLarge),
+        Framing::Length(_) | Framing::Open => Ok(framing),
     }
+}
+
+/// The framing of a request for an upgrade that came over a tunnel. Its stream never ends with its body, so that it
+/// has no `content-length`: [`UPGRADE_BODY`] says how long that is.
+pub fn tunnelled_upgrade_framing(
+    protocols: &HeaderValue,
+    headers: &HeaderMap,
+) -> Result<Framing, BadFraming> {
+    let length = content_length(headers)?;
+    if length.is_some_and(|length| length > 0) || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(BadFraming::UpgradeWithBody);
+    }
+    let Some(announced) = headers.get(&UPGRADE_BODY) else {
+        return Ok(length.map_or(Framing::Absent, Framing::Length));
+    };
+    let announced = announced.to_str().ok().and_then(|digits| digits.parse().ok());
+    upgrade_framing(protocols, Framing::Length(announced.ok_or(BadFraming::Length)?))
 }
 
 /// The protocols that a request may switch to, in its own order. Not among them: protocols that carry requests, which
@@ -385,17 +413,43 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_has_no_body() {
-        assert_eq!(upgrade_framing(&map(&[])), Ok(Framing::Absent));
-        assert_eq!(upgrade_framing(&map(&[("content-length", "0")])), Ok(Framing::Length(0)));
+    fn a_websocket_has_no_body_and_other_upgrades_a_small_one() {
+        let of =
+            |protocols: &'static str, framing| upgrade_framing(&HeaderValue::from_static(protocols), framing);
+        let most = MAX_UPGRADE_BODY as u64;
+        for protocols in ["tcp", "websocket", "tcp, WebSocket", "piko-tcp"] {
+            for none in [Framing::Absent, Framing::Length(0)] {
+                assert_eq!(of(protocols, none), Ok(none), "{protocols}");
+            }
+            for some in [Framing::Length(1), Framing::Length(most), Framing::Open] {
+                let expected = if protocols == "tcp" { Ok(some) } else { Err(BadFraming::UpgradeWithBody) };
+                assert_eq!(of(protocols, some), expected, "{protocols} {some:?}");
+            }
+        }
+        assert_eq!(of("tcp", Framing::Length(most + 1)), Err(BadFraming::UpgradeBodyTooLarge));
+    }
+
+    #[test]
+    fn only_our_own_header_gives_a_tunnelled_upgrade_a_body() {
+        let of = |protocols: &str, fields: &[(&'static str, &str)]| {
+            tunnelled_upgrade_framing(&HeaderValue::from_str(protocols).unwrap(), &map(fields))
+        };
+        assert_eq!(of("tcp", &[]), Ok(Framing::Absent));
+        assert_eq!(of("tcp", &[("content-length", "0")]), Ok(Framing::Length(0)));
+        assert_eq!(of("tcp", &[("x-piko-upgrade-body", "30")]), Ok(Framing::Length(30)));
         for (fields, refused) in [
             (&[("content-length", "30")][..], BadFraming::UpgradeWithBody),
             (&[("transfer-encoding", "chunked")], BadFraming::UpgradeWithBody),
             (&[("content-length", "0"), ("transfer-encoding", "chunked")], BadFraming::UpgradeWithBody),
+            (&[("content-length", "30"), ("x-piko-upgrade-body", "30")], BadFraming::UpgradeWithBody),
             (&[("content-length", "0"), ("content-length", "3")], BadFraming::Length),
+            (&[("x-piko-upgrade-body", "-1")], BadFraming::Length),
+            (&[("x-piko-upgrade-body", "65537")], BadFraming::UpgradeBodyTooLarge),
         ] {
-            assert_eq!(upgrade_framing(&map(fields)), Err(refused), "{fields:?}");
+            assert_eq!(of("tcp", fields), Err(refused), "{fields:?}");
         }
+        let websocket = of("websocket", &[("x-piko-upgrade-body", "30")]);
+        assert_eq!(websocket, Err(BadFraming::UpgradeWithBody));
     }
 
     #[test]

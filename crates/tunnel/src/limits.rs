@@ -50,6 +50,9 @@ pub const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lanes of one bundle: each costs a node some 25 KiB, and the largest machines have no use for more.
 pub const MAX_LANES: usize = 16;
+/// Body of a request for an upgrade, bytes. Node and agent each hold it whole before they act on it. `docker exec`
+/// announces a command's options in some hundred; an environment or a long command line fits.
+pub const MAX_UPGRADE_BODY: usize = 64 << 10;
 /// Informational heads passed before the final one. Heads have no flow control, and each begins the wait for the
 /// next anew: a service that sends them without end would hold its request for ever. One or two are usual.
 pub const MAX_INFORMATIONAL: usize = 16;

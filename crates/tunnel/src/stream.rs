@@ -24,11 +24,11 @@ pub struct TunnelStream {
 }
 
 impl TunnelStream {
-    /// Both halves of one stream.
-    pub fn new(send: SendStream<Bytes>, recv: Receiver) -> Self {
+    /// Both halves of one stream. `unread`: what was read of it already and is to be read again.
+    pub fn new(send: SendStream<Bytes>, recv: Receiver, unread: Bytes) -> Self {
         recv.be_patient();
         let send = Arc::new(Mutex::new(send));
-        TunnelStream { send, recv, unread: Bytes::new(), finished: false }
+        TunnelStream { send, recv, unread, finished: false }
     }
 
     /// Waits until the other end resets the stream, or the tunnel breaks. Reads tell of that until the other end has

@@ -252,13 +252,21 @@ impl Attempt<'_, '_> {
             request.headers_mut().insert(headers::THROUGH, node);
         }
         let upgrade = self.ctx.incoming.upgrade.as_ref();
+        let mut body = Vec::new();
+        if upgrade.is_some() {
+            body = upload.gather(self.client, self.gateway.timeouts.request_body).await?;
+            let length = body.iter().map(Bytes::len).sum::<usize>();
+            if length > 0 {
+                request.headers_mut().insert(headers::UPGRADE_BODY, HeaderValue::from(length));
+            }
+        }
         // An upgraded stream is written to after the answer: it cannot be ended here.
         let end = upload.is_empty() && upgrade.is_none();
         let waiting = self.opener.wait();
         let sent = sender.send_request(request, end);
         let (response, stream) = sent.map_err(|e| Broken::stream(&e, false))?;
         match upgrade {
-            Some(upgrade) => upgraded::run(self, upgrade, (response, waiting), stream).await,
+            Some(upgrade) => upgraded::run(self, upgrade, (response, waiting), (stream, body)).await,
             None => self.exchange((response, waiting), stream, upload, end).await,
         }
     }

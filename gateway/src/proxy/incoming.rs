@@ -119,9 +119,14 @@ pub(super) fn authority(head: &RequestHeader) -> Result<Option<&str>, Failure> {
 /// The framing of an HTTP/1 request (RFC 9112, section 6.3). Two framings, or one that is not the last coding,
 /// are how smuggling begins.
 pub(super) fn framing(head: &RequestHeader) -> Result<Framing, Failure> {
-    if protocols(head).is_some() {
-        return Ok(headers::upgrade_framing(&head.headers)?);
+    let framing = body_framing(head)?;
+    match protocols(head) {
+        None => Ok(framing),
+        Some(protocols) => Ok(headers::upgrade_framing(&protocols, framing)?),
     }
+}
+
+fn body_framing(head: &RequestHeader) -> Result<Framing, Failure> {
     let length = headers::content_length(&head.headers)?;
     if !head.headers.contains_key(header::TRANSFER_ENCODING) {
         return Ok(length.map_or(Framing::Absent, Framing::Length));
@@ -217,15 +222,21 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_has_no_body() {
+    fn a_websocket_has_no_body_and_other_upgrades_a_small_one() {
         let upgrade = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", "k")];
         assert_eq!(parse("GET", &upgrade).unwrap().upgrade, service("websocket"));
         for framing in [("content-length", "5"), ("transfer-encoding", "chunked")] {
             let fields = [&upgrade[..], &[framing]].concat();
             assert_eq!(parse("GET", &fields).unwrap_err(), Failure::UpgradeWithBody, "{framing:?}");
             let other = [("connection", "upgrade"), ("upgrade", "tcp"), framing];
-            assert_eq!(parse("POST", &other).unwrap_err(), Failure::UpgradeWithBody, "{framing:?}");
+            assert_eq!(parse("POST", &other).unwrap().upgrade, service("tcp"), "{framing:?}");
         }
+        let docker = |length| {
+            parse("POST", &[("connection", "upgrade"), ("upgrade", "tcp"), ("content-length", length)])
+        };
+        assert_eq!(docker("65536").unwrap().body, Framing::Length(65_536));
+        assert_eq!(docker("65537").unwrap_err(), Failure::UpgradeBodyTooLarge);
+        assert_eq!(docker("3, 4").unwrap_err(), Failure::BadRequest);
         let empty = [&upgrade[..], &[("content-length", "0")]].concat();
         assert_eq!(parse("GET", &empty).unwrap().upgrade, service("websocket"));
     }

@@ -31,19 +31,35 @@ pub(super) async fn run(
     attempt: &Attempt<'_, '_>,
     upgrade: &Upgrade,
     response: (ResponseFuture, Waiting),
-    stream: SendStream<Bytes>,
+    (mut stream, asked_with): (SendStream<Bytes>, Vec<Bytes>),
 ) -> Result<(), Broken> {
     let progress = Progress::default();
+    let mut unsent = asked_with.len();
+    let sending = async {
+        for piece in asked_with {
+            if send_data(&mut stream, piece, false).await.is_err() {
+                // Why, its answer tells.
+                break;
+            }
+            progress.touch();
+            unsent -= 1;
+        }
+        attempt.client.gone().await
+    };
     let answer = tokio::select! {
         biased;
         answer = attempt.answer_head(response, &progress) => answer?,
-        gone = attempt.client.gone() => return Err(Broken::Client(gone)),
+        gone = sending => return Err(Broken::Client(gone)),
     };
     let (parts, body) = answer.into_parts();
     let Some((protocol, accept)) = taken(attempt, upgrade, &parts) else {
         drop(stream);
         return attempt.pass(parts, body).await;
     };
+    if unsent > 0 {
+        // The client's bytes would be taken for the rest of the request's body.
+        return Err(Broken::last(Failure::BadAnswer));
+    }
     let mut head = outgoing::switching(parts, protocol, accept).map_err(Broken::last)?;
     attempt.response_hook(&mut head).await?;
     attempt.recognise(&mut head)?;

@@ -7,11 +7,13 @@ use h2::{Reason, SendStream};
 use http::HeaderMap;
 use piko_tunnel::body::send_data;
 use piko_tunnel::headers;
+use piko_tunnel::limits::MAX_UPGRADE_BODY;
 use piko_tunnel::progress::Progress;
 
 use super::client::Client;
 use super::exchange::Piece;
 use super::forward::Broken;
+use crate::error::Failure;
 
 /// What is kept of a body, so that it can be sent to another upstream. Bytes.
 pub(super) const MAX_HELD: usize = 64 << 10;
@@ -41,6 +43,26 @@ impl Upload {
     /// All that was read can be sent again.
     pub(super) fn is_held(&self) -> bool {
         !self.lost
+    }
+
+    /// Reads the whole body of a request for an upgrade: nobody acts on half of one. It is held, so that it can be
+    /// sent to one upstream after another. Its trailers, if any, are dropped: the new protocol has none.
+    pub(super) async fn gather(
+        &mut self,
+        client: &Client<'_>,
+        silence: Option<Duration>,
+    ) -> Result<Vec<Bytes>, Broken> {
+        const { assert!(MAX_UPGRADE_BODY <= MAX_HELD) };
+        while self.ended.is_none() {
+            match client.read(silence).await.map_err(Broken::Client)? {
+                Piece::Data(data) => self.hold(&data),
+                Piece::Trailers(_) | Piece::End => self.ended = Some(None),
+            }
+            if self.held_bytes > MAX_UPGRADE_BODY {
+                return Err(Broken::last(Failure::UpgradeBodyTooLarge));
+            }
+        }
+        Ok(self.held.clone())
     }
 
     /// Sends the body, then watches for the client to go. Returns only when the client is gone or too
