@@ -10,7 +10,7 @@ use piko_test_support::eventually;
 use piko_test_support::program::{Node, Program, agent, cluster};
 use piko_test_support::service::Service;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::piko;
 
@@ -264,27 +264,4 @@ async fn clients_that_leave_are_counted_as_such_and_make_no_noise() {
     for level in ["ERROR", "WARN"] {
         assert!(!log.contains(level), "{:?}: {log}", started.elapsed());
     }
-}
-
-/// A service that breaks off right behind its head is reachable.
-#[tokio::test]
-async fn an_answer_that_breaks_off_before_its_first_byte_says_so() {
-    let node = Node::start(piko(), &[], &[]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let _service = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = [0; 4096];
-            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut request).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n").await;
-        }
-    }));
-    let _agent = agent(piko(), node.upstream, &format!("my-endpoint/{addr}"), &[]);
-    node.upstreams(1).await;
-    let request =
-        format!("GET / HTTP/1.1\r\nhost: x\r\n{}: {}\r\nconnection: close\r\n\r\n", NAMED.0, NAMED.1);
-    let answer = raw(node.proxy, request.as_bytes()).await.unwrap();
-    let head_is_out = answer.starts_with("HTTP/1.1 200");
-    assert!(head_is_out || answer.contains("x-piko-error: upstream_broke_off"), "{answer}");
-    assert!(!answer.contains("upstream_unreachable"), "{answer}");
 }

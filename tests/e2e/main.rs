@@ -10,6 +10,7 @@ mod affinity;
 mod auth;
 mod balancers;
 mod borders_cluster;
+mod broken;
 mod cluster;
 mod commands;
 mod config;

@@ -201,6 +201,14 @@ impl Conn {
         }
     }
 
+    /// Nothing more is read or written, and the connection is reset as it is dropped: the client sees that it did not
+    /// end well. What the client's system has not taken yet is lost.
+    pub fn abort(&mut self) {
+        // A connection that cannot be reset is closed: that is all that is left.
+        let _ = self.io.tcp().set_zero_linger();
+        (self.over, self.mute, self.linger) = (true, true, Linger::Over);
+    }
+
     /// Would a close now take bytes away that were sent, because the client may still be sending? Not of a
     /// connection that was cut for another, nor where it has closed already.
     pub fn wants_linger(&self) -> bool {

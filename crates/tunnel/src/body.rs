@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, SendStream};
+use h2::SendStream;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use tokio::time::sleep;
 
+use crate::limits::LAST_FRAMES;
 use crate::progress::Progress;
 use crate::receive::{ReceiveError, Receiver, Stalled};
 
@@ -79,7 +81,7 @@ impl Body for RecvBody {
 /// Why a body was not sent whole.
 #[derive(Debug, thiserror::Error)]
 pub enum SendBodyError<E> {
-    /// Its source broke off. The stream was reset, so that the peer sees a broken body.
+    /// Its source broke off. The stream is reset with its last owner, so that the peer sees a broken body.
     #[error("body broke off at its source")]
     Source(#[source] E),
     /// The tunnel or the peer ended the stream.
@@ -90,8 +92,9 @@ pub enum SendBodyError<E> {
     Closed,
 }
 
-/// Sends a whole body, trailers included. A source that fails resets the stream: a body that broke
-/// off never looks like one that ended.
+/// Sends a whole body, trailers included. A body that broke off never looks like one that ended: its stream is dropped
+/// unfinished. h2 then sends what is queued of heads and a reset behind them, where a reset of ours would take its place
+/// and the answer would never have begun, or not, by chance.
 pub async fn send_body<B>(body: B, mut stream: SendStream<Bytes>) -> Result<(), SendBodyError<B::Error>>
 where
     B: Body<Data = Bytes>,
@@ -106,7 +109,8 @@ where
         let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(e)) => {
-                stream.send_reset(Reason::INTERNAL_ERROR);
+                // Of data, h2 sends nothing more once the stream is dropped.
+                sleep(LAST_FRAMES).await;
                 return Err(SendBodyError::Source(e));
             }
             None => {

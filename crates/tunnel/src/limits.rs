@@ -53,6 +53,9 @@ pub const MAX_LANES: usize = 16;
 /// Body of a request for an upgrade, bytes. Node and agent each hold it whole before they act on it. `docker exec`
 /// announces a command's options in some hundred; an environment or a long command line fits.
 pub const MAX_UPGRADE_BODY: usize = 64 << 10;
+/// How long a stream whose body broke off lives on, so that what was sent before can leave: h2 drops data that waits
+/// when a stream is reset. A connection's task writes at its next turn.
+pub const LAST_FRAMES: Duration = Duration::from_millis(20);
 /// Informational heads passed before the final one. Heads have no flow control, and each begins the wait for the
 /// next anew: a service that sends them without end would hold its request for ever. One or two are usual.
 pub const MAX_INFORMATIONAL: usize = 16;

@@ -83,6 +83,7 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
             (Stop::Elsewhere, Some(spare)) if watch.again() => spare,
             (Stop::Elsewhere, _) => return respond.send_reset(Reason::REFUSED_STREAM),
             (Stop::Reset(reason), _) => return respond.send_reset(reason),
+            (Stop::BrokeOff, _) => return,
         };
     }
 }
@@ -112,12 +113,15 @@ async fn pass_on(
         Ok(()) => Ok(()),
         Err(Stop::Reset(reason)) => Err(reason),
         Err(Stop::Elsewhere) => Err(Reason::REFUSED_STREAM),
+        Err(Stop::BrokeOff) => Ok(()),
     }
 }
 
 /// Why a stream is not, or not wholly, passed on.
 enum Stop {
     Reset(Reason),
+    /// The answer had begun. Its stream is reset as it is dropped, behind what was sent: see [`send_body`].
+    BrokeOff,
     /// This agent's service has nothing of the request, or may get it twice: another one's is asked.
     Elsewhere,
 }
@@ -311,7 +315,7 @@ async fn send_down(
     tokio::select! {
         sent = send_body(RecvBody::new(body, None), download) => match sent {
             Ok(()) => Ok(after),
-            Err(SendBodyError::Source(ReceiveError::Stream(e))) => Err(reason(&e).into()),
+            Err(SendBodyError::Source(ReceiveError::Stream(_))) => Err(Stop::BrokeOff),
             Err(SendBodyError::Source(e)) => Err(e.reset_reason().into()),
             Err(SendBodyError::Stream(_) | SendBodyError::Closed) => Err(Reason::CANCEL.into()),
         },

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, StatusCode, header};
+use piko_tunnel::limits::LAST_FRAMES;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::exchange::{self, Exchange, Piece};
 use crate::error::Failure;
@@ -53,7 +54,15 @@ impl<'s> Client<'s> {
             .map_err(|e| e.into_down())
     }
 
-    /// Breaks the answer off; `why` is the code of an HTTP/2 stream's reset.
+    /// Breaks an answer off that cannot be finished. What was sent of it reaches the client first.
+    pub(super) async fn break_off(&self) {
+        if self.exchange.is_one_of_many() {
+            sleep(LAST_FRAMES).await;
+        }
+        self.exchange.abandon(Reason::INTERNAL_ERROR);
+    }
+
+    /// Breaks the answer off at once; `why` is the code of an HTTP/2 stream's reset.
     pub(super) fn abandon(&self, why: Reason) {
         self.exchange.abandon(why);
     }

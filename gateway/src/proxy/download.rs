@@ -16,7 +16,7 @@ const FULL: usize = 16 << 10;
 /// that a client that reads slowly slows the service, and nothing in between fills up.
 pub(super) struct Download {
     body: Receiver,
-    /// What ended the body while pieces were gathered.
+    /// What ended the body, while the pieces before it are handed on.
     broken: Option<ReceiveError>,
 }
 
@@ -44,14 +44,17 @@ impl Download {
     }
 
     /// Has it ended well, with nothing more to come? h2 calls a stream ended that was reset, too: only
-    /// the next poll tells (hyperium/h2#806).
-    pub(super) fn is_ended(&mut self) -> Result<bool, ReceiveError> {
-        if !self.body.is_end_stream() {
-            return Ok(false);
+    /// the next poll tells (hyperium/h2#806). That it broke off is told by the next piece.
+    pub(super) fn is_ended(&mut self) -> bool {
+        if self.broken.is_some() || !self.body.is_end_stream() {
+            return false;
         }
         match self.data_now() {
-            Some(Some(Err(error))) => Err(error),
-            _ => Ok(true),
+            Some(Some(Err(error))) => {
+                self.broken = Some(error);
+                false
+            }
+            _ => true,
         }
     }
 
@@ -61,7 +64,7 @@ impl Download {
             return Err(broken);
         }
         match self.body.data().await {
-            Some(data) => self.took(data?),
+            Some(data) => Ok(self.took(data?)),
             None => self.trailers().await,
         }
     }
@@ -72,16 +75,16 @@ impl Download {
             return Some(Err(broken));
         }
         match self.data_now()? {
-            Some(Ok(data)) => Some(self.took(data)),
+            Some(Ok(data)) => Some(Ok(self.took(data))),
             Some(Err(error)) => Some(Err(error)),
             None => None,
         }
     }
 
-    fn took(&mut self, data: Bytes) -> Result<Next, ReceiveError> {
+    fn took(&mut self, data: Bytes) -> Next {
         let data = if data.len() < SMALL { self.gather(&data) } else { data };
-        let end = self.broken.is_none() && self.is_ended()?;
-        Ok(Next::Data(data, end))
+        let end = self.is_ended();
+        Next::Data(data, end)
     }
 
     /// Makes one piece of small ones that have come together. Each would be a frame of its own, and clients end a

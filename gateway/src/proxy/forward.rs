@@ -297,10 +297,11 @@ impl Attempt<'_, '_> {
         self.pass(parts, body).await
     }
 
-    /// Passes an answer on whose head is here.
+    /// Passes an answer on whose head is here. It has begun then: what came of it goes to the client, and if it broke
+    /// off, that follows, however soon after the head it was.
     pub(super) async fn pass(&self, parts: http::response::Parts, body: Receiver) -> Result<(), Broken> {
         let mut body = Download::new(body);
-        let mut ended = body.is_ended().map_err(Broken::body)?;
+        let mut ended = body.is_ended();
         let stalled = body.stalled();
         if is_event_stream(&parts.headers) {
             self.rest();
@@ -312,21 +313,26 @@ impl Attempt<'_, '_> {
         // What has come with the head goes out with it.
         let mut next = if ended { None } else { body.next_now() };
         loop {
-            ended |= match next.transpose().map_err(Broken::body)? {
-                None => false,
-                Some(Next::Data(data, end)) => {
+            let mut broken = None;
+            match next {
+                None => {}
+                Some(Ok(Next::Data(data, end))) => {
                     self.client.queue(data, end).map_err(Broken::Client)?;
-                    end
+                    ended = end;
                 }
-                Some(Next::End(trailers)) => {
+                Some(Ok(Next::End(trailers))) => {
                     self.client.queue_end(trailers).map_err(Broken::Client)?;
-                    true
+                    ended = true;
                 }
-            };
+                Some(Err(error)) => broken = Some(error),
+            }
             tokio::select! {
                 biased;
                 flushed = self.client.flush(self.gateway.timeouts.write) => flushed.map_err(Broken::Client)?,
                 () = stalled.wait() => return Err(Broken::stalled()),
+            }
+            if let Some(error) = broken {
+                return Err(Broken::body(error));
             }
             if ended {
                 return Ok(());

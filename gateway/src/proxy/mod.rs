@@ -195,10 +195,11 @@ impl ProxyHttp for Gateway {
         self.metrics.proxy.errors.with_label_values(&[reply.code]).inc();
         if answered(session).is_some() {
             // An answer that has begun can only be broken off.
-            if let (Failure::Draining, Ok(client)) = (failure, Client::of(&session.downstream_session)) {
-                client.abandon(LEAVING);
+            match (failure, Client::of(&session.downstream_session)) {
+                (Failure::Draining, Ok(client)) => client.abandon(LEAVING),
+                (_, Ok(client)) => client.break_off().await,
+                (_, Err(_)) => session.downstream_session.shutdown().await,
             }
-            session.downstream_session.shutdown().await;
             return broken;
         }
         if failure.is_the_clients() {

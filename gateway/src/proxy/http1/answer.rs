@@ -55,6 +55,8 @@ pub(super) struct Answer {
     back: Vec<u8>,
     /// Bytes of the three that were written.
     written: usize,
+    /// The final head is queued.
+    begun: bool,
     /// Nothing is queued any more.
     pub(super) ended: bool,
 }
@@ -118,11 +120,16 @@ impl Answer {
         let connection = HeaderValue::from_static(if keep { "keep-alive" } else { "close" });
         head.insert_header(header::CONNECTION, connection)?;
         self.head(head);
-        self.ended = end;
+        (self.begun, self.ended) = (true, end);
         match self.framing {
             Framing::Length(left) if end && left > 0 => Err(short()),
             _ => Ok(keep),
         }
+    }
+
+    /// Would the connection's end be taken for that of the body, which is still to come?
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.begun && !self.ended && self.framing == Framing::Connection
     }
 
     fn head(&mut self, head: &ResponseHeader) {

@@ -233,8 +233,14 @@ impl Exchange for Http1 {
         Poll::Ready(flushed.or_err(ErrorType::WriteError, "writing an answer"))
     }
 
+    /// A body that has a length or chunks shows that it is not whole when the connection ends. One that ends with the
+    /// connection can only be seen to break off if that is reset, without the end that TLS has (RFC 8446, section 6.1).
     fn abandon(&self, _: Reason) {
-        self.state.lock().keep = false;
+        let state = &mut *self.state.lock();
+        state.keep = false;
+        if state.answer.ends_with_connection() {
+            state.wire.conn.abort();
+        }
     }
 
     fn is_one_of_many(&self) -> bool {
