@@ -32,6 +32,7 @@ lint:
 	tools/docs
 	tools/imports
 	tools/embedded
+	tools/comments
 	cargo fmt --check
 	cd plugins && cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
