@@ -1,4 +1,4 @@
-.PHONY: piko demo plugins test fuzz lint bench million image image-test dist package-test alerts chart programs
+.PHONY: piko demo plugins test fuzz lint bench million image image-test dist package-test alerts chart programs chaos soak
 
 # The program, optimised: bin/piko. Its debug information, for backtraces and perf, is beside it: bin/piko.debug
 piko:
@@ -75,3 +75,13 @@ chart:
 programs: piko
 	tools/setup programs
 	tests/programs/run --write
+
+# Faults of a running cluster, beside NGINX and HAProxy; writes docs/reliability.md. Some ten minutes; needs root.
+chaos: piko
+	tools/setup test
+	python3 tests/faults $(if $(ONLY),--only $(ONLY),--write)
+
+# Mixed traffic for SOAK_SECONDS (1800): is anything lost, does anything grow? Needs root.
+soak: piko
+	tools/setup test
+	python3 tests/faults/soak.py
