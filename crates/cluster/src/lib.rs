@@ -8,6 +8,7 @@
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod gone;
 mod hop;
 mod local;
 mod member;

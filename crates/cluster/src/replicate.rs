@@ -126,12 +126,14 @@ impl Replicator {
 
     /// Sets what this node has for an endpoint.
     pub fn set_local(&mut self, route: &RouteKey, listed: Listed, now: Time) {
+        self.state.now = now;
         self.state.set_local(route, listed);
         self.flush_at.get_or_insert(now + COALESCE);
     }
 
     /// Sets whether this node has a good link to another one: it is up, and answers.
     pub fn set_link(&mut self, node: &str, good: bool, now: Time) {
+        self.state.now = now;
         let links = &mut self.state.links;
         let changed = if good { links.insert(node.to_owned()) } else { links.remove(node) };
         if changed {
@@ -143,6 +145,7 @@ impl Replicator {
 
     /// Takes what happened to a member.
     pub fn handle_event(&mut self, event: Event, now: Time) {
+        self.state.now = now;
         match event {
             Event::Up(addr, identity) => {
                 self.down.remove(&addr);
@@ -167,6 +170,7 @@ impl Replicator {
         if !self.state.is_member(from) {
             return Err(Ignored::NoMember);
         }
+        self.state.now = now;
         let then = self.state.apply(from, message);
         if then == Ok(Then::Pull) {
             self.pull(from, now);
@@ -186,6 +190,7 @@ impl Replicator {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.state.now = now;
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush_at = None;
             self.flush();

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use piko_wire::RouteKey;
+use piko_wire::{EndpointKey, RouteKey};
 
+use crate::gone::Gone;
 use crate::local::Local;
 use crate::member::Member;
 use crate::message::{Change, Identity, Listed, Message};
 use crate::names::Names;
+use crate::replicate::Time;
 use crate::view::{Load, RemoteRoute, Status};
 
 /// All of it.
@@ -28,6 +30,10 @@ pub struct State {
     pub(crate) routes: HashMap<RouteKey, Arc<[RemoteRoute]>>,
     /// Of all tables: names that a look-up misses.
     pub(crate) names: Arc<Names>,
+    /// Of all tables: endpoints that were lost.
+    pub(crate) gone: Gone,
+    /// The moment of what is being done, as the replicator was told.
+    pub(crate) now: Time,
     /// Counts up at each change of routes, of statuses and of others' links.
     pub(crate) changes: u64,
     /// Members whose status has changed, for the log.
@@ -87,6 +93,8 @@ impl State {
             members: BTreeMap::new(),
             routes: HashMap::new(),
             names: Arc::default(),
+            gone: Gone::default(),
+            now: Time::ZERO,
             changes: 0,
             news: Vec::new(),
         }
@@ -96,9 +104,19 @@ impl State {
     pub(crate) fn set_local(&mut self, route: &RouteKey, listed: Listed) {
         match (self.local.set(route, listed), listed.upstreams > 0) {
             (false, true) => self.names.learn(&route.endpoint),
-            (true, false) => self.names.forget(&route.endpoint),
+            (true, false) => self.lose(&route.endpoint),
             _ => {}
         }
+    }
+
+    fn lose(&mut self, endpoint: &EndpointKey) {
+        self.names.forget(endpoint);
+        self.gone.lost(endpoint, self.now);
+    }
+
+    /// When a table lost an endpoint last. `None`: as far as is remembered, none ever had it.
+    pub fn gone_since(&self, endpoint: &EndpointKey) -> Option<Time> {
+        self.gone.since(endpoint)
     }
 
     /// A member is there. Says whether to ask for its table.
@@ -331,7 +349,7 @@ impl State {
                 .collect();
             if routes.is_empty() {
                 if self.routes.remove(&endpoint).is_some() {
-                    self.names.forget(&endpoint.endpoint);
+                    self.lose(&endpoint.endpoint);
                 }
             } else if self.routes.insert(endpoint.clone(), routes).is_none() {
                 self.names.learn(&endpoint.endpoint);

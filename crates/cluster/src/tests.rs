@@ -447,6 +447,27 @@ fn r13_nodes_and_their_endpoints_are_capped() {
     assert_eq!(seen(&follower, "owner").len(), 3);
 }
 
+/// A name that nobody ever had is told from one that is gone, here or elsewhere.
+#[test]
+fn what_a_table_loses_is_remembered_with_its_time() {
+    let (owner, follower) = (new(identity("owner", 1)), new(identity("follower", 1)));
+    follower.member_up(addr(1), owner.identity());
+    let gone = |node: &Node, name: &str| node.ask(|r| r.state().gone_since(&name.parse().unwrap()));
+    set(&owner, "one", 1);
+    set(&owner, "two", 1);
+    deltas(&owner).into_iter().for_each(|delta| drop(follower.apply(addr(1), delta)));
+    assert_eq!((gone(&owner, "one"), gone(&follower, "one")), (None, None), "it is here");
+    set(&owner, "one", 0);
+    let lost = gone(&owner, "one").unwrap();
+    assert_eq!(lost, owner.0.borrow().1, "the moment it was lost at");
+    deltas(&owner).into_iter().for_each(|delta| drop(follower.apply(addr(1), delta)));
+    assert_eq!(gone(&follower, "one"), Some(follower.0.borrow().1));
+    assert_eq!(gone(&follower, "two"), None);
+    follower.apply(addr(1), bye(&owner)).unwrap();
+    assert_eq!(gone(&follower, "two"), Some(follower.0.borrow().1), "its node has left");
+    assert_eq!(gone(&follower, "three"), None);
+}
+
 #[test]
 fn names_from_other_nodes_are_checked_as_they_come() {
     let sound = identity("owner-1", 1);
