@@ -1,5 +1,7 @@
 //! The one table from what went wrong to what the client reads, what is logged and what is counted.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use piko_tunnel::grpc;
 use piko_tunnel::headers::BadFraming;
@@ -44,8 +46,10 @@ pub enum Failure {
     NotTcp,
     /// A request to an endpoint whose listeners take TCP connections only.
     NotHttp,
-    /// No agent listens on the endpoint.
+    /// No agent listens on the endpoint any more.
     NoUpstream,
+    /// No agent has ever listened on the endpoint, as far as this node knows.
+    EndpointUnknown,
     /// Another node has agents that listen, and no way leads to it.
     NodeUnreachable,
     /// An agent listens, but could not be reached, or its tunnel broke before an answer.
@@ -120,6 +124,7 @@ impl Failure {
         Failure::NotTcp,
         Failure::NotHttp,
         Failure::NoUpstream,
+        Failure::EndpointUnknown,
         Failure::NodeUnreachable,
         Failure::Unreachable,
         Failure::BrokeOff,
@@ -193,6 +198,12 @@ impl Failure {
                 (StatusCode::BAD_REQUEST, "endpoint_not_http", "endpoint serves TCP connections, not HTTP")
             }
             Failure::NoUpstream => (StatusCode::BAD_GATEWAY, "no_upstream", "no available upstreams"),
+            // Piko's words first: it has only these.
+            Failure::EndpointUnknown => (
+                StatusCode::BAD_GATEWAY,
+                "endpoint_unknown",
+                "no available upstreams: nobody has listened on this endpoint",
+            ),
             Failure::NodeUnreachable => {
                 (StatusCode::BAD_GATEWAY, "node_unreachable", "the node with the upstream cannot be reached")
             }
@@ -293,9 +304,10 @@ impl From<BadFraming> for Failure {
 }
 
 impl Reply {
-    /// The JSON body, newline included, as Piko's.
-    pub fn body(&self) -> String {
-        format!("{{\"error\":\"{}\",\"code\":\"{}\"}}\n", self.words, self.code)
+    /// The JSON body, newline included, as Piko's. `gone`: for how long the endpoint has had no upstream.
+    pub fn body(&self, gone: Option<Duration>) -> String {
+        let gone = gone.map(|gone| format!(",\"gone_s\":{}", gone.as_secs())).unwrap_or_default();
+        format!("{{\"error\":\"{}\",\"code\":\"{}\"{gone}}}\n", self.words, self.code)
     }
 }
 

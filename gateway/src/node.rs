@@ -23,7 +23,7 @@ use crate::peer::{Dialler, PeerPort};
 use crate::plugins::{ClusterDirectory, Plugins};
 use crate::ports::{Ports, Secured};
 use crate::proxy::endpoint::Domains;
-use crate::proxy::{PerEndpoint, Proxy, ProxyOptions};
+use crate::proxy::{Pages, PagesError, PerEndpoint, Proxy, ProxyOptions};
 use crate::route::target::Targets;
 use crate::route::{Links, Registry, Router};
 use crate::shutdown;
@@ -104,6 +104,9 @@ pub enum StartError {
     /// A certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] PortTlsError),
+    /// The folder of error pages is no good.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
     /// A plugin cannot be loaded.
     #[error(transparent)]
     Plugin(#[from] HostError),
@@ -116,9 +119,11 @@ impl StartError {
     /// Is the configuration to blame, so that another try with the same one is in vain?
     pub fn is_config(&self) -> bool {
         match self {
-            StartError::Bind { .. } | StartError::Secret { .. } | StartError::Key(_) | StartError::Tls(_) => {
-                true
-            }
+            StartError::Bind { .. }
+            | StartError::Secret { .. }
+            | StartError::Key(_)
+            | StartError::Tls(_)
+            | StartError::Pages(_) => true,
             StartError::Plugin(e) => !matches!(e, HostError::Engine(_)),
             StartError::Serve(_) | StartError::Cluster(_) => false,
         }
@@ -413,7 +418,7 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, key: Option<ClusterKey>)
     }
 }
 
-fn proxy_options(config: &Config, tls: Acceptor, plugins: Arc<Plugins>) -> Result<ProxyOptions, KeyError> {
+fn proxy_options(config: &Config, tls: Acceptor, plugins: Arc<Plugins>) -> Result<ProxyOptions, StartError> {
     let proxy = &config.proxy;
     Ok(ProxyOptions {
         endpoints: PerEndpoint::new(proxy),
@@ -431,6 +436,7 @@ fn proxy_options(config: &Config, tls: Acceptor, plugins: Arc<Plugins>) -> Resul
         auth: Guard::for_clients(&proxy.auth, proxy.tenants().map(|(id, tenant)| (id, &tenant.auth)))?,
         plugins,
         access_log: proxy.access_log.clone(),
+        pages: Pages::load(proxy.error_pages.dir.as_deref())?,
     })
 }
 

@@ -250,7 +250,7 @@ async fn an_endpoint_that_no_way_leads_to_is_not_called_unknown() {
     })
     .await;
     let answer = get(first.proxy, "/", &[("x-piko-endpoint", "other")]).await.unwrap();
-    assert_eq!((answer.status, answer.header("x-piko-error")), (502, "no_upstream"));
+    assert_eq!((answer.status, answer.header("x-piko-error")), (502, "endpoint_unknown"));
 }
 
 /// The header that sends a stream on to another node is the nodes' own.

@@ -162,7 +162,7 @@ async fn a_grpc_client_reads_a_status_of_its_own_from_node_and_agent() {
         node.routes("hold", 200).await;
         node.routes("down", 502).await;
         for (endpoint, timeout, code, error) in [
-            ("nobody", None, "14", "no_upstream"),
+            ("nobody", None, "14", "endpoint_unknown"),
             ("down", None, "14", "service_refused"),
             // The node's, or the agent's that had the same time.
             ("hold", Some("200m"), "4", "_timeout"),

@@ -16,6 +16,7 @@ mod commands;
 mod config;
 mod doubt;
 mod edge;
+mod errors;
 mod grpc;
 mod h2_conformance;
 mod health;

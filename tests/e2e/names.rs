@@ -43,7 +43,7 @@ async fn a_host_reaches_an_endpoint_however_it_is_written() {
         }
         assert_eq!(ask(node, "PLAIN.example.com", &[]).await, "two");
         let exact = [("x-piko-endpoint", "my-endpoint")];
-        assert_eq!(ask(node, "x", &exact).await, "no_upstream", "a header is compared as it is written");
+        assert_eq!(ask(node, "x", &exact).await, "endpoint_unknown", "a header is compared as it is written");
     }
 }
 
@@ -61,7 +61,7 @@ async fn a_wildcard_takes_what_no_longer_name_takes_on_every_node() {
             ("Photos.US.s3.example.com", "all"),
             ("photos.eu.s3.example.com", "eu"),
             ("logs.s3.example.com", "logs"),
-            ("s3.example.com", "no_upstream"),
+            ("s3.example.com", "endpoint_unknown"),
             ("photos.s4.example.com", "missing_endpoint"),
         ] {
             assert_eq!(ask(node, host, &[]).await, service, "{host}");

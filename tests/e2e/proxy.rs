@@ -69,7 +69,7 @@ async fn p3_a_service_that_is_down_is_a_502() {
     let _agent = agent(piko(), node.upstream, &format!("down/{nobody}"), &[]);
     let body = piko_test_support::eventually("the endpoint is registered", || async {
         let answer = get(node.proxy, "/", &[("x-piko-endpoint", "down")]).await.ok()?;
-        (answer.header("x-piko-error") != "no_upstream").then_some(answer)
+        (answer.header("x-piko-error") != "endpoint_unknown").then_some(answer)
     })
     .await;
     assert_eq!(body.status, 502);
@@ -81,8 +81,9 @@ async fn p4_t10_an_endpoint_without_upstream_is_a_502() {
     let node = Node::start(piko(), &[], &[]);
     node.ready().await;
     let answer = get(node.proxy, "/", &[("x-piko-endpoint", "nobody")]).await.unwrap();
-    assert_eq!((answer.status, answer.header("x-piko-error")), (502, "no_upstream"));
-    assert_eq!(seen(&answer), json!({ "error": "no available upstreams", "code": "no_upstream" }));
+    assert_eq!((answer.status, answer.header("x-piko-error")), (502, "endpoint_unknown"));
+    let words = "no available upstreams: nobody has listened on this endpoint";
+    assert_eq!(seen(&answer), json!({ "error": words, "code": "endpoint_unknown" }));
 }
 
 #[tokio::test]

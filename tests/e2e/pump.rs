@@ -201,7 +201,7 @@ async fn an_upload_that_nobody_takes_still_reads_its_answer() {
     });
     let mut text = String::new();
     within("the answer", read.read_to_string(&mut text)).await.unwrap();
-    assert!(text.starts_with("HTTP/1.1 502") && text.contains("no_upstream"), "{text}");
+    assert!(text.starts_with("HTTP/1.1 502") && text.contains("endpoint_unknown"), "{text}");
     // The rest was read, too: nothing was reset under the client.
     within("the upload", sending).await.unwrap().unwrap();
 }

@@ -203,7 +203,7 @@ async fn p7_what_cannot_be_reached_is_said_before_the_upgrade() {
     };
     let upgrade = [("connection", "upgrade"), ("upgrade", "piko-tcp")];
     assert_eq!(ask("/_piko/v1/tcp/down", &upgrade).await, (502, "service_refused".into()));
-    assert_eq!(ask("/_piko/v1/tcp/nobody", &upgrade).await, (502, "no_upstream".into()));
+    assert_eq!(ask("/_piko/v1/tcp/nobody", &upgrade).await, (502, "endpoint_unknown".into()));
     assert_eq!(ask("/_piko/v1/tcp/a%2Fb", &upgrade).await, (400, "invalid_endpoint".into()));
     assert_eq!(ask("/_piko/v1/tcp/down", &[]).await, (426, "upgrade_required".into()));
     let other = [("connection", "upgrade"), ("upgrade", "h2c")];

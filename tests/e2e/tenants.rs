@@ -108,7 +108,7 @@ async fn two_tenants_with_the_same_endpoint_name_are_apart_on_every_node() {
         assert_eq!(ask(node, OTHER, shop(json!({})), &domain).await, (401, "invalid_token".into()));
         // What a token does not say, no header and no domain says for it.
         let plain = || shop(json!({}));
-        assert_eq!(ask(node, CLIENTS, plain(), &header).await, (502, "no_upstream".into()));
+        assert_eq!(ask(node, CLIENTS, plain(), &header).await, (502, "endpoint_unknown".into()));
         let named = [("x-piko-tenant-id", "acme"), header[0]];
         assert_eq!(ask(node, CLIENTS, plain(), &named).await, (401, "unknown_tenant".into()));
         let domain = [("host", "shop.acme.example.com")];

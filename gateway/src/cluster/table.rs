@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use piko_cluster::{
@@ -71,6 +72,12 @@ impl Table {
     /// Has a node that is out of reach the endpoint, as far as was heard?
     pub fn is_out_of_reach(&self, route: &RouteKey) -> bool {
         self.read(|state| state.is_out_of_reach(route))
+    }
+
+    /// For how long an endpoint that no table has has been gone. `None`: as far as is remembered, none ever had it.
+    pub fn gone_for(&self, endpoint: &EndpointKey) -> Option<Duration> {
+        let since = self.read(|state| state.gone_since(endpoint))?;
+        Some(self.start.elapsed().saturating_sub(since))
     }
 
     /// The nodes that have a good link to that one.

@@ -1,6 +1,7 @@
 //! The keys of `proxy`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::config::{BindAddr, ByteSize, HumanDuration, Invalid};
@@ -60,6 +61,8 @@ pub struct ProxyConfig {
     pub http: HttpConfig,
     /// One log line a request.
     pub access_log: AccessLogConfig,
+    /// What browsers read where others read JSON.
+    pub error_pages: ErrorPagesConfig,
     /// Whose requests are taken. A token is good for the endpoints it names.
     pub auth: AuthConfig,
     /// Tenants whose endpoints clients reach by a domain, or with keys of their own:
@@ -68,6 +71,15 @@ pub struct ProxyConfig {
     pub tenants: BTreeMap<String, ProxyTenantConfig>,
     /// TLS on this port, with HTTP/2 by ALPN.
     pub tls: ServerTlsConfig,
+}
+
+/// What browsers (`Accept: text/html`) read of errors that nodes and agents answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ErrorPagesConfig {
+    /// Folder of pages, read at the start: `CODE.html` (`no_upstream.html`), else `STATUS.html` (`502.html`), else
+    /// `error.html`. `{{status}}`, `{{code}}` and `{{words}}` in them are replaced. Default: a page of Piko's own.
+    pub dir: Option<PathBuf>,
 }
 
 /// What one endpoint has of its own. What is left out is as for all.
@@ -142,6 +154,7 @@ impl Default for ProxyConfig {
             connections: ConnectionsConfig::default(),
             http: HttpConfig::default(),
             access_log: AccessLogConfig::default(),
+            error_pages: ErrorPagesConfig::default(),
             auth: AuthConfig::default(),
             tenants: BTreeMap::new(),
             tls: ServerTlsConfig::default(),

@@ -33,12 +33,13 @@ pub(super) fn log(
     let gone = ctx.failure.filter(|failure| status == 0 && failure.is_the_clients());
     let status = gone.map_or(status, |failure| failure.reply().status.as_u16());
     let tries = ctx.tries;
+    let gone_s = ctx.gone.map(|gone| gone.as_secs());
     let duration_ms = elapsed.as_secs_f64() * 1e3;
     let response = session.as_ref().response_written();
     let request_headers = config.request_headers.show(&request.headers);
     let response_headers = response.and_then(|head| config.response_headers.show(&head.headers));
     access_line!(
         config.level.as_str(), target: "piko::access", %method, host, path, status, endpoint, upstream, client,
-        error = failure, tries, duration_ms, request_headers, response_headers, "request"
+        error = failure, gone_s, tries, duration_ms, request_headers, response_headers, "request"
     );
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use piko_tunnel::blame::Blame;
 use piko_tunnel::doubt::{ASK_AFTER, Waiting};
 use piko_tunnel::headers;
@@ -27,6 +27,7 @@ use super::download::{Download, Next};
 use super::incoming::Framing;
 use super::limits::Place;
 use super::outgoing;
+use super::pages::Page;
 use super::recognise::recognise;
 use super::retry::{Attempted, Happened, may_retry};
 use super::upload::{MAX_HELD, Upload};
@@ -189,6 +190,9 @@ async fn upstream(
     let ask = Ask { tried: &ctx.tried, repeatable, key: ctx.key() };
     let Some(in_flight) = gateway.router.select(route, ask).await else {
         let why = gateway.router.why_none(route, &ctx.tried);
+        if why == Failure::NoUpstream {
+            ctx.gone = gateway.router.gone_for(&route.endpoint);
+        }
         // The agents have moved: another node has them.
         let gone = matches!(why, Failure::NoUpstream | Failure::NodeUnreachable);
         return Err(if gone && *gateway.draining.borrow() { Failure::Draining } else { why });
@@ -307,6 +311,9 @@ impl Attempt<'_, '_> {
             self.rest();
         }
         let mut head = outgoing::answer(parts).map_err(Broken::last)?;
+        if let Some(page) = self.gateway.pages.of_agent(&head, &self.client.head().headers) {
+            return self.pass_page(page, head).await;
+        }
         self.response_hook(&mut head).await?;
         self.recognise(&mut head)?;
         self.client.queue_head(head, ended).map_err(Broken::Client)?;
@@ -339,6 +346,19 @@ impl Attempt<'_, '_> {
             }
             next = Some(body.next().await);
         }
+    }
+
+    /// Answers a browser with a page in place of an agent's JSON, which is not read.
+    async fn pass_page(&self, page: &Page, mut head: ResponseHeader) -> Result<(), Broken> {
+        let body = page.settle(&mut head).map_err(Broken::Client)?;
+        self.response_hook(&mut head).await?;
+        // RFC 9110, section 9.3.2.
+        let empty = self.client.head().method == Method::HEAD;
+        self.client.queue_head(head, empty).map_err(Broken::Client)?;
+        if !empty {
+            self.client.queue(body, true).map_err(Broken::Client)?;
+        }
+        self.client.flush(self.gateway.timeouts.write).await.map_err(Broken::Client)
     }
 
     /// The final head; informational ones go to the client as they come (RFC 9110, section 15.2).

@@ -18,6 +18,7 @@ use super::endpoint::Domains;
 use super::evenly::Evenly;
 use super::forward::Timeouts;
 use super::limits::Limits;
+use super::pages::Pages;
 use super::per_endpoint::PerEndpoint;
 use super::{Gateway, http1, http2, stream};
 use crate::auth::Guard;
@@ -58,6 +59,8 @@ pub struct ProxyOptions {
     pub plugins: Arc<Plugins>,
     /// One log line a request.
     pub access_log: AccessLogConfig,
+    /// What browsers read of failures.
+    pub pages: Pages,
 }
 
 /// A request that is on its way to an idle connection when the port closes has so long to come.
@@ -118,6 +121,7 @@ impl Proxy {
             endpoints: options.endpoints,
             trusted_proxies: options.trusted_proxies,
             access_log: options.access_log,
+            pages: Arc::new(options.pages),
             draining: draining.subscribe(),
             farewell: farewell.clone(),
             over: over.clone(),

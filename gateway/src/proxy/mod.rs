@@ -19,6 +19,7 @@ mod limits;
 mod listen;
 mod login;
 mod outgoing;
+mod pages;
 mod per_endpoint;
 mod plugins;
 mod recognise;
@@ -30,7 +31,7 @@ mod upload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -62,6 +63,7 @@ use forwarded::Came;
 use incoming::Incoming;
 use limits::{Limits, Place};
 pub use listen::{Proxy, ProxyOptions};
+pub use pages::{Pages, PagesError};
 pub use per_endpoint::PerEndpoint;
 use plugins::{Decision, Known};
 use session::Refused;
@@ -83,6 +85,8 @@ pub(crate) struct Gateway {
     limits: Arc<Limits>,
     trusted_proxies: TrustedProxies,
     access_log: AccessLogConfig,
+    /// What browsers read of failures.
+    pages: Arc<Pages>,
     /// True once this node is leaving.
     draining: watch::Receiver<bool>,
     /// Upgraded connections are to end: this node's grace is over.
@@ -120,6 +124,8 @@ pub(crate) struct Request {
     tried: Vec<Tried>,
     tries: usize,
     failure: Option<Failure>,
+    /// For how long its endpoint has had no upstream, where it failed for that.
+    gone: Option<Duration>,
     /// The places it holds at the limits on requests at work.
     place: Option<Place>,
     /// Counts the request for as long as it is served, also when its task is cut.
@@ -158,6 +164,7 @@ impl ProxyHttp for Gateway {
             tried: Vec::new(),
             tries: 0,
             failure: None,
+            gone: None,
             place: None,
             in_flight: None,
         }
@@ -208,7 +215,9 @@ impl ProxyHttp for Gateway {
         if failure.ends_connection() {
             let _ = Client::of(&session.downstream_session).map(|client| client.keep(false));
         }
-        let Ok((head, body)) = failed::reply(failure, session.req_header()) else { return broken };
+        let Ok((head, body)) = failed::reply(failure, ctx.gone, session.req_header(), &self.pages) else {
+            return broken;
+        };
         if self.reply(session, ctx, head, body).await.is_err() {
             return broken;
         }

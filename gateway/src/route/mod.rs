@@ -162,10 +162,24 @@ impl Router {
             _ if self.table.remote(route).is_some() || self.table.is_out_of_reach(route) => {
                 Failure::NodeUnreachable
             }
-            _ if !has_other() => Failure::NoUpstream,
+            _ if !has_other() => match self.gone_for(&route.endpoint) {
+                Some(_) => Failure::NoUpstream,
+                None => Failure::EndpointUnknown,
+            },
             Protocol::Tcp => Failure::NotTcp,
             Protocol::Http => Failure::NotHttp,
         }
+    }
+
+    /// How long ago the last listener of an endpoint left, or of a wildcard that it is below. `None`: this node has
+    /// seen none.
+    pub fn gone_for(&self, endpoint: &EndpointKey) -> Option<Duration> {
+        let has_wildcards = self.table.names().has_wildcards();
+        let wild = has_wildcards.then(|| endpoint.endpoint.wildcards()).into_iter().flatten();
+        let wild = wild.filter_map(|pattern| pattern.parse().ok());
+        let wild = wild.map(|id| EndpointKey { tenant: endpoint.tenant.clone(), endpoint: id });
+        let all = std::iter::once(endpoint.clone()).chain(wild);
+        all.filter_map(|endpoint| self.table.gone_for(&endpoint)).min()
     }
 
     /// What decides about the health of this node's upstreams.
