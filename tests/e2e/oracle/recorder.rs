@@ -1,4 +1,4 @@
-//! A service that keeps what it reads, and answers what the request orders.
+//! A service that keeps what it reads, and answers what the case orders.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::case::{Answer, Framing};
-use super::wire::{self, Seen};
+use super::case::{Answer, Body, Fields, Framing, nominated};
+use super::wire::{Error, Reader, Seen, framed, head, paced};
 
 /// It runs as long as it lives.
 pub(super) struct Recorder {
@@ -35,7 +35,11 @@ impl Recorder {
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, recorder.clone()));
+                let recorder = recorder.clone();
+                // A client that is gone ends its connection; what it wanted to know, it says itself.
+                connections.spawn(async move {
+                    let _ = serve(stream, recorder).await;
+                });
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -53,27 +57,72 @@ impl Recorder {
     }
 }
 
-async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
-    while let Ok(seen) = wire::read(&mut stream, true, false).await {
-        let ordered = seen.fields.iter().any(|(name, _)| name == "x-answer");
-        let head = seen.line.starts_with("HEAD ");
-        *shared.heard.lock() = Some(seen);
-        let order = shared.order.lock().clone().filter(|_| ordered);
-        let answer = order.unwrap_or(Answer {
-            status: 200,
-            fields: Vec::new(),
-            framing: Framing::Length,
-            body: Vec::new(),
-        });
-        let line = format!("HTTP/1.1 {} Said", answer.status);
-        let mut bytes = wire::write(&line, &answer.fields, &answer.framing, &answer.body);
-        if head {
-            let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
-            bytes.truncate(end);
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<(), Error> {
+    stream.set_nodelay(true)?;
+    let (read, mut write) = stream.split();
+    let mut reader = Reader::new(read);
+    loop {
+        let mut seen = reader.request().await?;
+        let order = shared.order.lock().clone().filter(|_| seen.field("x-answer").is_some());
+        let Some(answer) = order else {
+            reader.body(&mut seen, true).await?;
+            write.write_all(b"HTTP/1.1 200 Said\r\nContent-Length: 0\r\n\r\n").await?;
+            continue;
+        };
+        if answer.status == 101 {
+            let protocol = seen.field("upgrade").ok_or("an upgrade was ordered, and none asked for")?;
+            let switching = [("Connection", "Upgrade"), ("Upgrade", protocol)];
+            let mut fields: Fields =
+                switching.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            fields.extend(answer.fields);
+            let line = "HTTP/1.1 101 Said";
+            let bytes = [head(line, &fields, &Framing::None, 0), answer.body.0].concat();
+            paced(&mut write, &bytes, &answer.pace).await?;
+            seen.body = Body(reader.rest().await?);
+            *shared.heard.lock() = Some(seen);
+            write.shutdown().await?;
+            return Ok(());
         }
-        if stream.write_all(&bytes).await.is_err() || answer.framing == Framing::Close {
-            let _ = stream.shutdown().await;
-            return;
+        if seen.field("expect").is_some() && !answer.early {
+            write.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+        }
+        if answer.early {
+            *shared.heard.lock() = Some(seen.clone());
+            send(&mut write, &answer, &seen).await?;
+            if answer.framing == Framing::Close && !seen.line.starts_with("HEAD ") {
+                // In stages (RFC 9112, section 9.6): the client shall read the answer.
+                write.shutdown().await?;
+            }
+            reader.body(&mut seen, true).await?;
+        } else {
+            reader.body(&mut seen, true).await?;
+            *shared.heard.lock() = Some(seen.clone());
+            send(&mut write, &answer, &seen).await?;
+        }
+        // An answer to HEAD has no body that the connection's end could be the end of.
+        if answer.framing == Framing::Close && !seen.line.starts_with("HEAD ") || answer.old {
+            return Ok(write.shutdown().await?);
         }
     }
+}
+
+async fn send(
+    write: &mut (impl tokio::io::AsyncWrite + Unpin),
+    answer: &Answer,
+    seen: &Seen,
+) -> Result<(), Error> {
+    let mut bytes = Vec::new();
+    for hint in &answer.hints {
+        bytes.extend(head("HTTP/1.1 103 Said", hint, &Framing::None, 0));
+    }
+    let mut fields = answer.fields.clone();
+    if let Some(name) = nominated(&answer.fields, answer.nominated) {
+        fields.push(("Connection".into(), name.to_owned()));
+    }
+    let line = format!("HTTP/1.{} {} Said", u8::from(!answer.old), answer.status);
+    bytes.extend(head(&line, &fields, &answer.framing, answer.body.0.len()));
+    if !seen.line.starts_with("HEAD ") && answer.status != 304 {
+        bytes.extend(framed(&answer.framing, &answer.body.0));
+    }
+    Ok(paced(write, &bytes, &answer.pace).await?)
 }
