@@ -18,6 +18,7 @@ mod doubt;
 mod edge;
 mod errors;
 mod grpc;
+mod grpc_interop;
 mod h2_conformance;
 mod health;
 mod hostile_h2;
