@@ -29,6 +29,7 @@ mod names;
 mod oracle;
 mod overload;
 mod partition;
+mod pieces;
 mod plugin_faults;
 mod plugins;
 mod ports;

@@ -125,3 +125,114 @@ impl Download {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use h2::SendStream;
+    use http::{Request, Response};
+    use piko_tunnel::{Settings, node_session};
+    use tokio::sync::oneshot;
+    use tokio::task::yield_now;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+
+    /// An answer on its way over a tunnel in memory: its body's two ends, and what moves the tunnel.
+    async fn answer() -> (SendStream<Bytes>, Download, [AbortOnDropHandle<()>; 2]) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (hand_over, body) = oneshot::channel();
+        let agent = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut agent = h2::server::handshake(far).await.unwrap();
+            let (_control, mut respond) = agent.accept().await.unwrap().unwrap();
+            let _control = respond.send_response(Response::new(()), false).unwrap();
+            let (_request, mut respond) = agent.accept().await.unwrap().unwrap();
+            hand_over.send(respond.send_response(Response::new(()), false).unwrap()).unwrap();
+            while agent.accept().await.is_some() {}
+        }));
+        let (opener, driver, _control) = node_session::handshake(near, &Settings::default()).await.unwrap();
+        let node = AbortOnDropHandle::new(tokio::spawn(async move { drop(driver.run().await) }));
+        let request = Request::get("http://x/").body(()).unwrap();
+        let (head, _) = opener.ready().await.unwrap().send_request(request, true).unwrap();
+        let body = body.await.unwrap();
+        let download = Download::new(opener.windows().receive(head.await.unwrap().into_body()));
+        (body, download, [agent, node])
+    }
+
+    /// Everything that was sent has arrived: all of it is in memory, and on one thread.
+    async fn arrive() {
+        for _ in 0..1_000 {
+            yield_now().await;
+        }
+    }
+
+    fn data(next: Result<Next, ReceiveError>) -> (Bytes, bool) {
+        match next.unwrap() {
+            Next::Data(data, end) => (data, end),
+            Next::End(_) => panic!("there is no more"),
+        }
+    }
+
+    #[tokio::test]
+    async fn small_pieces_that_have_come_together_are_one_whole_and_in_order() {
+        let (mut body, mut download, _tunnel) = answer().await;
+        let pieces: Vec<_> = (0..500).map(|n| format!("{n:>7}")).collect();
+        for piece in &pieces {
+            body.send_data(piece.clone().into(), false).unwrap();
+        }
+        body.send_data(Bytes::new(), true).unwrap();
+        arrive().await;
+        let (all, end) = data(download.next().await);
+        assert_eq!((all, end), (pieces.concat().into(), true));
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_comes_alone_waits_for_no_other() {
+        let (mut body, mut download, _tunnel) = answer().await;
+        for n in 0..20 {
+            let event = Bytes::from(format!("data: {n}\n\n"));
+            body.send_data(event.clone(), false).unwrap();
+            arrive().await;
+            let next = download.next().now_or_never().expect("it has come");
+            assert_eq!(data(next), (event, false));
+            assert!(download.next().now_or_never().is_none(), "nothing more was sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_ends_small_pieces_comes_after_them() {
+        let (mut body, mut download, _tunnel) = answer().await;
+        body.send_data("one".into(), false).unwrap();
+        body.send_data("two".into(), false).unwrap();
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, "x".parse().unwrap())]);
+        body.send_trailers(trailers.clone()).unwrap();
+        arrive().await;
+        assert_eq!(data(download.next().await), ("onetwo".into(), false));
+        assert!(matches!(download.next().await, Ok(Next::End(Some(told))) if told == trailers));
+
+        let (mut body, mut download, _tunnel) = answer().await;
+        body.send_data("one".into(), false).unwrap();
+        body.send_data("two".into(), false).unwrap();
+        arrive().await;
+        body.send_reset(Reason::INTERNAL_ERROR);
+        arrive().await;
+        assert_eq!(data(download.next().await), ("onetwo".into(), false));
+        assert!(download.next().await.is_err(), "it broke off");
+    }
+
+    #[tokio::test]
+    async fn pieces_are_gathered_up_to_a_frame_and_large_ones_pass() {
+        let (mut body, mut download, _tunnel) = answer().await;
+        body.send_data(vec![b'l'; SMALL].into(), false).unwrap();
+        let small = Bytes::from(vec![b's'; SMALL - 1]);
+        for _ in 0..40 {
+            body.send_data(small.clone(), false).unwrap();
+        }
+        arrive().await;
+        assert_eq!(data(download.next().await).0, vec![b'l'; SMALL]);
+        let first = data(download.next().await).0.len();
+        assert!((FULL..FULL + SMALL).contains(&first), "{first}");
+        let rest = data(download.next().await).0.len() + data(download.next().await).0.len();
+        assert_eq!(first + rest, small.len() * 40);
+    }
+}
