@@ -1,4 +1,4 @@
-//! Answers in small pieces: they arrive whole and in order, and none waits for the next.
+//! Bodies in small pieces: they arrive whole and in order, none waits for the next, and none costs others their tunnel.
 
 use std::net::SocketAddr;
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use piko_test_support::client::raw;
 use piko_test_support::program::{agent, cluster};
+use piko_test_support::service::Service;
 use piko_test_support::within;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -159,4 +160,22 @@ async fn pieces_that_come_at_once_arrive_whole_and_in_order() {
     }
     let direct = raw(addr, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     assert!(direct.starts_with("HTTP/1.1 200"), "the service is still there: {direct}");
+}
+
+/// A frame for each chunk had h2 end the tunnel (`too_many_data_frames`), and every request on it.
+#[tokio::test]
+async fn an_upload_in_tiny_chunks_costs_nobody_the_tunnel() {
+    const CHUNKS: usize = 400_000;
+    let nodes = cluster(piko(), 2, &[]).await;
+    let service = Service::start("one").await;
+    let agent = agent(piko(), nodes[0].upstream, &format!("pieces/{}", service.addr), &[]);
+    let body = "1\r\nx\r\n".repeat(CHUNKS);
+    for node in &nodes {
+        node.routes("pieces", 200).await;
+        let head = "POST /upload HTTP/1.1\r\nhost: x\r\nx-piko-endpoint: pieces\r\nconnection: close\r\n";
+        let request = format!("{head}transfer-encoding: chunked\r\n\r\n{body}0\r\n\r\n");
+        let answer = raw(node.proxy, request.as_bytes()).await.unwrap();
+        assert!(answer.contains(&format!("\"bytes\":{CHUNKS}")), "{answer}");
+    }
+    assert!(!agent.log().contains("disconnected"), "{}", agent.log());
 }

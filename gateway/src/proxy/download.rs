@@ -8,9 +8,9 @@ use piko_tunnel::headers;
 use piko_tunnel::receive::{ReceiveError, Receiver, Stalled};
 
 /// A piece of fewer bytes is gathered with those that have come with it.
-const SMALL: usize = 1 << 10;
+pub(super) const SMALL: usize = 1 << 10;
 /// A gathered piece has about so many: a frame of HTTP/2.
-const FULL: usize = 16 << 10;
+pub(super) const FULL: usize = 16 << 10;
 
 /// A body that arrives on a stream. The window of a piece is given back when the next is asked for, so
 /// that a client that reads slowly slows the service, and nothing in between fills up.
@@ -129,6 +129,8 @@ impl Download {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use std::time::Duration;
+
     use h2::SendStream;
     use http::{Request, Response};
     use piko_tunnel::{Settings, node_session};
@@ -150,7 +152,14 @@ mod tests {
             hand_over.send(respond.send_response(Response::new(()), false).unwrap()).unwrap();
             while agent.accept().await.is_some() {}
         }));
-        let (opener, driver, _control) = node_session::handshake(near, &Settings::default()).await.unwrap();
+        let settings = Settings {
+            stream_window: 1 << 20,
+            connection_window: 4 << 20,
+            stall_timeout: None,
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(10),
+        };
+        let (opener, driver, _control) = node_session::handshake(near, &settings).await.unwrap();
         let node = AbortOnDropHandle::new(tokio::spawn(async move { drop(driver.run().await) }));
         let request = Request::get("http://x/").body(()).unwrap();
         let (head, _) = opener.ready().await.unwrap().send_request(request, true).unwrap();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use piko_tunnel::body::send_data;
@@ -11,6 +12,7 @@ use piko_tunnel::limits::MAX_UPGRADE_BODY;
 use piko_tunnel::progress::Progress;
 
 use super::client::Client;
+use super::download::{FULL, SMALL};
 use super::exchange::Piece;
 use super::forward::Broken;
 use crate::error::Failure;
@@ -111,8 +113,9 @@ impl Upload {
             match client.read(silence).await.map_err(Broken::Client)? {
                 Piece::Data(data) => {
                     progress.touch();
+                    let data = self.gather(client, data)?;
                     self.hold(&data);
-                    let end = client.body_ended();
+                    let end = self.ended.is_none() && client.body_ended();
                     if end {
                         self.ended = Some(None);
                     }
@@ -137,6 +140,28 @@ impl Upload {
             None => stream.send_data(Bytes::new(), true),
         };
         Ok(ended.is_ok())
+    }
+
+    /// Makes one piece of small ones that have come together: h2 ends a whole tunnel on which very many wait for a
+    /// service that is slow. What ends the body is kept behind them.
+    fn gather(&mut self, client: &Client<'_>, first: Bytes) -> Result<Bytes, Broken> {
+        if first.len() >= SMALL || client.body_ended() {
+            return Ok(first);
+        }
+        let mut all = BytesMut::from(&*first);
+        while all.len() < FULL && self.ended.is_none() && !client.body_ended() {
+            match tokio::task::unconstrained(client.read(None)).now_or_never() {
+                Some(Ok(Piece::Data(more))) => all.extend_from_slice(&more),
+                Some(Ok(Piece::Trailers(mut trailers))) => {
+                    headers::strip_trailers(&mut trailers);
+                    self.ended = Some(Some(trailers));
+                }
+                Some(Ok(Piece::End)) => self.ended = Some(None),
+                Some(Err(error)) => return Err(Broken::Client(error)),
+                None => break,
+            }
+        }
+        Ok(all.freeze())
     }
 
     fn hold(&mut self, data: &Bytes) {
