@@ -10,12 +10,10 @@ use h2::server::SendResponse;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use parking_lot::Mutex;
 pub(crate) use piko_tunnel::failure::Failure;
-use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, BadFraming};
+use piko_tunnel::{EndpointId, grpc};
 use tokio::time::Instant;
 use tracing::warn;
-
-use crate::service::Service;
 
 /// Each failure of a service is said at most this often, with how often it happened since.
 const SAY_EVERY: Duration = Duration::from_secs(60);
@@ -84,7 +82,8 @@ struct Said {
 }
 
 impl Complaints {
-    pub(crate) fn say(&self, failure: Failure, service: &Service) {
+    /// `addr`: the service, as it was configured.
+    pub(crate) fn say(&self, failure: Failure, endpoint: &EndpointId, addr: &str) {
         let row = failure.row();
         if row.cure.is_empty() {
             // The client's fault: the access log has it.
@@ -92,7 +91,7 @@ impl Complaints {
         }
         if let Some(times) = self.due(failure, Instant::now()) {
             warn!(
-                endpoint = %service.endpoint, service = %service.addr, code = row.code, times,
+                %endpoint, service = %addr, code = row.code, times,
                 "{}: {}", row.words, row.cure
             );
         }

@@ -12,8 +12,7 @@ use tracing::{info, warn};
 
 use crate::config::{Health, Question};
 use crate::connect;
-use crate::service::{Service, Target};
-use crate::tunnel::Services;
+use crate::service::{Service, Services, Target};
 
 /// Endpoints whose services do not work, by their probes.
 pub(crate) type Unhealthy = BTreeSet<String>;

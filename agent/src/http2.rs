@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -13,9 +14,7 @@ use tracing::debug;
 
 use crate::failure::{Failure, NoAnswer};
 use crate::limits::{CONNECTION_WINDOW, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW};
-use crate::link::Broken;
-use crate::pool::{Answered, Carrier};
-use crate::service::Body;
+use crate::link::{Body, Broken};
 
 /// The connection that new requests take.
 #[derive(Default)]
@@ -62,9 +61,12 @@ impl Slot {
 }
 
 impl Multiplexed {
-    pub(crate) async fn exchange(mut self, request: Request<Body>) -> Result<Answered, Broken> {
+    pub(crate) async fn exchange(
+        mut self,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Multiplexed), Broken> {
         let mut failed = match self.sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, Carrier::Http2 { _connection: self })),
+            Ok(response) => return Ok((response, self)),
             Err(failed) => failed,
         };
         if let Some(request) = failed.take_message() {

@@ -14,11 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::cluster::Cluster;
+use crate::service::Services;
 use crate::threads::{Place, Threads};
-use crate::tunnel::{Services, Streams, Tunnel};
+use crate::tunnel::{Streams, Tunnel};
 
-/// Requests in flight above which more lanes are worth what they cost a node.
-pub(crate) const BUSY: usize = 8;
 /// Tries for one lane. Each may reach a thread that has one, or another node behind the balancer.
 const TRIES: usize = 4;
 /// How long to do without after that.

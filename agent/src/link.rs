@@ -6,18 +6,28 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, Parts, SendRequest};
 use hyper_util::rt::TokioIo;
+use piko_tunnel::body::RecvBody;
 use piko_tunnel::io::BoxIo;
 use tracing::debug;
 
 use crate::failure::{Failure, NoAnswer, is_tls};
 use crate::limits::{MAX_BUFFER, MAX_FIELDS, USUAL_FIELDS};
 use crate::seats::Hold;
-use crate::service::Body;
+
+/// A request's body on its way to the service: as it comes, or whole.
+pub(crate) type Body = Either<RecvBody, Full<Bytes>>;
+
+/// No body.
+pub(crate) fn empty() -> Body {
+    Either::Right(Full::default())
+}
 
 /// A connection, idle or with its one request.
 pub(crate) struct Link {
@@ -32,7 +42,7 @@ pub(crate) struct Link {
     /// How long the service said it keeps an idle connection.
     pub(crate) announced: Option<Duration>,
     /// The one client it may serve, as it may be logged in.
-    pub(crate) hold: Option<Hold>,
+    pub(crate) hold: Option<Hold<Link>>,
 }
 
 /// Why there is no answer from a connection.

@@ -24,9 +24,8 @@ use crate::connect::{Connected, Connector};
 use crate::failure::{Failure, NoAnswer};
 use crate::http2::{self, Multiplexed};
 use crate::limits::{IDLE_MARGIN, LOGGED_IN_IDLE};
-use crate::link::{Broken, Link};
+use crate::link::{Body, Broken, Link, empty};
 use crate::seats::{Hold, Seats};
-use crate::service::{Body, empty};
 use crate::shelf::Shelves;
 use crate::threads;
 
@@ -39,7 +38,7 @@ pub(crate) struct Pool {
     idle_for: Option<Duration>,
     max_idle: usize,
     idle: Shelves<Box<Link>>,
-    seats: Seats,
+    seats: Seats<Link>,
     /// The service has sent more header fields in one response than is usual.
     many_fields: AtomicBool,
     /// To a service that speaks HTTP/2, by thread: the connection that carries all its requests.
@@ -149,7 +148,7 @@ impl Pool {
     /// On the connection that serves this client alone: the one it has, or a new one.
     async fn on_held_link(
         &self,
-        hold: Hold,
+        hold: Hold<Link>,
         link: Option<Box<Link>>,
         ask: Ask,
         body: Body,
@@ -230,13 +229,15 @@ impl Pool {
         let spare = ask.repeatable().then(|| ask.clone());
         let write = |ask: Ask, body| ask.http2(&self.scheme, &self.authority, body);
         let again = match (connection.exchange(write(ask, body)).await, spare) {
-            (Ok(answered), _) => return Ok(answered),
+            (Ok(answered), _) => return Ok(multiplexed(answered)),
             (Err(Broken::Unsent(unsent)), _) => *unsent,
             (Err(Broken::Silent), Some(spare)) => write(spare, empty()),
             (Err(broken), _) => return Err(broken.into()),
         };
         match self.connector.connect(false).await? {
-            Connected { io, http2: true } => Ok(self.slot().start(io).await?.exchange(again).await?),
+            Connected { io, http2: true } => {
+                Ok(multiplexed(self.slot().start(io).await?.exchange(again).await?))
+            }
             // The service speaks HTTP/1.1 only, from one connection to the next.
             Connected { http2: false, .. } => Err(Failure::Closed.into()),
         }
@@ -295,6 +296,10 @@ impl Pool {
     pub(crate) async fn tidy(&self) {
         tokio::join!(self.idle.tidy(), self.seats.tidy());
     }
+}
+
+fn multiplexed((response, connection): (Response<Incoming>, Multiplexed)) -> Answered {
+    (response, Carrier::Http2 { _connection: connection })
 }
 
 fn http1((response, link): (Response<Incoming>, Box<Link>)) -> Answered {

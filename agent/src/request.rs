@@ -30,8 +30,9 @@ use crate::ask::Ask;
 use crate::failure::{Failure, NoAnswer, reply};
 use crate::hints;
 use crate::limits::{LINGER, UPGRADE_BODY_TIME};
+use crate::link::{Body, empty};
 use crate::pool::{Answered, Carrier, Pool};
-use crate::service::{Body, Service, empty};
+use crate::service::Service;
 
 /// In log and metrics, as NGINX has it: the client went away before there was an answer.
 pub(crate) const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
@@ -75,7 +76,7 @@ pub(crate) async fn serve(
     let Logged { status, response_headers } = match served {
         Ok(logged) => logged,
         Err(NoAnswer::Failed(failure)) => {
-            service.complaints.say(failure, service);
+            service.complaints.say(failure, &service.endpoint, &service.addr);
             reply(&mut respond, &method, grpc.as_ref(), failure).into()
         }
         Err(NoAnswer::ClientGone) => CLIENT_GONE.into(),

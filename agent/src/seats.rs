@@ -10,29 +10,33 @@ use tokio::sync::{Mutex as Seat, Notify, OwnedMutexGuard};
 use tokio::time::{Instant, sleep_until};
 
 use crate::ask::ClientId;
-use crate::link::Link;
 
 /// A client's connection, when it is not in use.
-pub(crate) struct Kept {
-    link: Box<Link>,
+pub(crate) struct Kept<L> {
+    link: Box<L>,
     until: Instant,
 }
 
 /// The right to use a client's connection, and the place it comes back to.
-pub(crate) type Hold = OwnedMutexGuard<Option<Kept>>;
+pub(crate) type Hold<L> = OwnedMutexGuard<Option<Kept<L>>>;
 
 /// The seats of one service's clients.
-#[derive(Default)]
-pub(crate) struct Seats {
-    of: Mutex<HashMap<ClientId, Arc<Seat<Option<Kept>>>>>,
+pub(crate) struct Seats<L> {
+    of: Mutex<HashMap<ClientId, Arc<Seat<Option<Kept<L>>>>>>,
     /// A seat was given, or a connection came back to one.
     changed: Notify,
 }
 
-impl Seats {
+impl<L> Default for Seats<L> {
+    fn default() -> Self {
+        Seats { of: Mutex::default(), changed: Notify::new() }
+    }
+}
+
+impl<L> Seats<L> {
     /// A client's seat and the connection in it. `begin`: a login begins with this request, so there is one from
     /// now on. Otherwise none where no login has begun.
-    pub(crate) async fn take(&self, client: &ClientId, begin: bool) -> Option<(Hold, Option<Box<Link>>)> {
+    pub(crate) async fn take(&self, client: &ClientId, begin: bool) -> Option<(Hold<L>, Option<Box<L>>)> {
         let seat = {
             let mut seats = self.of.lock();
             match seats.get(client) {
@@ -51,7 +55,7 @@ impl Seats {
     }
 
     /// Takes a connection back into its seat. `most`: connections that may wait in seats.
-    pub(crate) fn put(&self, mut hold: Hold, link: Box<Link>, idle_for: Duration, most: usize) {
+    pub(crate) fn put(&self, mut hold: Hold<L>, link: Box<L>, idle_for: Duration, most: usize) {
         *hold = Some(Kept { link, until: Instant::now() + idle_for });
         drop(hold);
         self.changed.notify_one();
@@ -60,7 +64,7 @@ impl Seats {
             return;
         }
         // The one that has waited longest goes: clients that log in and never come back keep nobody else out.
-        let until = |seat: &Arc<Seat<Option<Kept>>>| seat.try_lock().ok()?.as_ref().map(|kept| kept.until);
+        let until = |seat: &Arc<Seat<Option<Kept<L>>>>| seat.try_lock().ok()?.as_ref().map(|kept| kept.until);
         let waiting = seats.iter().filter_map(|(client, seat)| Some((until(seat)?, client)));
         if let Some(client) = waiting.min_by_key(|(until, _)| *until).map(|(_, client)| client.clone()) {
             seats.remove(&client);

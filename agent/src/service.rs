@@ -1,15 +1,13 @@
 //! A listener's service: where it is, how patient we are, and the pool of connections to it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::Scheme;
-use http_body_util::{Either, Full};
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
 use piko_tunnel::EndpointId;
-use piko_tunnel::body::RecvBody;
 
 use crate::addressing::Addressing;
 use crate::config::{Health, HttpAddr, HttpClientConfig, HttpScheme, Listener, Place, ServiceAddr};
@@ -18,14 +16,6 @@ use crate::error::AgentError;
 use crate::failure::Complaints;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
-
-/// A request's body on its way to the service: as it comes, or whole.
-pub(crate) type Body = Either<RecvBody, Full<Bytes>>;
-
-/// No body.
-pub(crate) fn empty() -> Body {
-    Either::Right(Full::default())
-}
 
 /// Where one listener's streams go.
 pub(crate) struct Service {
@@ -43,6 +33,9 @@ pub(crate) struct Service {
     /// How it is asked whether it works.
     pub(crate) health: Option<Health>,
 }
+
+/// What a tunnel serves, by endpoint.
+pub(crate) type Services = Arc<HashMap<String, Arc<Service>>>;
 
 pub(crate) enum Target {
     Http(Arc<Pool>),

@@ -35,7 +35,7 @@ pub(crate) async fn serve(
     let mut far = match connected.unwrap_or(Err(Failure::Timeout)) {
         Ok(stream) => stream,
         Err(failure) => {
-            service.complaints.say(failure, service);
+            service.complaints.say(failure, &service.endpoint, &service.addr);
             counted.done(reply(&mut respond, request.method(), None, failure));
             return;
         }

@@ -1,6 +1,5 @@
 //! One tunnel: registered listeners, streams in, and how it ends.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +24,8 @@ use crate::error::AgentError;
 use crate::failure::{Failure, reply};
 use crate::health::Unhealthy;
 use crate::limits::MAX_SERVED;
-use crate::service::{Service, Target};
-use crate::{lanes, request, tcp};
+use crate::service::{Service, Services, Target};
+use crate::{request, tcp};
 
 /// The node answers each listen at once; one that does not is stuck.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,8 +34,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// or wrap another by value: they are boxed, or pinned before they are wrapped.
 const MAX_FUTURE: usize = 8 << 10;
 
-/// What a tunnel serves, by endpoint.
-pub(crate) type Services = Arc<HashMap<String, Arc<Service>>>;
+/// Requests in flight above which more lanes are worth what they cost a node.
+const BUSY: usize = 8;
 
 /// The streams of an agent, over all its tunnels.
 #[derive(Clone)]
@@ -54,7 +53,7 @@ impl Streams {
 
     fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(serving);
-        if self.tasks.len() > lanes::BUSY {
+        if self.tasks.len() > BUSY {
             self.busy.notify_one();
         }
     }

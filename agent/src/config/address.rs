@@ -7,10 +7,19 @@ use std::path::PathBuf;
 use http::uri::Authority;
 use url::Url;
 
-use super::Protocol;
-
 /// Longest path of a unix socket that Linux takes, bytes.
 const MAX_SOCKET_PATH: usize = 107;
+
+/// What a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP and WebSocket.
+    #[default]
+    Http,
+    /// Bytes.
+    Tcp,
+}
 
 /// Where a listener's traffic goes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! The keys of `listeners` and `endpoints`: what to listen on, and the services behind it.
 
-use std::collections::HashMap;
-
 use http::uri::Authority;
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::config::{HumanDuration, Invalid, text_or_number};
@@ -10,7 +8,8 @@ use piko_tunnel::EndpointId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AgentConfig, Health, HealthConfig, HttpAddr, ServiceAddr, parse_addr};
+use super::address::{HttpAddr, Protocol, ServiceAddr};
+use super::health::{Health, HealthConfig};
 
 /// One listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -97,7 +96,7 @@ impl From<HostHeader> for String {
 
 impl HostHeader {
     /// The name, for a service at this address. `None`: the client's.
-    fn resolve(&self, http: &HttpAddr) -> Result<Option<Authority>, String> {
+    pub(super) fn resolve(&self, http: &HttpAddr) -> Result<Option<Authority>, String> {
         match self {
             HostHeader::Keep => Ok(None),
             HostHeader::Service => Ok(http.authority()),
@@ -109,17 +108,6 @@ impl HostHeader {
             }
         }
     }
-}
-
-/// What a listener serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// HTTP and WebSocket.
-    #[default]
-    Http,
-    /// Bytes.
-    Tcp,
 }
 
 impl ListenerConfig {
@@ -169,7 +157,7 @@ impl Default for HttpClientConfig {
 }
 
 impl HttpClientConfig {
-    fn validate(&self, key: &str) -> Result<(), Invalid> {
+    pub(super) fn validate(&self, key: &str) -> Result<(), Invalid> {
         if self.max_idle_conns < -1 {
             return Err(Invalid::new(
                 format!("{key}.max_idle_conns"),
@@ -208,109 +196,4 @@ pub struct Listener {
     pub upgrades: Vec<String>,
     /// How it is asked whether it works.
     pub health: Option<Health>,
-}
-
-impl AgentConfig {
-    /// The listeners of both spellings, checked.
-    pub fn resolve(&self) -> Result<Vec<Listener>, Invalid> {
-        let mut listeners: Vec<Listener> = Vec::new();
-        let mut seen: HashMap<EndpointId, ServiceAddr> = HashMap::new();
-        let long = self.listeners.iter().enumerate().map(|(i, l)| (format!("listeners[{i}]"), l.clone()));
-        let short = self.endpoints.iter().enumerate().map(|(i, text)| {
-            let key = format!("endpoints[{i}]");
-            let (endpoint_id, addr) = text.split_once('/').ok_or_else(|| {
-                Invalid::new(
-                    &key,
-                    format!("invalid endpoint: {text:?}; write it like my-endpoint/localhost:4000"),
-                )
-            })?;
-            let (endpoint_id, addr) = (endpoint_id.to_owned(), addr.to_owned());
-            Ok((key, ListenerConfig::new(endpoint_id, addr, Protocol::Http)))
-        });
-        for listener in long.map(Ok).chain(short) {
-            let (key, config) = listener?;
-            let endpoint: EndpointId = config.endpoint_id.parse().map_err(|e| {
-                Invalid::new(format!("{key}.endpoint_id"), format!("{:?}: {e}", config.endpoint_id))
-            })?;
-            let service = parse_addr(&config.addr, config.protocol)
-                .map_err(|e| Invalid::new(format!("{key}.addr"), e))?;
-            match seen.insert(endpoint.clone(), service.clone()) {
-                Some(other) if other != service => {
-                    let message =
-                        format!("endpoint {endpoint} has two services, {other} and {service}; give it one");
-                    return Err(Invalid::new(key, message));
-                }
-                Some(_) => continue,
-                None => {}
-            }
-            let access_log = config.access_log.unwrap_or_else(|| self.access_log.clone());
-            access_log.validate(&format!("{key}.access_log"))?;
-            let http_client = config.http_client.unwrap_or_else(|| self.http_client.clone());
-            http_client.validate(&format!("{key}.http_client"))?;
-            config.tls.validate(&format!("{key}.tls"))?;
-            let host = match &service {
-                ServiceAddr::Http(http) => config.host_header.resolve(http),
-                ServiceAddr::Tcp(_) if config.host_header == HostHeader::Keep => Ok(None),
-                ServiceAddr::Tcp(_) => Err("a TCP service is sent bytes, which have no host".into()),
-            };
-            let host = host.map_err(|e| Invalid::new(format!("{key}.host_header"), e))?;
-            let health = config.health.map(|health| health.resolve(&format!("{key}.health"), &service));
-            let health = health.transpose()?;
-            listeners.push(Listener {
-                endpoint,
-                service,
-                timeout: config.timeout.unwrap_or(self.timeout),
-                access_log,
-                http_client,
-                tls: config.tls,
-                host,
-                rewrite_responses: config.rewrite_responses,
-                upgrades: config.upgrades,
-                health,
-            });
-        }
-        Ok(listeners)
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_endpoint_has_one_service() {
-        let endpoints = |list: &[&str]| AgentConfig {
-            endpoints: list.iter().map(|e| e.to_string()).collect(),
-            ..AgentConfig::default()
-        };
-        assert_eq!(endpoints(&["a/localhost:1", "b/localhost:2"]).resolve().unwrap().len(), 2);
-        let twice = endpoints(&["a/localhost:1", "a/localhost:2"]).resolve().unwrap_err();
-        assert!(twice.message.contains("two services"), "{twice:?}");
-        assert!(endpoints(&["a"]).resolve().unwrap_err().message.contains("my-endpoint/localhost:4000"));
-    }
-
-    #[test]
-    fn a_host_is_kept_or_the_services_or_a_name() {
-        let host = |addr: &str, protocol, host: &str| {
-            let mut listener = ListenerConfig::new("a", addr, protocol);
-            listener.host_header = HostHeader::from(host.to_owned());
-            let config = AgentConfig { listeners: vec![listener], ..AgentConfig::default() };
-            let resolved = config.resolve().map(|all| all[0].host.as_ref().map(Authority::to_string));
-            resolved.map_err(|invalid| format!("{}: {}", invalid.key, invalid.message))
-        };
-        assert_eq!(host("1", Protocol::Http, "keep"), Ok(None));
-        assert_eq!(host("http://app:1/x", Protocol::Http, "service"), Ok(Some("app:1".into())));
-        assert_eq!(host("https://app", Protocol::Http, "service"), Ok(Some("app".into())));
-        assert_eq!(host("unix:/run/a", Protocol::Http, "service"), Ok(Some("localhost".into())));
-        assert_eq!(host("1", Protocol::Http, "app.example:8080"), Ok(Some("app.example:8080".into())));
-        for wrong in ["http://app", "me@app", "a b"] {
-            let refused = host("1", Protocol::Http, wrong).unwrap_err();
-            assert!(
-                refused.starts_with("listeners[0].host_header: ") && refused.contains("keep"),
-                "{refused}"
-            );
-        }
-        assert!(host("1", Protocol::Tcp, "service").unwrap_err().contains("bytes"));
-    }
 }

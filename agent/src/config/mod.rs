@@ -5,6 +5,7 @@ mod connect;
 mod forward;
 mod health;
 mod listener;
+mod resolve;
 
 use piko_bootstrap::access_log::AccessLogConfig;
 use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid, TunnelConfig};
@@ -12,11 +13,11 @@ use piko_bootstrap::log::LogConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use address::{HttpAddr, HttpScheme, Place, ServiceAddr, parse_addr};
+pub use address::{HttpAddr, HttpScheme, Place, Protocol, ServiceAddr, parse_addr};
 pub use connect::{ConnectConfig, Transport, is_loopback};
 pub use forward::{ForwardConfig, ForwardConnectConfig, Port, PortConfig};
 pub use health::{Health, HealthConfig, HttpHealthConfig, Question, TcpHealthConfig};
-pub use listener::{HostHeader, HttpClientConfig, Listener, ListenerConfig, Protocol};
+pub use listener::{HostHeader, HttpClientConfig, Listener, ListenerConfig};
 
 /// An agent's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
