@@ -6,7 +6,6 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_bootstrap::config::TunnelConfig;
 use piko_tunnel::backoff::Backoff;
 use piko_tunnel::{SessionError, Settings};
 use tokio::net::TcpListener;
@@ -86,7 +85,7 @@ impl Agent {
             listeners,
             services: Arc::new(services),
             cluster: Arc::new(Cluster::new(&config.connect)?),
-            settings: settings(&config.tunnel),
+            settings: Settings::from(&config.tunnel),
             first_connect: config.connect.timeout.into(),
             tunnels: config.connect.tunnels,
             threads,
@@ -347,15 +346,4 @@ impl<T: Fn(Event)> Running<'_, T> {
 fn say_failed(error: &AgentError, tries: u32, pause: Duration) {
     let pause = Duration::from_millis(pause.as_millis() as u64);
     warn!(%error, tries, "failed to connect; trying again in {pause:?}");
-}
-
-/// The section as the tunnel crate takes it.
-pub(crate) fn settings(config: &TunnelConfig) -> Settings {
-    Settings {
-        stream_window: config.stream_window.0 as u32,
-        connection_window: config.connection_window.0 as u32,
-        stall_timeout: config.stall_timeout.on(),
-        ping_interval: config.ping_interval.into(),
-        ping_timeout: config.ping_timeout.into(),
-    }
 }

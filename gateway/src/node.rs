@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use piko_bootstrap::config::{BindAddr, TunnelConfig};
+use piko_bootstrap::config::BindAddr;
 use piko_plugin_host::{HostError, PluginConfig, Reloaded};
 use piko_tunnel::Settings;
 use tokio::sync::watch;
@@ -16,14 +16,13 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::auth::{Guard, KeyError};
 use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
-use crate::config::{Config, TrustedProxies, advertised};
+use crate::config::{Config, advertised};
 use crate::heartbeat::Pulses;
 use crate::metrics::Metrics;
 use crate::peer::{Dialler, PeerPort};
 use crate::plugins::{ClusterDirectory, Plugins};
 use crate::ports::{Ports, Secured};
-use crate::proxy::endpoint::Domains;
-use crate::proxy::{Pages, PagesError, PerEndpoint, Proxy, ProxyOptions};
+use crate::proxy::{Pages, PagesError, Proxy, ProxyParts};
 use crate::route::target::Targets;
 use crate::route::{Links, Registry, Router};
 use crate::shutdown;
@@ -141,7 +140,7 @@ impl Node {
     /// Binds every port and starts gossip. Nothing is joined yet, and the node is not ready: see
     /// [`Node::join`]. Nothing is bound any more when this fails. Several nodes may share `workers`.
     pub async fn start(config: Config, workers: Arc<Workers>) -> Result<Node, StartError> {
-        let settings = settings(&config.tunnel);
+        let settings = Settings::from(&config.tunnel);
         let key = cluster_key(&config).await?;
         let tls = NodeTls::load(&config)?;
         let metrics = Arc::new(Metrics::new());
@@ -249,9 +248,20 @@ impl Node {
             targets.clone(),
             metrics.clone(),
         )?;
-        let options = proxy_options(&config, Acceptor::http(tls.proxy.as_ref())?, plugins.clone())?;
-        background.keep_keys(&options.auth);
-        let proxy = Proxy::start(listeners.proxy, ports.proxy, options, router.clone(), metrics, &workers)?;
+        let tenants = config.proxy.tenants().map(|(id, tenant)| (id, &tenant.auth));
+        let auth = Guard::for_clients(&config.proxy.auth, tenants)?;
+        background.keep_keys(&auth);
+        let tls = Acceptor::http(tls.proxy.as_ref())?;
+        let pages = Pages::load(config.proxy.error_pages.dir.as_deref())?;
+        let parts = ProxyParts {
+            tls,
+            auth,
+            pages,
+            plugins: plugins.clone(),
+            router: router.clone(),
+            metrics,
+        };
+        let proxy = Proxy::start(listeners.proxy, ports.proxy, &config.proxy, parts, &workers)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };
         info!(
@@ -418,28 +428,6 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, key: Option<ClusterKey>)
     }
 }
 
-fn proxy_options(config: &Config, tls: Acceptor, plugins: Arc<Plugins>) -> Result<ProxyOptions, StartError> {
-    let proxy = &config.proxy;
-    Ok(ProxyOptions {
-        endpoints: PerEndpoint::new(proxy),
-        limits: proxy.limits,
-        // Checked with the rest of the configuration.
-        trusted_proxies: TrustedProxies::parse(&proxy.trusted_proxies).unwrap_or_default(),
-        head: proxy.http.read_header_timeout.on(),
-        read: proxy.http.read_timeout.on(),
-        write: proxy.http.write_timeout.on(),
-        underscore_headers: proxy.http.underscore_headers,
-        max_header_bytes: usize::try_from(proxy.http.max_header_bytes.0).unwrap_or(usize::MAX),
-        tls,
-        keepalive: proxy.http.idle_timeout.on(),
-        domains: Domains::new(&proxy.domains, proxy.tenants().map(|(id, tenant)| (id, &tenant.domains[..]))),
-        auth: Guard::for_clients(&proxy.auth, proxy.tenants().map(|(id, tenant)| (id, &tenant.auth)))?,
-        plugins,
-        access_log: proxy.access_log.clone(),
-        pages: Pages::load(proxy.error_pages.dir.as_deref())?,
-    })
-}
-
 /// Tasks that run as long as the node.
 #[derive(Default)]
 pub(crate) struct Background {
@@ -461,16 +449,5 @@ impl Background {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-/// The section as the tunnel crate takes it.
-fn settings(config: &TunnelConfig) -> Settings {
-    Settings {
-        stream_window: config.stream_window.0 as u32,
-        connection_window: config.connection_window.0 as u32,
-        stall_timeout: config.stall_timeout.on(),
-        ping_interval: config.ping_interval.into(),
-        ping_timeout: config.ping_timeout.into(),
     }
 }

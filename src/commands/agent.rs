@@ -1,4 +1,4 @@
-//! `piko agent`: keep a service's endpoints registered. Both spellings: the seed's
+//! `piko agent`: keep a service's endpoints registered. Both spellings: Piko's
 //! `--endpoints my-endpoint/localhost:4000` and today's `agent http my-endpoint 4000`.
 
 use std::io::Write as _;

@@ -28,7 +28,7 @@ fn seconds(from_now: u64) -> u64 {
 
 #[tokio::test]
 async fn t13_t16_u3_u5_u6_u7_agents_need_a_token_where_there_is_a_key() {
-    // The seed's spelling of the key, and of the agent's token.
+    // Piko's spelling of the key, and of the agent's token.
     let node = Node::start(piko(), &[], &[&format!("--auth.token-hmac-secret-key={SECRET}")]);
     node.ready().await;
     let service = Service::start("one").await;

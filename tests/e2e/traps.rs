@@ -1,4 +1,4 @@
-//! Traps of the parts we build on (shared/facts/pingora.md, section 4), one regression test each.
+//! Traps of the parts we build on (Pingora, h2, hyper): one regression test each.
 
 use std::time::Duration;
 

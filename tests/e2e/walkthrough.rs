@@ -1,4 +1,4 @@
-//! The seed's walk-through, command by command, with real NGINX between the nodes and everyone else.
+//! Piko's walk-through, command by command, with real NGINX between the nodes and everyone else.
 
 use std::path::Path;
 use std::process::Command;

@@ -23,7 +23,6 @@ use tokio::time::timeout;
 
 use crate::config::AgentConfig;
 use crate::metrics::Metrics;
-use crate::run::settings;
 use crate::service::{self, Target};
 use crate::tunnel::{self, Services, Streams};
 
@@ -71,7 +70,7 @@ impl Tunnel {
         }
         let all: HashMap<_, _> = all.into_iter().map(|s| (s.endpoint.to_string(), s)).collect();
         let services: Services = Arc::new(all);
-        let settings = settings(&config.tunnel);
+        let settings = piko_tunnel::Settings::from(&config.tunnel);
         let (near, far) = duplex(1 << 20);
         let streams = Streams::new();
         let serving = streams.clone();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use piko_bootstrap::config::TunnelConfig;
+
 use crate::limits;
 
 /// Windows and liveness of one tunnel. Each end uses its own; they need not be equal.
@@ -18,6 +20,19 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// How long its answer may take before the tunnel is taken for dead.
     pub ping_timeout: Duration,
+}
+
+impl From<&TunnelConfig> for Settings {
+    fn from(config: &TunnelConfig) -> Self {
+        Settings {
+            // The configuration's check keeps both below 2^31.
+            stream_window: config.stream_window.0 as u32,
+            connection_window: config.connection_window.0 as u32,
+            stall_timeout: config.stall_timeout.on(),
+            ping_interval: config.ping_interval.into(),
+            ping_timeout: config.ping_timeout.into(),
+        }
+    }
 }
 
 impl Settings {

@@ -88,7 +88,7 @@ impl ConfigSpec for Config {
         ("proxy.tls.client.insecure_skip_verify", "cluster.peer.tls.client.insecure_skip_verify"),
         ("proxy.tls.client.server_name", "cluster.peer.tls.client.server_name"),
         ("server.graceful_shutdown_timeout", "grace_period"),
-        // The seed's tokens were agents' tokens.
+        // In Piko's first versions only agents had tokens.
         ("auth.token_hmac_secret_key", "upstream.auth.hmac_secret_key"),
         ("auth.token_rsa_public_key", "upstream.auth.rsa_public_key"),
         ("auth.token_ecdsa_public_key", "upstream.auth.ecdsa_public_key"),

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_bootstrap::access_log::AccessLogConfig;
 use piko_net::{Accepted, ConnLimits, Port};
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::ShutdownWatch;
@@ -22,45 +21,22 @@ use super::pages::Pages;
 use super::per_endpoint::PerEndpoint;
 use super::{Gateway, http1, http2, stream};
 use crate::auth::Guard;
-use crate::config::{LimitsConfig, TrustedProxies, UnderscoreHeaders};
+use crate::config::{ProxyConfig, TrustedProxies};
 use crate::metrics::Metrics;
 use crate::plugins::Plugins;
 use crate::route::Router;
 use crate::tls::Acceptor;
 use crate::workers::{self, Workers};
 
-/// What the proxy port needs to know.
-pub struct ProxyOptions {
-    /// What single endpoints have of their own.
-    pub endpoints: PerEndpoint,
-    /// How many requests at once.
-    pub limits: LimitsConfig,
-    /// Whose word about a client is taken.
-    pub trusted_proxies: TrustedProxies,
-    /// For a request's head. `None`: no limit.
-    pub head: Option<Duration>,
-    /// Silence allowed in a request's body. `None`: no limit.
-    pub read: Option<Duration>,
-    /// How long bytes may wait for a client that does not read. `None`: no limit.
-    pub write: Option<Duration>,
-    /// Largest header block of a request.
-    pub max_header_bytes: usize,
-    /// What becomes of header names with an underscore.
-    pub underscore_headers: UnderscoreHeaders,
-    /// What the port speaks.
+/// The parts of a node that the proxy port works with.
+pub(crate) struct ProxyParts {
     pub(crate) tls: Acceptor,
-    /// How long a client's idle connection is kept.
-    pub keepalive: Option<Duration>,
-    /// Which hosts name endpoints, and whose.
-    pub domains: Domains,
-    /// Whose requests are taken.
-    pub auth: Guard,
-    /// Asked about each request.
-    pub plugins: Arc<Plugins>,
-    /// One log line a request.
-    pub access_log: AccessLogConfig,
+    pub(crate) auth: Guard,
     /// What browsers read of failures.
-    pub pages: Pages,
+    pub(crate) pages: Pages,
+    pub(crate) plugins: Arc<Plugins>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// A request that is on its way to an idle connection when the port closes has so long to come.
@@ -93,42 +69,48 @@ impl Proxy {
     pub(crate) fn start(
         listener: TcpListener,
         port: Port,
-        options: ProxyOptions,
-        router: Arc<Router>,
-        metrics: Arc<Metrics>,
+        config: &ProxyConfig,
+        parts: ProxyParts,
         workers: &Workers,
     ) -> std::io::Result<Proxy> {
         let addr = listener.local_addr()?;
+        let ProxyParts { tls, auth, pages, plugins, router, metrics } = parts;
+        let http = &config.http;
+        let (head, idle, write) =
+            (http.read_header_timeout.on(), http.idle_timeout.on(), http.write_timeout.on());
+        let max_header_bytes = usize::try_from(http.max_header_bytes.0).unwrap_or(usize::MAX);
         let limits = ConnLimits {
             first_byte: None,
             // The head's limit, if there is one, counts TLS.
-            tls: options.head.unwrap_or(piko_net::tls::HANDSHAKE_TIMEOUT),
-            head: options.head,
-            idle: options.keepalive,
-            write: options.write,
+            tls: head.unwrap_or(piko_net::tls::HANDSHAKE_TIMEOUT),
+            head,
+            idle,
+            write,
             http: true,
         };
         let draining = watch::Sender::new(false);
         let (farewell, over) = (CancellationToken::new(), CancellationToken::new());
-        let own = options.endpoints.clone();
+        let endpoints = PerEndpoint::new(config);
+        let domains = config.tenants().map(|(id, tenant)| (id, &tenant.domains[..]));
         let gateway = Gateway {
-            limits: Arc::new(Limits::new(options.limits, own, metrics.clone())),
+            limits: Arc::new(Limits::new(config.limits, endpoints.clone(), metrics.clone())),
             router,
             metrics,
-            auth: Arc::new(options.auth),
-            plugins: options.plugins,
-            domains: options.domains,
-            endpoints: options.endpoints,
-            trusted_proxies: options.trusted_proxies,
-            access_log: options.access_log,
-            pages: Arc::new(options.pages),
+            auth: Arc::new(auth),
+            pages: Arc::new(pages),
+            plugins,
+            domains: Domains::new(&config.domains, domains),
+            endpoints,
+            // Checked with the rest of the configuration.
+            trusted_proxies: TrustedProxies::parse(&config.trusted_proxies).unwrap_or_default(),
+            access_log: config.access_log.clone(),
             draining: draining.subscribe(),
             farewell: farewell.clone(),
             over: over.clone(),
-            timeouts: Timeouts { request_body: options.read, write: options.write },
-            max_header_bytes: options.max_header_bytes,
-            underscore_headers: options.underscore_headers,
-            keep: options.keepalive.is_some(),
+            timeouts: Timeouts { request_body: http.read_timeout.on(), write },
+            max_header_bytes,
+            underscore_headers: http.underscore_headers,
+            keep: idle.is_some(),
         };
         let (stop, stopping) = watch::channel(false);
         let idle_end = CancellationToken::new();
@@ -145,10 +127,10 @@ impl Proxy {
             proxy.server_options = Some(http);
             apps.push(App {
                 proxy: Arc::new(proxy),
-                max_header_bytes: options.max_header_bytes,
+                max_header_bytes,
                 // Of this worker: its connections wait for it in a list of their own.
                 idle_end: idle_end.child_token(),
-                tls: options.tls.clone(),
+                tls: tls.clone(),
                 limits,
                 stopping: stopping.clone(),
                 port: port.clone(),

@@ -62,9 +62,10 @@ use forward::{Timeouts, forward};
 use forwarded::Came;
 use incoming::Incoming;
 use limits::{Limits, Place};
-pub use listen::{Proxy, ProxyOptions};
+pub use listen::Proxy;
+pub(crate) use listen::ProxyParts;
 pub use pages::{Pages, PagesError};
-pub use per_endpoint::PerEndpoint;
+use per_endpoint::PerEndpoint;
 use plugins::{Decision, Known};
 use session::Refused;
 
