@@ -22,9 +22,9 @@ use crate::health::{self, Unhealthy};
 use crate::lanes::Lanes;
 use crate::metrics::{self, Metrics};
 use crate::plan::{Next, Plan};
-use crate::service::{self, Target};
+use crate::service::{self, Services, Target};
 use crate::threads::{Place, Threads};
-use crate::tunnel::{Opened, Owner, Services, Streams, Tunnel};
+use crate::tunnel::{Opened, Owner, Streams, Tunnel};
 
 /// Nodes' wishes to be rid of us that wait to be heard: each tunnel has one.
 const MAX_DRAINS: usize = 16;

@@ -20,9 +20,12 @@ pub(crate) struct Kept<L> {
 /// The right to use a client's connection, and the place it comes back to.
 pub(crate) type Hold<L> = OwnedMutexGuard<Option<Kept<L>>>;
 
+/// A client's seat, for those that wait for it.
+type Shared<L> = Arc<Seat<Option<Kept<L>>>>;
+
 /// The seats of one service's clients.
 pub(crate) struct Seats<L> {
-    of: Mutex<HashMap<ClientId, Arc<Seat<Option<Kept<L>>>>>>,
+    of: Mutex<HashMap<ClientId, Shared<L>>>,
     /// A seat was given, or a connection came back to one.
     changed: Notify,
 }
@@ -64,7 +67,7 @@ impl<L> Seats<L> {
             return;
         }
         // The one that has waited longest goes: clients that log in and never come back keep nobody else out.
-        let until = |seat: &Arc<Seat<Option<Kept<L>>>>| seat.try_lock().ok()?.as_ref().map(|kept| kept.until);
+        let until = |seat: &Shared<L>| seat.try_lock().ok()?.as_ref().map(|kept| kept.until);
         let waiting = seats.iter().filter_map(|(client, seat)| Some((until(seat)?, client)));
         if let Some(client) = waiting.min_by_key(|(until, _)| *until).map(|(_, client)| client.clone()) {
             seats.remove(&client);

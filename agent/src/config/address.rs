@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use http::uri::Authority;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 /// Longest path of a unix socket that Linux takes, bytes.

@@ -23,8 +23,8 @@ use tokio::time::timeout;
 
 use crate::config::AgentConfig;
 use crate::metrics::Metrics;
-use crate::service::{self, Target};
-use crate::tunnel::{self, Services, Streams};
+use crate::service::{self, Services, Target};
+use crate::tunnel::{self, Streams};
 
 /// A tunnel to an agent with the endpoints given, in this process.
 struct Tunnel {

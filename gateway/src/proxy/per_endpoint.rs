@@ -12,7 +12,7 @@ use crate::route::EndpointKey;
 
 /// `proxy.endpoints`, and what holds for all others.
 #[derive(Debug, Clone)]
-pub struct PerEndpoint {
+pub(super) struct PerEndpoint {
     /// Time to the response headers. `None`: no limit.
     timeout: Option<Duration>,
     endpoints: Arc<HashMap<EndpointKey, Settings>>,
@@ -30,7 +30,7 @@ struct Settings {
 
 impl PerEndpoint {
     /// As configured, and checked.
-    pub fn new(config: &ProxyConfig) -> PerEndpoint {
+    pub(super) fn new(config: &ProxyConfig) -> PerEndpoint {
         let of = |(name, own): (&String, &crate::config::EndpointConfig)| {
             let timeout = own.timeout.map(|timeout| timeout.on());
             let affinity = own
