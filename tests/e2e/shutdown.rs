@@ -30,7 +30,7 @@ impl Load {
                 let mut failed = Vec::new();
                 while !stop.load(SeqCst) {
                     let (mut addr, mut answer) = ask(next()).await;
-                    if answer.as_ref().is_err_and(|error| is_refused(error)) {
+                    if answer.as_ref().is_err_and(is_refused) {
                         // As balancers do: nothing was sent, and the node may have closed its port since it was
                         // chosen.
                         (addr, answer) = ask(next()).await;
