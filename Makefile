@@ -1,4 +1,4 @@
-.PHONY: piko demo plugins test fuzz lint bench million image image-test dist package-test alerts chart programs chaos soak
+.PHONY: piko demo plugins test simulation fuzz lint bench million image image-test dist package-test alerts chart programs chaos soak
 
 # The program, optimised: bin/piko. Its debug information, for backtraces and perf, is beside it: bin/piko.debug
 piko:
@@ -23,6 +23,11 @@ test:
 	cd plugins && cargo test --workspace --quiet
 	tools/setup programs-few
 	PIKO=target/debug/piko tests/programs/run aria2 django-dev git redis-server registry rsync ssh webdav
+
+# The cluster's tables and links in CLUSTER_SEEDS (10000) worlds of faults. Some minutes.
+simulation:
+	tools/setup build
+	CLUSTER_SEEDS=$${CLUSTER_SEEDS:-10000} cargo test -p piko-cluster --test simulation
 
 # Feeds every parser with damaged input, FUZZ_SECONDS (60) each.
 fuzz:

@@ -19,7 +19,7 @@ use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
 use crate::config::{Config, advertised};
 use crate::heartbeat::Pulses;
 use crate::metrics::Metrics;
-use crate::peer::{Dialler, PeerPort};
+use crate::peer::{self, Dialler, PeerPort};
 use crate::plugins::{ClusterDirectory, Plugins};
 use crate::ports::{Ports, Secured};
 use crate::proxy::{Pages, PagesError, Proxy, ProxyParts};
@@ -225,7 +225,10 @@ impl Node {
             listeners.peer,
             ports.peer,
             router.clone(),
-            Arc::new(move |method, path| admin::answer_peer(method, path, &state)),
+            Arc::new(move |method, path, query| {
+                let about = peer::about::answer(method, path, query, &state.table);
+                about.unwrap_or_else(|| admin::answer_peer(method, path, &state))
+            }),
             door,
             settings.clone(),
             workers.clone(),

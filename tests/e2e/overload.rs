@@ -133,6 +133,8 @@ async fn a_leaving_node_sends_those_elsewhere_whose_agents_have_left() {
     .await;
     let refused = get(node.proxy, "/", &[NAMED]).await.unwrap();
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
+    let unknown = get(node.proxy, "/", &[("x-piko-endpoint", "never-there")]).await.unwrap();
+    assert_eq!((unknown.status, unknown.header("x-piko-error")), (502, "no_upstream"));
 }
 
 /// At the end of the grace, a client reads why its request came to nothing, as far as that can still be said.

@@ -58,16 +58,28 @@ async fn has_links(lan: &Lan, host: usize, links: usize) {
     .await;
 }
 
-/// Waits until a host's own node answers for the endpoint with that status.
-async fn answers(lan: &Lan, host: usize, endpoint: &str, status: &str) {
+/// The status that a host's own node answers with for the endpoint.
+fn answer(lan: &Lan, host: usize, endpoint: &str) -> String {
     let header = format!("x-piko-endpoint: {endpoint}");
     let words =
         ["-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", "-H", &header, "http://127.0.0.1:8000"];
+    String::from_utf8_lossy(&lan.run(host, Path::new("curl"), &words).stdout).into_owned()
+}
+
+/// Waits until a host's own node answers for the endpoint with that status.
+async fn answers(lan: &Lan, host: usize, endpoint: &str, status: &str) {
     eventually(&format!("{endpoint} answers {status} on host {host}"), || async {
-        let asked = lan.run(host, Path::new("curl"), &words);
-        (asked.stdout == status.as_bytes()).then_some(())
+        (answer(lan, host, endpoint) == status).then_some(())
     })
     .await;
+}
+
+/// A host sends no packets of gossip any more, or again. Its connections pass.
+fn lose_packets(lan: &Lan, host: usize, lose: bool) {
+    let change = if lose { "add" } else { "del" };
+    let rule = ["rule", change, "prio", "9", "ipproto", "udp", "dport", "8003", "blackhole"];
+    let done = lan.run(host, Path::new("ip"), &rule);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 #[tokio::test]
@@ -152,6 +164,54 @@ async fn where_one_link_is_cut_requests_go_round_it() {
         knows(&lan, host, &["active"; 3]).await;
         has_links(&lan, host, 2).await;
         answers(&lan, host, "far", "200").await;
+    }
+    drop(nodes);
+}
+
+/// As a firewall does that knows of one half of a port only.
+#[tokio::test]
+async fn where_packets_are_lost_and_connections_pass_nothing_is_missed() {
+    let lan = match Lan::make(3) {
+        Ok(lan) => lan,
+        Err(why) => return eprintln!("not run, since hosts cannot be made here: {why}"),
+    };
+    let mut nodes = nodes(&lan, 3);
+    for host in 1..=3 {
+        has_links(&lan, host, 2).await;
+    }
+    let _service = lan.start(2, Path::new("python3"), &["-m", "http.server", "4000", "--bind", "127.0.0.1"]);
+    let agent = |endpoint: &str| {
+        lan.start(2, piko(), &["agent", "--endpoints", &format!("{endpoint}/localhost:4000")])
+    };
+    let _stays = agent("far");
+    answers(&lan, 1, "far", "200").await;
+
+    (1..=3).for_each(|host| lose_packets(&lan, host, true));
+    // Past the time in which memberlist gives everybody up.
+    for _ in 0..12 {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(statuses(&lan, 1), ["active"; 3]);
+        assert_eq!(answer(&lan, 1, "far"), "200");
+    }
+    // What changes is known all the same.
+    let goes = agent("later");
+    answers(&lan, 1, "later", "200").await;
+    drop(goes);
+    answers(&lan, 1, "later", "502").await;
+
+    // A node that ends is found out, and its successor at the same address is not taken for it.
+    drop(nodes.remove(1));
+    answers(&lan, 1, "far", "502").await;
+    let join = format!("--cluster.join={}", lan.address(1));
+    let secret = "--cluster.secret=a-secret-of-this-test";
+    nodes.push(lan.start(2, piko(), &["server", &join, secret]));
+    answers(&lan, 1, "far", "200").await;
+    knows(&lan, 1, &["active"; 3]).await;
+
+    (1..=3).for_each(|host| lose_packets(&lan, host, false));
+    for host in 1..=3 {
+        knows(&lan, host, &["active"; 3]).await;
+        has_links(&lan, host, 2).await;
     }
     drop(nodes);
 }

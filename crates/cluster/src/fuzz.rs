@@ -16,6 +16,12 @@ pub fn gossip_message(input: &[u8]) {
         let again = message::decode(&written).expect("what we wrote can be read");
         assert_eq!(message::encode(&again), written);
     }
+    if let Some(messages) = message::decode_all(input) {
+        assert!(messages.len() * 4 <= input.len(), "{} messages of {} bytes", messages.len(), input.len());
+        let written = message::encode_all(&messages);
+        let again = message::decode_all(&written).expect("what we wrote can be read");
+        assert_eq!(message::encode_all(&again), written);
+    }
     if let Some(identity) = message::decode_identity(input)
         && let Ok(written) = message::encode_identity(&identity)
     {

@@ -21,7 +21,7 @@ mod tests;
 mod view;
 
 pub use hop::Hop;
-pub use message::{Change, Identity, Listed, MAX_AGENTS, Message};
+pub use message::{Change, Identity, Link, Listed, MAX_AGENTS, Message};
 pub use names::Names;
 pub use replicate::{Action, Config, Event, Replicator, Time};
 pub use state::{Caps, Ignored, State};

@@ -6,11 +6,13 @@
 //!            │                             │ a later heartbeat
 //!         active ◄─────────────────────────┘
 //!            │  ▲
-//!            │  │ memberlist has it again, or it is heard again
+//!            │  │ any of these holds again
 //!            ▼  │
-//!       unreachable ──── memberlist has lost it; or it was not heard for `MAX_SILENT` seconds, and nobody
-//!                        has a link to it
+//!       unreachable ──── this node has had no good link to it for `MAX_UNLINKED` seconds; nor says a node that is
+//!                        heard that it has one; and memberlist has lost it, or it was not heard for `MAX_SILENT` seconds
 //! ```
+//! A good link proves more than memberlist's packets do: the far end has said which process it is, and answers each
+//! second. So a network that loses packets and lets connections pass costs no routes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -23,10 +25,16 @@ use crate::view::{RemoteNode, Status};
 
 /// Deltas kept aside while an earlier one is missing.
 const MAX_PENDING: usize = 256;
-/// Seconds without a heartbeat after which a member's word is not enough. One comes each second, and five lost in
-/// a row are no accident. memberlist takes longer where this node is the one that is cut off, and believes who
-/// answers its probes and says nothing else.
+/// Seconds without a word of its own after which memberlist's is not enough, and its links are not believed. Heartbeat
+/// and links come each second, and five lost in a row are no accident. memberlist takes longer where this node is the
+/// one that is cut off, and believes whatever answers its probes and says nothing else.
 pub(crate) const MAX_SILENT: u32 = 5;
+/// Seconds that a node is kept for the sake of a link that was good: enough to dial it again, as only active nodes are.
+/// That a link is cut shows within two seconds, so a cut is known after five, as by [`MAX_SILENT`].
+const MAX_UNLINKED: u32 = 3;
+/// Seconds without its links in packets after which it is asked for news over the link: two packets lost in a row are
+/// rare, and twice as many asked for is well before [`MAX_SILENT`].
+const ASK_NEWS: u32 = 2;
 /// How far ahead of the last heartbeat a goodbye counts. A node that leaves sends none after it; one that goes on
 /// has soon sent more, whatever number was in a goodbye that was not its own.
 const BYE_AHEAD: u64 = 8;
@@ -36,7 +44,7 @@ pub(crate) struct Member {
     pub(crate) identity: Identity,
     pub(crate) remote: Arc<RemoteNode>,
     pub(crate) status: Status,
-    /// Does memberlist have it among its own? Nothing is believed of one that it has not.
+    /// Does memberlist have it among its own?
     pub(crate) member: bool,
     /// A pull of its table was answered in full.
     pub(crate) whole: bool,
@@ -50,8 +58,12 @@ pub(crate) struct Member {
     links_seq: u64,
     /// It said goodbye. A heartbeat above this number takes that back.
     bye: Option<u64>,
-    /// Seconds since the last heartbeat.
+    /// Seconds since the last word of its own, or of memberlist's that it is there.
     silent: u32,
+    /// Seconds since the last message of links.
+    links_age: u32,
+    /// Seconds since this node had a good link to it; none for one that it never had.
+    unlinked: Option<u32>,
     /// By base version.
     pending: BTreeMap<u64, Vec<Change>>,
 }
@@ -77,38 +89,58 @@ impl Member {
             links_seq: 0,
             bye: None,
             silent: 0,
+            links_age: 0,
+            unlinked: None,
             pending: BTreeMap::new(),
         }
     }
 
     /// As others name it in their links.
     pub(crate) fn as_link(&self) -> Link {
-        (self.remote.gossip_addr, self.identity.epoch)
+        self.remote.as_link()
     }
 
-    /// The status that follows from what is known. `linked`: somebody who is heard has a link to it.
-    pub(crate) fn judge(&self, linked: impl FnOnce() -> bool) -> Status {
-        match self {
-            Member { bye: Some(_), .. } => Status::Left,
-            Member { member: false, .. } => Status::Unreachable,
-            _ if !self.is_heard() && !linked() => Status::Unreachable,
-            _ => Status::Active,
+    /// The status that follows from what is known. `claimed`: a node whose links are believed has one to it.
+    pub(crate) fn judge(&self, claimed: impl FnOnce() -> bool) -> Status {
+        if self.bye.is_some() {
+            return Status::Left;
         }
+        let linked = self.unlinked.is_some_and(|seconds| seconds < MAX_UNLINKED);
+        let heard = self.member && self.silent < MAX_SILENT;
+        if linked || heard || claimed() { Status::Active } else { Status::Unreachable }
     }
 
-    /// Has it said something lately?
-    pub(crate) fn is_heard(&self) -> bool {
-        self.silent < MAX_SILENT
+    /// May it be there? Then it is told things, it is listened to, and it keeps its place. Nothing is believed of one
+    /// that neither memberlist has nor a link reaches.
+    pub(crate) fn is_there(&self) -> bool {
+        self.member || self.status == Status::Active
     }
 
-    /// A second has gone by.
-    pub(crate) fn tick(&mut self) {
+    /// Is it still worth something what it said of its links?
+    pub(crate) fn links_are_fresh(&self) -> bool {
+        self.links_age < MAX_SILENT
+    }
+
+    /// Is what it tells in packets lost?
+    pub(crate) fn is_missed(&self) -> bool {
+        self.links_age >= ASK_NEWS
+    }
+
+    /// A second has gone by. `linked`: this node has a good link to it.
+    pub(crate) fn tick(&mut self, linked: bool) {
         self.silent = self.silent.saturating_add(1);
+        self.links_age = self.links_age.saturating_add(1);
+        self.unlinked = if linked { Some(0) } else { self.unlinked.map(|seconds| seconds.saturating_add(1)) };
     }
 
     /// memberlist has it, or has it again.
     pub(crate) fn up(&mut self) {
         (self.member, self.silent) = (true, 0);
+    }
+
+    /// This node has a good link to it.
+    pub(crate) fn linked(&mut self) {
+        self.unlinked = Some(0);
     }
 
     /// Takes a heartbeat's number. `false`: this one came before, or a later one did.
@@ -135,7 +167,7 @@ impl Member {
         if seq <= self.links_seq {
             return None;
         }
-        self.links_seq = seq;
+        (self.links_seq, self.links_age, self.silent) = (seq, 0, 0);
         let links = to.into_iter().collect();
         let changed = self.links != links;
         self.links = links;

@@ -191,6 +191,31 @@ pub fn decode(bytes: &[u8]) -> Option<Message> {
     sound.then_some(message)
 }
 
+/// Several messages in one body: before each its length, four bytes, the highest first.
+pub fn encode_all(messages: &[Message]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for message in messages {
+        let bytes = encode(message);
+        // A table is bounded by what agents may register, far below 4 GiB.
+        all.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        all.extend_from_slice(&bytes);
+    }
+    all
+}
+
+/// The messages of such a body; `None` where one of them is none, or not whole.
+pub fn decode_all(mut body: &[u8]) -> Option<Vec<Message>> {
+    let mut messages = Vec::new();
+    while !body.is_empty() {
+        let (length, rest) = body.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        let (message, rest) = rest.split_at_checked(length)?;
+        messages.push(decode(message)?);
+        body = rest;
+    }
+    Some(messages)
+}
+
 /// As the configuration takes it. It is shown, logged and compared: nothing else may come in.
 fn is_id(id: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

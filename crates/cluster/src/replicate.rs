@@ -2,7 +2,8 @@
 //!
 //! - Own changes go to every active member within [`COALESCE`], those of that time together.
 //! - Each [`HEARTBEAT`] every member hears which version this node's table has, and which links it has.
-//! - One who hears of a version that it has not, or of a change that does not fit on, pulls from the owner.
+//! - A node that hears of a version that it has not, or of a change that does not fit on, pulls from the owner.
+//! - Where packets are lost and a link is good, the same comes over the link, when it is asked for ([`Replicator::wants_news`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use piko_wire::RouteKey;
 
 use crate::local::Missing;
 use crate::member::Member;
-use crate::message::{self, Change, Identity, Listed, Message};
+use crate::message::{self, Change, Identity, Link, Listed, Message};
 use crate::names::Names;
 use crate::state::{Caps, Ignored, State, Then};
 use crate::view::Status;
@@ -131,16 +132,29 @@ impl Replicator {
         self.flush_at.get_or_insert(now + COALESCE);
     }
 
-    /// Sets whether this node has a good link to another one: it is up, and answers.
-    pub fn set_link(&mut self, node: &str, good: bool, now: Time) {
+    /// Sets whether this node has a good link to another one: it is up, its far end has said that it is that process,
+    /// and it answers.
+    pub fn set_link(&mut self, far: Link, good: bool, now: Time) {
         self.state.now = now;
-        let links = &mut self.state.links;
-        let changed = if good { links.insert(node.to_owned()) } else { links.remove(node) };
-        if changed {
+        if self.state.set_link(far, good) {
             self.links_at.get_or_insert(now + COALESCE);
-            self.state.settle_silent();
             self.note_news();
         }
+    }
+
+    /// Is the node at the far end of a good link to be asked for [`Replicator::news`], as its packets are lost? Then the
+    /// version that is here.
+    pub fn wants_news(&self, far: Link) -> Option<u64> {
+        let member = self.state.members.get(&far.0).filter(|member| member.as_link() == far)?;
+        member.is_missed().then_some(member.version)
+    }
+
+    /// What a node that has `have` of this node's table in that epoch would know if it had got all packets: the links,
+    /// and what it missed.
+    pub fn news(&mut self, epoch: u64, have: u64) -> Vec<Message> {
+        let mut news = vec![self.own_links()];
+        news.extend(self.answer(epoch, have));
+        news
     }
 
     /// Takes what happened to a member.
@@ -162,12 +176,13 @@ impl Replicator {
         self.note_news();
     }
 
-    /// Takes what the node at that address says. What strangers say costs no more than this look-up.
+    /// Takes what the node at that address says, in packets or in answers. What strangers say costs no more than this
+    /// look-up.
     ///
     /// # Errors
     /// Says why nothing, or not all of it, was taken.
     pub fn handle_message(&mut self, from: SocketAddr, message: Message, now: Time) -> Result<(), Ignored> {
-        if !self.state.is_member(from) {
+        if !self.state.is_there(from) {
             return Err(Ignored::NoMember);
         }
         self.state.now = now;
@@ -248,20 +263,26 @@ impl Replicator {
         (Arc::new(Message::Bye { owner: id, epoch, seq }), self.reachable())
     }
 
-    /// Does a member of memberlist's live at that address?
-    pub fn is_member(&self, addr: SocketAddr) -> bool {
-        self.state.is_member(addr)
+    /// Does the node at that address count: memberlist has it, or a link reaches it?
+    pub fn is_there(&self, addr: SocketAddr) -> bool {
+        self.state.is_there(addr)
     }
 
-    /// Addresses of nodes that are, or are not, active.
-    pub fn members(&self, active: bool) -> Vec<SocketAddr> {
-        let wanted = self.state.members.iter().filter(|(_, m)| (m.status == Status::Active) == active);
-        wanted.map(|(addr, _)| *addr).collect()
+    /// Addresses of nodes that are active and that memberlist has, or of all others that are known: those it is to
+    /// look for, also where a link makes up for it.
+    pub fn members(&self, in_touch: bool) -> Vec<SocketAddr> {
+        self.those(|member| (member.member && member.status == Status::Active) == in_touch)
     }
 
-    /// Addresses of memberlist's members, whatever their status: a silent one may only not have been heard.
+    fn those(&self, wanted: impl Fn(&Member) -> bool) -> Vec<SocketAddr> {
+        let found = self.state.members.iter().filter(|(_, member)| wanted(member));
+        found.map(|(addr, _)| *addr).collect()
+    }
+
+    /// Addresses of those that are to hear of this node, whatever their status: a silent one may only not have been
+    /// heard.
     fn reachable(&self) -> Vec<SocketAddr> {
-        self.state.members.iter().filter(|(_, member)| member.member).map(|(addr, _)| *addr).collect()
+        self.those(Member::is_there)
     }
 
     pub(crate) fn next_seq(&mut self) -> u64 {
@@ -284,7 +305,7 @@ impl Replicator {
         let Some((base, changes)) = self.state.local.flush() else { return };
         let deltas = message::deltas(&self.state.identity, base, &changes, self.max_packet);
         let deltas: Vec<_> = deltas.into_iter().map(Arc::new).collect();
-        for addr in self.members(true) {
+        for addr in self.those(|member| member.status == Status::Active) {
             self.actions.extend(deltas.iter().map(|delta| Action::Send(addr, delta.clone())));
         }
     }
@@ -295,11 +316,13 @@ impl Replicator {
     }
 
     fn tell_links(&mut self) {
-        let seq = self.next_seq();
-        let State { identity, members, links, .. } = &self.state;
-        let linked = members.values().filter(|member| links.contains(&member.identity.id));
-        let links = message::links(identity, seq, linked.map(Member::as_link));
+        let links = self.own_links();
         self.tell(links);
+    }
+
+    fn own_links(&mut self) -> Message {
+        let seq = self.next_seq();
+        message::links(&self.state.identity, seq, self.state.links.iter().copied())
     }
 
     fn tell(&mut self, message: Message) {
@@ -311,6 +334,9 @@ impl Replicator {
     fn forget(&mut self, now: Time) {
         let state = &mut self.state;
         self.down.retain(|addr, since| {
+            if state.is_active(*addr) {
+                *since = now; // a link reaches it
+            }
             let keep = now.saturating_sub(*since) < FORGET;
             if !keep {
                 state.forget(*addr);

@@ -12,7 +12,7 @@ use piko_wire::{EndpointKey, RouteKey};
 use crate::gone::Gone;
 use crate::local::Local;
 use crate::member::Member;
-use crate::message::{Change, Identity, Listed, Message};
+use crate::message::{Change, Identity, Link, Listed, Message};
 use crate::names::Names;
 use crate::replicate::Time;
 use crate::view::{Load, RemoteRoute, Status};
@@ -24,8 +24,8 @@ pub struct State {
     /// This node's gossip address, once it is known.
     pub(crate) own: Option<SocketAddr>,
     pub(crate) local: Local,
-    /// The nodes this one has a good link to, by id.
-    pub(crate) links: BTreeSet<String>,
+    /// The processes this one has a good link to.
+    pub(crate) links: BTreeSet<Link>,
     pub(crate) members: BTreeMap<SocketAddr, Member>,
     pub(crate) routes: HashMap<RouteKey, Arc<[RemoteRoute]>>,
     /// Of all tables: names that a look-up misses.
@@ -155,15 +155,26 @@ impl State {
 
     /// A second has gone by: members that were not heard of for too long are unreachable.
     pub(crate) fn tick(&mut self) {
-        self.members.values_mut().for_each(Member::tick);
-        self.settle_silent();
+        for member in self.members.values_mut() {
+            member.tick(self.links.contains(&member.as_link()));
+        }
+        self.settle_all();
     }
 
-    /// What is known of members that are not heard depends on the others' links.
-    pub(crate) fn settle_silent(&mut self) {
-        let silent = self.members.iter().filter(|(_, member)| !member.is_heard());
-        let silent: Vec<_> = silent.map(|(addr, _)| *addr).collect();
-        silent.into_iter().for_each(|addr| self.settle(addr));
+    /// Sets whether this node has a good link to a process. `false`: it was so before.
+    pub(crate) fn set_link(&mut self, far: Link, good: bool) -> bool {
+        let changed = if good { self.links.insert(far) } else { self.links.remove(&far) };
+        if good && let Some(member) = self.members.get_mut(&far.0).filter(|member| member.as_link() == far) {
+            member.linked();
+            self.settle(far.0);
+        }
+        changed
+    }
+
+    /// What is known of one member depends on the others' links.
+    fn settle_all(&mut self) {
+        let all: Vec<_> = self.members.keys().copied().collect();
+        all.into_iter().for_each(|addr| self.settle(addr));
     }
 
     /// Forgets a node and its routes.
@@ -195,7 +206,9 @@ impl State {
                 let changed = self.speaker(from, &owner, epoch)?.set_links(seq, to).ok_or(Ignored::Old)?;
                 if changed {
                     self.changes += 1;
-                    self.settle_silent();
+                    self.settle_all();
+                } else {
+                    self.settle(from);
                 }
                 Ok(Then::Nothing)
             }
@@ -203,13 +216,14 @@ impl State {
         }
     }
 
-    pub(crate) fn is_member(&self, addr: SocketAddr) -> bool {
-        self.members.get(&addr).is_some_and(|member| member.member)
+    /// May the node at that address be there, so that it counts what it says?
+    pub(crate) fn is_there(&self, addr: SocketAddr) -> bool {
+        self.members.get(&addr).is_some_and(Member::is_there)
     }
 
     /// May memberlist take a node at that address? So many at once, and no more.
     pub fn has_room(&self, addr: SocketAddr) -> bool {
-        let others = || self.members.iter().filter(|(at, member)| member.member && **at != addr).count();
+        let others = || self.members.iter().filter(|(at, member)| member.is_there() && **at != addr).count();
         self.members.len() < self.caps.nodes || others() < self.caps.nodes
     }
 
@@ -218,7 +232,7 @@ impl State {
         if self.members.len() < self.caps.nodes {
             return true;
         }
-        let gone = self.members.iter().find(|(_, member)| !member.member).map(|(addr, _)| *addr);
+        let gone = self.members.iter().find(|(_, member)| !member.is_there()).map(|(addr, _)| *addr);
         if let Some(gone) = gone {
             self.forget(gone);
         }
@@ -229,9 +243,7 @@ impl State {
     fn settle(&mut self, addr: SocketAddr) {
         let Some(member) = self.members.get(&addr) else { return };
         let (id, before) = (&member.identity.id, member.status);
-        let status = member.judge(|| {
-            self.links.contains(id) || self.heard().any(|other| other.links.contains(&member.as_link()))
-        });
+        let status = member.judge(|| self.with_link_to(member.as_link()).next().is_some());
         if status == before {
             return;
         }
@@ -247,13 +259,13 @@ impl State {
         self.reroute(endpoints);
     }
 
-    fn is_active(&self, addr: SocketAddr) -> bool {
+    pub(crate) fn is_active(&self, addr: SocketAddr) -> bool {
         self.members.get(&addr).is_some_and(|member| member.status == Status::Active)
     }
 
     /// The member at that address, if it is the one spoken of: nobody speaks for another.
     fn speaker(&mut self, from: SocketAddr, owner: &str, epoch: u64) -> Result<&mut Member, Ignored> {
-        let member = self.members.get_mut(&from).filter(|member| member.member);
+        let member = self.members.get_mut(&from).filter(|member| member.is_there());
         let speaks = |member: &&mut Member| member.identity.id == owner && member.identity.epoch == epoch;
         member.filter(speaks).ok_or(Ignored::NoMember)
     }
@@ -265,7 +277,7 @@ impl State {
         version: u64,
         seq: u64,
     ) -> Result<Then, Ignored> {
-        let known = self.members.get(&from).filter(|member| member.member).ok_or(Ignored::NoMember)?;
+        let known = self.members.get(&from).filter(|member| member.is_there()).ok_or(Ignored::NoMember)?;
         let restarted = identity.epoch > known.identity.epoch;
         if restarted {
             // memberlist has not noticed: the process before went without a word.

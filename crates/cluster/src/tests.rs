@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::message::{self, Change, Identity, Listed, Message};
+use crate::message::{self, Change, Identity, Link, Listed, Message};
 use crate::replicate::{Action, Config, Event, HEARTBEAT, Replicator};
 use crate::state::{Caps, Ignored};
 use crate::view::{NodeView, RemoteRoute, Status};
@@ -69,8 +69,8 @@ impl Node {
         sent.collect()
     }
 
-    fn set_link(&self, node: &str, good: bool) {
-        self.then(|r, now| r.set_link(node, good, now));
+    fn set_link(&self, far: Link, good: bool) {
+        self.then(|r, now| r.set_link(far, good, now));
     }
 
     fn ask<T>(&self, what: impl FnOnce(&Replicator) -> T) -> T {
@@ -528,6 +528,9 @@ fn a_message_with_a_name_that_is_none_is_not_taken() {
     }
 }
 
+/// The node `far` of [`three`], as links name it.
+const FAR: Link = (SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 1), 1);
+
 /// Three nodes, of which `near` has the two others among its members.
 fn three() -> (Node, Node, Node) {
     let (near, far, third) = (new(identity("near", 1)), new(identity("far", 1)), new(identity("third", 1)));
@@ -542,7 +545,7 @@ fn a_silent_node_is_there_as_long_as_somebody_who_is_heard_has_a_link_to_it() {
     let (near, far, third) = three();
     set(&far, "a", 1);
     deltas(&far).into_iter().for_each(|delta| drop(near.apply(addr(1), delta)));
-    third.set_link("far", true);
+    third.set_link(FAR, true);
     let second = |third_speaks: bool| {
         if third_speaks {
             for message in [heartbeat(&third), links(&third)] {
@@ -565,22 +568,103 @@ fn a_silent_node_is_there_as_long_as_somebody_who_is_heard_has_a_link_to_it() {
         (Some(Status::Unreachable), Some(Status::Unreachable))
     );
     assert!(near.remote(&route("a")).is_none());
-    // An own link is as good.
-    near.set_link("far", true);
+    // An own link is as good, and while it is dialled again so is one that was.
+    near.set_link(FAR, true);
     assert_eq!(status(&near, "far"), Some(Status::Active));
-    near.set_link("far", false);
+    near.set_link(FAR, false);
+    (0..3).for_each(|_| second(false));
     assert_eq!(status(&near, "far"), Some(Status::Unreachable));
     // What it had is not unknown: it is out of reach.
     let out = |text| near.ask(|r| r.state().is_out_of_reach(&route(text)));
     assert!(out("a") && !out("b"));
 }
 
+/// What the owner answers over a link to one that asks for news there.
+fn news(owner: &Node, asker: &Node, far: Link) -> Vec<Message> {
+    let have = asker.ask(|r| r.wants_news(far)).expect("it asks for news");
+    let news = owner.then(|r, _| r.news(far.1, have)).0;
+    message::decode_all(&message::encode_all(&news)).unwrap()
+}
+
+#[test]
+fn a_good_link_is_life_whatever_memberlist_says_and_brings_what_packets_do_not() {
+    let (near, far, _) = three();
+    set(&far, "a", 1);
+    near.set_link(FAR, true);
+    assert_eq!(near.ask(|r| r.wants_news(FAR)), None, "packets may yet come");
+    near.member_down(addr(1));
+    let second = || {
+        near.tick(addr(2));
+        if near.ask(|r| r.wants_news(FAR)).is_some() {
+            news(&far, &near, FAR).into_iter().for_each(|message| drop(near.apply(addr(1), message)));
+        }
+    };
+    (0..3).for_each(|_| second());
+    assert_eq!(near.remote(&route("a")).unwrap().len(), 1, "a listen whose packet was lost");
+    (0..20).for_each(|_| second());
+    set(&far, "a", 0);
+    (0..3).for_each(|_| second());
+    assert!(near.remote(&route("a")).is_none(), "an unlisten whose packet was lost");
+    assert_eq!(status(&near, "far"), Some(Status::Active));
+    // It is told of this node, too, and memberlist goes on looking for it.
+    assert!(!near.tick(addr(1)).is_empty());
+    assert!(near.ask(|r| r.members(false).contains(&addr(1)) && !r.members(true).contains(&addr(1))));
+    // A goodbye counts all the same.
+    assert!(near.apply(addr(1), bye(&far)).is_ok());
+    assert_eq!(status(&near, "far"), Some(Status::Left));
+}
+
+#[test]
+fn the_link_to_a_successor_keeps_nothing_of_the_process_before() {
+    let (near, ..) = three();
+    near.member_down(addr(1));
+    let successor = (FAR.0, FAR.1 + 1);
+    near.set_link(successor, true);
+    assert_eq!(status(&near, "far"), Some(Status::Unreachable));
+    assert_eq!(near.ask(|r| r.wants_news(successor)), None);
+    // Nor does what it says at that address, under whatever id.
+    let after = new(identity("far", 2));
+    let told = after.then(|r, _| r.news(1, 0)).0;
+    assert!(told.into_iter().all(|message| near.apply(addr(1), message) == Err(Ignored::NoMember)));
+}
+
+#[test]
+fn a_node_that_others_reach_is_there_though_memberlist_has_lost_it() {
+    let (near, far, third) = three();
+    third.set_link(FAR, true);
+    near.apply(addr(2), links(&third)).unwrap();
+    near.member_down(addr(1));
+    assert_eq!(status(&near, "far"), Some(Status::Active));
+    // Nobody vouches for it any more: it is gone at once.
+    third.set_link(FAR, false);
+    near.apply(addr(2), links(&third)).unwrap();
+    assert_eq!(status(&near, "far"), Some(Status::Unreachable));
+    assert_eq!(near.apply(addr(1), heartbeat(&far)), Err(Ignored::NoMember));
+}
+
+#[test]
+fn old_links_of_a_node_that_only_memberlist_vouches_for_are_not_believed() {
+    let (near, _far, third) = three();
+    third.set_link(FAR, true);
+    near.apply(addr(2), links(&third)).unwrap();
+    near.member_down(addr(1));
+    // Its packets are lost, and whoever joins tells memberlist again and again that it is there.
+    for _ in 0..6 {
+        near.tick(addr(2));
+        near.member_up(addr(2), third.identity());
+    }
+    assert_eq!(
+        (status(&near, "third"), status(&near, "far")),
+        (Some(Status::Active), Some(Status::Unreachable))
+    );
+}
+
 #[test]
 fn a_node_without_a_link_says_so_and_its_word_is_the_last_one_sent() {
     let (near, _far, third) = three();
-    third.set_link("far", true);
+    third.set_link(FAR, true);
     let linked = links(&third);
-    third.set_link("far", false);
+    third.set_link(FAR, false);
     let unlinked = links(&third);
     let shown = || near.nodes().into_iter().find(|node| node.identity.id == "third").unwrap().links;
     near.apply(addr(2), linked.clone()).unwrap();

@@ -47,6 +47,13 @@ pub struct RemoteNode {
     pub peer_addr: String,
 }
 
+impl RemoteNode {
+    /// The process, as links name it: an id may be its successor's, too.
+    pub fn as_link(&self) -> Link {
+        (self.gossip_addr, self.epoch)
+    }
+}
+
 /// Requests that are being worked on somewhere; counted by routing, and kept here for as long as the route is.
 pub type Load = Arc<AtomicUsize>;
 
@@ -84,13 +91,9 @@ impl State {
         self.routes.get(route).cloned()
     }
 
-    /// The nodes that say they have a good link to that one, and are heard themselves.
+    /// The nodes that say they have a good link to that one, and have said so lately.
     pub fn linked_to(&self, node: &RemoteNode) -> Vec<Arc<RemoteNode>> {
-        let far = (node.gossip_addr, node.epoch);
-        self.heard()
-            .filter(|member| member.links.contains(&far))
-            .map(|member| member.remote.clone())
-            .collect()
+        self.with_link_to(node.as_link()).map(|member| member.remote.clone()).collect()
     }
 
     /// Endpoints with an upstream anywhere whose name starts with `prefix`, in order, at most `limit`. A prefix
@@ -155,7 +158,7 @@ impl State {
             status: Status::Active,
             version: self.local.version(),
             endpoints: self.local.endpoints().clone(),
-            links: self.links.clone(),
+            links: self.links.iter().filter_map(|link| self.id_of(*link)).collect(),
         });
         nodes.sort_by(|a, b| a.identity.id.cmp(&b.identity.id));
         nodes
@@ -190,8 +193,8 @@ impl State {
         self.members.values().filter(|member| member.status == Status::Active)
     }
 
-    pub(crate) fn heard(&self) -> impl Iterator<Item = &Member> {
-        self.active().filter(|member| member.is_heard())
+    pub(crate) fn with_link_to(&self, far: Link) -> impl Iterator<Item = &Member> {
+        self.active().filter(move |member| member.links_are_fresh() && member.links.contains(&far))
     }
 
     fn tables(&self) -> impl Iterator<Item = &BTreeMap<RouteKey, Listed>> {

@@ -32,7 +32,9 @@ pub(super) async fn to(node: &str, state: &State, request: &Request<Incoming>) -
             debug!(node.id = node, error = %e, "failed to forward a status request");
             let (status, code) = match &e {
                 AskError::NoLink => (StatusCode::BAD_GATEWAY, "no_link"),
-                AskError::Broke(_) | AskError::TooLarge => (StatusCode::BAD_GATEWAY, "node_unreachable"),
+                AskError::Broke(_) | AskError::TooLarge | AskError::Malformed => {
+                    (StatusCode::BAD_GATEWAY, "node_unreachable")
+                }
                 AskError::Late => (StatusCode::GATEWAY_TIMEOUT, "node_timeout"),
             };
             error(status, code, &e.to_string())

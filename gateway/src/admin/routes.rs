@@ -95,7 +95,7 @@ fn metrics(state: &State) -> Answer {
     // Nodes come and go: only those known now are shown.
     gauges.links.reset();
     for node in state.table.active_remotes() {
-        let good = state.links.good(&node.id).is_some();
+        let good = state.links.good(&node).is_some();
         gauges.links.with_label_values(&[&node.id]).set(i64::from(good));
     }
     gauges.entries.reset();

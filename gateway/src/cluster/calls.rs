@@ -119,7 +119,7 @@ impl Port {
                 let stream = Stream::new(io, Some(place));
                 drop(timeout(HELLO, self.connections.0.send(source, stream)).await);
             }
-            PULL if self.table.is_member(from) => {
+            PULL if self.table.is_there(from) => {
                 if let Err(error) = self.answer(&mut io).await {
                     debug!(peer.addr = %from, %error, "failed to send what was missed");
                 }

@@ -93,7 +93,7 @@ impl Joiner {
     async fn round(&self) -> Round {
         let mut round = Round { joined: 0, others: 0, failures: Vec::new() };
         let mut missing = BTreeSet::new();
-        let active: BTreeSet<_> = self.table.members(true).into_iter().collect();
+        let in_touch: BTreeSet<_> = self.table.members(true).into_iter().collect();
         for name in &self.addresses {
             match self.look_up(name).await {
                 Ok(found) => missing.extend(found),
@@ -104,7 +104,7 @@ impl Joiner {
         missing.remove(&self.gossip.addr());
         for addr in missing {
             round.others += 1;
-            if active.contains(&addr) {
+            if in_touch.contains(&addr) {
                 round.joined += 1;
                 continue;
             }

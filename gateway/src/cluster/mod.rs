@@ -28,7 +28,7 @@ use crate::metrics::GossipMetrics;
 use crate::trust::ClusterKey;
 use gossip::Gossip;
 use piko_cluster::Config;
-pub use piko_cluster::{Caps, Identity, Listed, MAX_AGENTS, NodeView, RemoteNode, RemoteRoute, Status};
+pub use piko_cluster::{Caps, Identity, Link, Listed, MAX_AGENTS, NodeView, RemoteNode, RemoteRoute, Status};
 pub use table::Table;
 
 /// How to take part in a cluster.

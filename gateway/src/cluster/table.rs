@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use piko_cluster::{
-    Action, Config, Event, Identity, Ignored, Listed, Message, Names, NodeView, RemoteNode, RemoteRoute,
-    Replicator, State, Time,
+    Action, Config, Event, Identity, Ignored, Link, Listed, Message, Names, NodeView, RemoteNode,
+    RemoteRoute, Replicator, State, Time,
 };
 use piko_wire::{EndpointKey, RouteKey};
 use tokio::sync::{Notify, watch};
@@ -55,8 +55,30 @@ impl Table {
     }
 
     /// Sets whether this node has a good link to another one. The others hear of it within 20 ms.
-    pub fn set_link(&self, node: &str, good: bool) {
-        self.write(|replicator, now| replicator.set_link(node, good, now));
+    pub fn set_link(&self, far: Link, good: bool) {
+        self.write(|replicator, now| replicator.set_link(far, good, now));
+    }
+
+    /// Is the far end of a link to be asked for what its packets did not bring? Then the version that is here.
+    pub(crate) fn wants_news(&self, far: Link) -> Option<u64> {
+        self.replicator.read().wants_news(far)
+    }
+
+    /// What a node is told that asks for that over its link.
+    pub(crate) fn news(&self, epoch: u64, have: u64) -> Vec<Message> {
+        self.write(|replicator, _| replicator.news(epoch, have))
+    }
+
+    /// Takes a whole answer to that.
+    pub(crate) fn take_news(&self, far: Link, news: Vec<Message>) -> Result<(), Ignored> {
+        self.write(|replicator, now| {
+            let mut taken = Ok(());
+            for message in news {
+                taken = taken.and(replicator.handle_message(far.0, message, now));
+            }
+            replicator.pulled(far.0, far.1);
+            taken
+        })
     }
 
     /// The names, here and elsewhere, that a look-up misses.
@@ -130,14 +152,14 @@ impl Table {
         self.read(|state| state.has_room(addr))
     }
 
-    /// Addresses of nodes that are, or are not, active.
-    pub(super) fn members(&self, active: bool) -> Vec<SocketAddr> {
-        self.replicator.read().members(active)
+    /// Addresses of nodes that are active and that memberlist has, or of all others that are known.
+    pub(super) fn members(&self, in_touch: bool) -> Vec<SocketAddr> {
+        self.replicator.read().members(in_touch)
     }
 
-    /// Does a member of memberlist's live at that address?
-    pub(super) fn is_member(&self, addr: SocketAddr) -> bool {
-        self.replicator.read().is_member(addr)
+    /// Does the node at that address count: memberlist has it, or a link reaches it?
+    pub(super) fn is_there(&self, addr: SocketAddr) -> bool {
+        self.replicator.read().is_there(addr)
     }
 
     /// The address that others know this node's gossip by.
@@ -152,7 +174,7 @@ impl Table {
 
     /// Takes what somebody at that address says. Whatever strangers send, nobody waits for the lock because of it.
     pub(super) fn handle_message(&self, from: SocketAddr, message: Message) -> Result<(), Ignored> {
-        if !self.is_member(from) {
+        if !self.is_there(from) {
             return Err(Ignored::NoMember);
         }
         self.write(|replicator, now| replicator.handle_message(from, message, now))

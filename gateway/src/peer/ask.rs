@@ -1,4 +1,5 @@
-//! A question to another node about itself, over the link: what `?forward=` on the admin port asks.
+//! A question to another node about itself, over the link: what `?forward=` on the admin port asks, and what links
+//! ask for themselves, in `about`.
 //!
 //! The node that was asked first has checked who asks; over the link goes the question alone, no credential. The
 //! other node answers from its own knowledge and asks nobody: a question makes one hop.
@@ -8,11 +9,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::body::send_body;
 use piko_tunnel::headers;
+use piko_tunnel::node_session::Opener;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -42,10 +44,13 @@ pub(crate) enum AskError {
     /// An answer that cannot be meant.
     #[error("an answer of more than {MAX_ANSWER} bytes")]
     TooLarge,
+    /// An answer to something else.
+    #[error("an answer that is none")]
+    Malformed,
 }
 
-/// What this node says of itself to another one that asks for a route of the admin port.
-pub(crate) type Answers = Arc<dyn Fn(&Method, &str) -> Response<Full<Bytes>> + Send + Sync>;
+/// What this node says of itself to another one that asks: a method, a path, and what is behind its question mark.
+pub(crate) type Answers = Arc<dyn Fn(&Method, &str, Option<&str>) -> Response<Full<Bytes>> + Send + Sync>;
 
 /// A node's answer.
 pub(crate) struct Answer {
@@ -60,8 +65,13 @@ pub(crate) async fn ask(links: &Links, node: &str, method: &Method, path: &str) 
         Ok(target) => target,
         Err(_) => return Err(AskError::NoLink),
     };
+    ask_over(&target.opener().opener, method, path).await
+}
+
+/// Asks the node at the other end of a link.
+pub(super) async fn ask_over(opener: &Opener, method: &Method, path: &str) -> Result<Answer, AskError> {
     let whole = async {
-        let mut sender = target.opener().opener.ready().await.map_err(broke)?;
+        let mut sender = opener.ready().await.map_err(broke)?;
         let uri = format!("http://piko{PREFIX}{path}");
         let request = Request::builder().method(method).uri(uri).body(()).map_err(broke)?;
         let (response, _) = sender.send_request(request, true).map_err(broke)?;
@@ -98,7 +108,7 @@ pub(super) async fn is_there(target: &Target) {
 async fn linked(links: &Links, node: &str) -> Arc<Target> {
     let mut changes = links.subscribe();
     loop {
-        if let Some(target) = links.target(node) {
+        if let Some((target, _)) = links.named(node) {
             return target;
         }
         if changes.changed().await.is_err() {
@@ -123,14 +133,8 @@ pub(super) fn question<B>(request: &Request<B>) -> Option<&str> {
 pub(super) async fn answer(incoming: Incoming, answers: &Answers) {
     let Incoming { request, mut respond } = incoming;
     let Some(path) = question(&request) else { return respond.send_reset(Reason::PROTOCOL_ERROR) };
-    let (parts, body) = answers(request.method(), path).into_parts();
-    let mut response = Response::new(());
-    *response.status_mut() = parts.status;
-    for name in [header::CONTENT_TYPE, header::LOCATION] {
-        if let Some(value) = parts.headers.get(&name) {
-            response.headers_mut().insert(name, value.clone());
-        }
-    }
+    let (parts, body) = answers(request.method(), path, request.uri().query()).into_parts();
+    let response = Response::from_parts(parts, ());
     let sent = async {
         let stream = respond.send_response(response, false).map_err(|e| e.to_string())?;
         send_body::<Full<Bytes>>(body, stream).await.map_err(|e| e.to_string())

@@ -1,7 +1,11 @@
 //! A link to every active node: dialled when the node appears, redialled as long as it is there.
+//!
+//! A link counts once its far end has said that it is the process that was dialled, and while it answers. Then it is a
+//! sign of life, and brings the tables where packets do not ([`super::about`]).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +20,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::ask;
-use crate::cluster::{RemoteNode, Table};
+use super::ask::AskError;
+use super::{about, ask};
+use crate::cluster::{self, RemoteNode, Table};
 use crate::route::target::{Kind, Target, Targets};
 use crate::route::{Entry, Links};
 use crate::trust::{Door, HandshakeError};
@@ -33,6 +38,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long its answer may take before the link is doubted: more than any round trip on Earth.
 const ANSWER: Duration = Duration::from_secs(1);
+/// A node that is asked for news as often, each time after two seconds of silence, has lost more than some packets.
+const ALL_LOST: u32 = 4;
+/// And if it is not asked for so many seconds, some were lost.
+const SOME_LOST: u32 = 5;
 
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
@@ -44,7 +53,14 @@ enum LinkError {
     Handshake(#[from] HandshakeError),
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error("ask which process it is: {0}")]
+    Ask(#[from] AskError),
+    #[error("another process lives at that address")]
+    Another,
 }
+
+/// Moves a link's bytes, to its end.
+type Driving = Pin<Box<dyn Future<Output = SessionError> + Send>>;
 
 /// Dials the other nodes.
 pub struct Dialler {
@@ -72,20 +88,20 @@ impl Dialler {
     /// Keeps a link to each node that is active in the table, until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut changes = self.table.subscribe_changes();
-        let mut wanted: HashMap<String, CancellationToken> = HashMap::new();
+        let mut wanted: HashMap<cluster::Link, CancellationToken> = HashMap::new();
         let mut tasks = JoinSet::new();
         loop {
             let nodes: HashMap<_, _> =
-                self.table.active_remotes().into_iter().map(|node| (link_key(&node), node)).collect();
-            wanted.retain(|key, unwanted| {
-                let keep = nodes.contains_key(key);
+                self.table.active_remotes().into_iter().map(|node| (node.as_link(), node)).collect();
+            wanted.retain(|far, unwanted| {
+                let keep = nodes.contains_key(far);
                 if !keep {
                     unwanted.cancel();
                 }
                 keep
             });
-            for (key, node) in nodes {
-                wanted.entry(key).or_insert_with(|| {
+            for (far, node) in nodes {
+                wanted.entry(far).or_insert_with(|| {
                     let unwanted = stop.child_token();
                     tasks.spawn_on(self.clone().keep(node, unwanted.clone()), self.workers.next());
                     unwanted
@@ -107,9 +123,9 @@ impl Dialler {
         loop {
             let once = async {
                 match self.connect(&node).await {
-                    Ok((opener, driver, control)) => {
+                    Ok((opener, driving, control)) => {
                         backoff.reset();
-                        let ended = self.live(&node, opener, driver, control).await;
+                        let ended = self.live(&node, opener, driving, control).await;
                         // A clean close means that the peer is leaving: it closes this port before gossip spreads the news,
                         // so there is nothing to warn of.
                         warned = matches!(ended, SessionError::Closed);
@@ -136,24 +152,31 @@ impl Dialler {
         }
     }
 
-    async fn connect(&self, node: &RemoteNode) -> Result<(Opener, Driver<BoxIo>, ControlStream), LinkError> {
+    async fn connect(&self, node: &RemoteNode) -> Result<(Opener, Driving, ControlStream), LinkError> {
         let connect = TcpStream::connect(&*node.peer_addr);
         let stream = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| LinkError::ConnectTimeout)??;
         let io = self.door.dial(&node.peer_addr, stream).await?;
-        Ok(node_session::handshake(io, &self.settings).await?)
+        let (opener, driver, control): (_, Driver<BoxIo>, _) =
+            node_session::handshake(io, &self.settings).await?;
+        let mut driving: Driving = Box::pin(driver.run());
+        let is_it = tokio::select! {
+            ended = &mut driving => return Err(ended.into()),
+            is_it = about::is_it(&opener, node) => is_it?,
+        };
+        if is_it { Ok((opener, driving, control)) } else { Err(LinkError::Another) }
     }
 
     /// Offers the link to the router for as long as it lives.
     async fn live(
         &self,
-        node: &RemoteNode,
+        node: &Arc<RemoteNode>,
         opener: Opener,
-        driver: Driver<BoxIo>,
+        driving: Driving,
         control: ControlStream,
     ) -> SessionError {
         info!(node.id = %node.id, peer.addr = %node.peer_addr, "linked to peer");
         let target = self.targets.add(Kind::Node { id: node.id.clone() }, opener);
-        let entry = self.links.enter(node.id.clone(), target.clone());
+        let entry = self.links.enter(node.clone(), target.clone());
         let (mut sender, mut receiver) = control.split();
         // Nothing is said on it yet, but its end: the other node is leaving.
         let told = async {
@@ -163,16 +186,12 @@ impl Dialler {
             std::future::pending().await
         };
         tokio::select! {
-            ended = driver.run() => ended,
+            ended = driving => ended,
             ended = told => ended,
             never = watch(&node.id, &target, &entry) => match never {},
+            never = keep_informed(node, &target, &self.table) => match never {},
         }
     }
-}
-
-/// The restarted node has a new id and a new epoch: its link is another one.
-fn link_key(node: &RemoteNode) -> String {
-    format!("{}@{}/{}", node.id, node.peer_addr, node.epoch)
 }
 
 /// Asks the other end again and again whether it lives, and doubts the link while it owes an answer.
@@ -187,6 +206,37 @@ async fn watch(node: &str, target: &Target, entry: &Entry<'_>) -> Infallible {
             answer.await;
             info!(node.id = node, "peer link answers again");
             entry.set_good(true);
+        }
+    }
+}
+
+/// Asks the other end for what it has said in packets that did not come. Not where it is asked whether it lives: a whole
+/// table takes its time.
+async fn keep_informed(node: &RemoteNode, target: &Target, table: &Table) -> Infallible {
+    let (far, mut needless, mut needed) = (node.as_link(), 0, 0);
+    loop {
+        sleep(ASK_EVERY).await;
+        let Some(have) = table.wants_news(far) else {
+            needless += 1;
+            if needless > SOME_LOST {
+                needed = 0;
+            }
+            continue;
+        };
+        (needless, needed) = (0, needed + 1);
+        if needed == ALL_LOST {
+            warn!(
+                node.id = %node.id, gossip.addr = %far.0,
+                "UDP packets of gossip do not come through from this node: asking it over the peer link"
+            );
+        }
+        match about::news(&target.opener().opener, far, have).await {
+            Ok(news) => {
+                if let Err(ignored) = table.take_news(far, news) {
+                    debug!(node.id = %node.id, reason = ignored.as_str(), "not all of a peer's news was taken");
+                }
+            }
+            Err(error) => debug!(node.id = %node.id, %error, "failed to ask a peer for news"),
         }
     }
 }

@@ -8,18 +8,19 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::target::Target;
-use crate::cluster::Table;
+use crate::cluster::{self, RemoteNode, Table};
 
 /// One of them.
 struct Link {
+    node: Arc<RemoteNode>,
     target: Arc<Target>,
     /// The other end owes an answer. Requests take another way, if there is one.
     doubted: Arc<AtomicBool>,
 }
 
-/// The live links, by node id.
+/// The live links, by process: its successor may have the same id.
 pub struct Links {
-    live: RwLock<HashMap<String, Link>>,
+    live: RwLock<HashMap<cluster::Link, Link>>,
     table: Arc<Table>,
     changes: watch::Sender<u64>,
 }
@@ -31,19 +32,27 @@ impl Links {
     }
 
     /// Offers a link to the router until the entry drops.
-    pub(crate) fn enter(&self, node: String, target: Arc<Target>) -> Entry<'_> {
+    pub(crate) fn enter(&self, node: Arc<RemoteNode>, target: Arc<Target>) -> Entry<'_> {
         Entry::insert(self, node, target)
     }
 
     /// The live link to a node.
-    pub fn target(&self, node: &str) -> Option<Arc<Target>> {
-        self.live.read().get(node).map(|link| link.target.clone())
+    pub fn target(&self, node: &RemoteNode) -> Option<Arc<Target>> {
+        self.live.read().get(&node.as_link()).map(|link| link.target.clone())
     }
 
     /// The same, while what is sent on it is answered.
-    pub fn good(&self, node: &str) -> Option<Arc<Target>> {
+    pub fn good(&self, node: &RemoteNode) -> Option<Arc<Target>> {
         let live = self.live.read();
-        live.get(node).filter(|link| !link.doubted.load(Relaxed)).map(|link| link.target.clone())
+        live.get(&node.as_link()).filter(|link| link.is_good()).map(|link| link.target.clone())
+    }
+
+    /// The live link to the node of that id, and whether it is good; to its latest process, should there be two.
+    pub fn named(&self, id: &str) -> Option<(Arc<Target>, bool)> {
+        let live = self.live.read();
+        let all = live.values().filter(|link| link.node.id == id);
+        let link = all.max_by_key(|link| (link.is_good(), link.node.epoch))?;
+        Some((link.target.clone(), link.is_good()))
     }
 
     /// Counts up at each change.
@@ -52,19 +61,25 @@ impl Links {
     }
 }
 
+impl Link {
+    fn is_good(&self) -> bool {
+        !self.doubted.load(Relaxed)
+    }
+}
+
 /// A live link's place in the map; gone when dropped, on cancel too.
 pub(crate) struct Entry<'a> {
     links: &'a Links,
-    node: String,
+    node: Arc<RemoteNode>,
     target: Arc<Target>,
     doubted: Arc<AtomicBool>,
 }
 
 impl<'a> Entry<'a> {
-    fn insert(links: &'a Links, node: String, target: Arc<Target>) -> Self {
+    fn insert(links: &'a Links, node: Arc<RemoteNode>, target: Arc<Target>) -> Self {
         let doubted = Arc::<AtomicBool>::default();
-        let link = Link { target: target.clone(), doubted: doubted.clone() };
-        links.live.write().insert(node.clone(), link);
+        let link = Link { node: node.clone(), target: target.clone(), doubted: doubted.clone() };
+        links.live.write().insert(node.as_link(), link);
         let entry = Entry { links, node, target, doubted };
         entry.set_good(true);
         entry
@@ -73,7 +88,7 @@ impl<'a> Entry<'a> {
     /// Is what is sent on it answered? Tells routing, and the cluster.
     pub(crate) fn set_good(&self, good: bool) {
         self.doubted.store(!good, Relaxed);
-        self.links.table.set_link(&self.node, good);
+        self.links.table.set_link(self.node.as_link(), good);
         self.links.changes.send_modify(|n| *n += 1);
     }
 }
@@ -82,8 +97,9 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.target.set_leaving();
         let mut live = self.links.live.write();
-        if live.get(&self.node).is_some_and(|link| link.target.id() == self.target.id()) {
-            live.remove(&self.node);
+        let far = self.node.as_link();
+        if live.get(&far).is_some_and(|link| link.target.id() == self.target.id()) {
+            live.remove(&far);
             drop(live);
             self.set_good(false);
         }

@@ -340,21 +340,21 @@ impl Router {
     /// a link to it; else its link, which may be better than nothing. None where all of that was tried.
     fn way(&self, node: &Arc<RemoteNode>, tried: &[Tried]) -> Option<Way> {
         let fresh = |target: &Arc<Target>| is_fresh(tried, target, None);
-        if let Some(target) = self.links.good(&node.id) {
+        if let Some(target) = self.links.good(node) {
             return fresh(&target).then_some(Way { target, through: None, good: true });
         }
-        let around = self.table.linked_to(node).into_iter().filter_map(|via| self.links.good(&via.id));
+        let around = self.table.linked_to(node).into_iter().filter_map(|via| self.links.good(&via));
         let fresh_around = |target: &Arc<Target>| is_fresh(tried, target, Some(node));
         if let Some(target) = around.filter(fresh_around).min_by_key(|target| target.inflight()) {
             return Some(Way { target, through: Some(node.clone()), good: true });
         }
-        let target = self.links.target(&node.id).filter(fresh)?;
+        let target = self.links.target(node).filter(fresh)?;
         Some(Way { target, through: None, good: false })
     }
 
     /// The link to a node, for a stream that another node wants passed on to it.
     pub fn link(&self, node: &str) -> Option<InFlight> {
-        let target = self.links.good(node).filter(|target| target.accepts())?;
+        let (target, _) = self.links.named(node).filter(|(target, good)| *good && target.accepts())?;
         Some(InFlight::away(target, Load::default(), None))
     }
 }

@@ -1,4 +1,5 @@
-//! What happens to the world: agents come and go, nodes are killed, restarted and leave, ways are cut.
+//! What happens to the world: agents come and go, nodes are killed, restarted and leave, ways are cut, or lose packets
+//! and let connections pass.
 
 use piko_cluster::Listed;
 use piko_wire::RouteKey;
@@ -37,7 +38,7 @@ impl Chaos {
         }
         self.next = world.now + world.rng.random_range(200..6_000);
         let (a, b) = (world.rng.random_range(0..NODES), world.rng.random_range(0..NODES));
-        match world.rng.random_range(0..12) {
+        match world.rng.random_range(0..15) {
             0 => world.end(a, false),
             1 => world.end(a, true),
             2 | 3 => {
@@ -65,6 +66,9 @@ impl Chaos {
                     }
                 }
             }
+            10 => world.deaf[a][b] = true,
+            11 => (world.deaf[a][b], world.deaf[b][a]) = (true, true),
+            12 => world.deaf = [[true; NODES]; NODES],
             _ => world.heal(),
         }
     }

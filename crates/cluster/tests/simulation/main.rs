@@ -9,6 +9,8 @@ mod chaos;
 mod checks;
 mod world;
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -51,13 +53,23 @@ fn tables_and_links_stay_right_whatever_happens() {
         Some(seed) => vec![seed],
         None => (0..number("CLUSTER_SEEDS").unwrap_or(200)).collect(),
     };
-    let mut wrong = Vec::new();
-    for seed in seeds {
-        if let Err(what) = run(seed) {
-            eprintln!("CLUSTER_SEED={seed}: {what}");
-            wrong.push(seed);
+    // Each world is a thread's own: as many at once as there are cores.
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let mut wrong = Vec::new();
+        while let Some(seed) = seeds.get(next.fetch_add(1, Relaxed)) {
+            if let Err(what) = run(*seed) {
+                eprintln!("CLUSTER_SEED={seed}: {what}");
+                wrong.push(*seed);
+            }
         }
-    }
+        wrong
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let wrong: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(some)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
     assert!(wrong.is_empty(), "seeds that fail: {wrong:?}");
 }
 
@@ -66,7 +78,7 @@ fn the_same_seed_is_the_same_run() {
     let trace = || {
         let mut world = World::new(StdRng::seed_from_u64(7));
         let mut chaos = Chaos::default();
-        for _ in 0..500 {
+        for _ in 0..1_000 {
             chaos.step(&mut world);
             world.step(STEP);
         }

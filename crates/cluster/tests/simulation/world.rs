@@ -1,11 +1,13 @@
 //! The world: processes at addresses, a network between them, and what stands in for memberlist and for links.
+//!
+//! A process is told by its epoch: its successor at the same address may have the same id.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_cluster::{Action, Caps, Config, Event, Identity, Listed, Message, Replicator};
+use piko_cluster::{Action, Caps, Config, Event, Identity, Link, Listed, Message, Replicator};
 use piko_wire::RouteKey;
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -13,6 +15,8 @@ use rand::rngs::StdRng;
 pub(crate) const NODES: usize = 10;
 /// How often it is looked at what memberlist and the links would notice, milliseconds.
 const NOTICE: u64 = 100;
+/// How often the far end of a link is asked for news, where that is wanted.
+const ASK_NEWS: u64 = 1_000;
 /// Packets of one kind that one pair loses in a row at most, and pulls that break: with these, it can be said what has
 /// to happen until when. Five heartbeats lost in a row count as a silent node, which is another case.
 const MAX_LOST: u32 = 2;
@@ -27,20 +31,27 @@ pub(crate) struct Process {
     pub(crate) changed: BTreeMap<RouteKey, u64>,
 }
 
-/// What one node knows of another beside gossip: memberlist's view, and the link.
+impl Process {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.replicator.identity().epoch
+    }
+}
+
+/// What one node knows of another beside gossip: memberlist's view, and the link, by the process at its far end.
 #[derive(Default, Clone)]
 struct Contact {
     member: Option<Identity>,
     member_due: Option<u64>,
-    link: Option<String>,
+    link: Option<u64>,
     link_due: Option<u64>,
+    news_due: u64,
     lost: [u32; 3],
     broken: u32,
 }
 
 enum Delivery {
     Packet(Arc<Message>),
-    Ask { epoch: u64, have: u64, asker: u64 },
+    Ask { epoch: u64, have: u64, asker: u64, over_link: bool },
     Frame { message: Message, asker: u64 },
     Answered { epoch: u64, asker: u64 },
 }
@@ -49,13 +60,19 @@ pub(crate) struct World {
     pub(crate) rng: StdRng,
     pub(crate) now: u64,
     pub(crate) processes: Vec<Option<Process>>,
-    /// When each process that is no more ended, by id.
-    pub(crate) ended: BTreeMap<String, u64>,
+    /// When each process that is no more ended.
+    pub(crate) ended: BTreeMap<u64, u64>,
     /// From, to: nothing passes.
     pub(crate) cut: [[bool; NODES]; NODES],
-    /// Since when both ways are open, and both ends live.
+    /// From, to: packets are lost, connections pass.
+    pub(crate) deaf: [[bool; NODES]; NODES],
+    /// Since when connections pass both ways, and both ends live.
     pub(crate) joined: [[Option<u64>; NODES]; NODES],
+    /// Since when packets do.
+    pub(crate) hearing: [[Option<u64>; NODES]; NODES],
     pub(crate) loss: f64,
+    /// Do nodes keep their id when they start again?
+    named: bool,
     contacts: Vec<Vec<Contact>>,
     /// By time and number: from, to, what.
     network: BTreeMap<(u64, u64), (usize, usize, Delivery)>,
@@ -77,15 +94,18 @@ fn node_at(addr: SocketAddr) -> usize {
 
 impl World {
     pub(crate) fn new(mut rng: StdRng) -> World {
-        let loss = rng.random_range(0.0..0.4);
+        let (loss, named) = (rng.random_range(0.0..0.4), rng.random());
         let mut world = World {
             rng,
             now: 0,
             processes: (0..NODES).map(|_| None).collect(),
             ended: BTreeMap::new(),
             cut: Default::default(),
+            deaf: Default::default(),
             joined: Default::default(),
+            hearing: Default::default(),
             loss,
+            named,
             contacts: vec![vec![Contact::default(); NODES]; NODES],
             network: BTreeMap::new(),
             sent: 0,
@@ -96,11 +116,11 @@ impl World {
         world
     }
 
-    /// A new process, with an id and an epoch of its own.
+    /// A new process, with an epoch of its own, and mostly an id.
     pub(crate) fn start(&mut self, node: usize) {
         self.born += 1;
         let at = |port| format!("10.0.0.{}:{port}", node + 1);
-        let id = format!("n{node}-{}", self.born);
+        let id = if self.named { format!("n{node}") } else { format!("n{node}-{}", self.born) };
         let identity =
             Identity { id, epoch: self.born, proxy_addr: at(1), admin_addr: at(2), peer_addr: at(4) };
         let caps = Caps { nodes: 100, endpoints: 1000 };
@@ -114,7 +134,7 @@ impl World {
     /// The process ends: without a word, or with a goodbye to all that it can reach.
     pub(crate) fn end(&mut self, node: usize, leaves: bool) {
         let Some(mut process) = self.processes[node].take() else { return };
-        self.ended.insert(process.replicator.identity().id.clone(), self.now);
+        self.ended.insert(process.epoch(), self.now);
         if leaves {
             let (bye, to) = process.replicator.bye();
             for _ in 0..3 {
@@ -136,21 +156,31 @@ impl World {
 
     /// All ways are open again.
     pub(crate) fn heal(&mut self) {
-        self.cut = Default::default();
+        (self.cut, self.deaf) = Default::default();
     }
 
     pub(crate) fn delivered(&self) -> u64 {
         self.delivered
     }
 
-    /// The id of the node's process at the far end of a link that this one holds for good.
-    pub(crate) fn link(&self, from: usize, to: usize) -> Option<&String> {
-        self.contacts[from][to].link.as_ref()
+    /// Does that node hold a link for good, to that process?
+    pub(crate) fn has_link(&self, from: usize, to: usize, epoch: u64) -> bool {
+        self.contacts[from][to].link == Some(epoch)
     }
 
-    pub(crate) fn node_of(&self, id: &str) -> Option<usize> {
-        let lives = |p: &Option<Process>| p.as_ref().is_some_and(|p| p.replicator.identity().id == id);
+    /// Where the process lives, if it does.
+    pub(crate) fn node_of(&self, epoch: u64) -> Option<usize> {
+        let lives = |p: &Option<Process>| p.as_ref().is_some_and(|p| p.epoch() == epoch);
         self.processes.iter().position(lives)
+    }
+
+    /// The node that `from` has a link to by that id.
+    pub(crate) fn linked_by_id(&self, from: usize, id: &str) -> Option<usize> {
+        let named = |to: &usize| {
+            let process = self.processes[*to].as_ref();
+            process.is_some_and(|p| p.replicator.identity().id == id && self.has_link(from, *to, p.epoch()))
+        };
+        (0..NODES).find(named)
     }
 
     /// Time goes by.
@@ -177,55 +207,97 @@ impl World {
         self.processes[node].as_ref().map(|process| process.replicator.identity().clone())
     }
 
+    /// Do connections pass?
     fn open(&self, a: usize, b: usize) -> bool {
         let alive = self.processes[a].is_some() && self.processes[b].is_some();
         alive && !self.cut[a][b] && !self.cut[b][a]
     }
 
+    /// And packets, both ways?
+    fn packets_pass(&self, a: usize, b: usize) -> bool {
+        self.open(a, b) && !self.deaf[a][b] && !self.deaf[b][a]
+    }
+
     fn join(&mut self) {
         for a in 0..NODES {
             for b in (0..NODES).filter(|b| *b != a) {
-                let open = self.open(a, b);
-                let since = &mut self.joined[a][b];
-                *since = if open { since.or(Some(self.now)) } else { None };
+                let (open, hear) = (self.open(a, b), self.packets_pass(a, b));
+                let now = Some(self.now);
+                self.joined[a][b] = if open { self.joined[a][b].or(now) } else { None };
+                self.hearing[a][b] = if hear { self.hearing[a][b].or(now) } else { None };
             }
         }
     }
 
-    /// What memberlist and the link tell `node` of `other`, some time after it is so. memberlist also asks others.
+    /// What memberlist tells `node` of `other`, some time after it is so. It also asks others. Where its packets are
+    /// lost, it finds the node again and again by a connection, and loses it.
     fn notice(&mut self, node: usize, other: usize) {
-        let direct = self.open(node, other);
-        let reachable = direct || (0..NODES).any(|k| self.open(node, k) && self.open(k, other));
-        let wanted = self.id(other).filter(|_| reachable && self.processes[node].is_some());
-        let (now, time) = (self.now, self.time());
-        let (soon, late) = (self.rng.random_range(50..1_500), self.rng.random_range(3_000..8_000));
-        let Some(process) = &mut self.processes[node] else { return };
-        let contact = &mut self.contacts[node][other];
-        if contact.member == wanted {
-            contact.member_due = None;
-        } else if now >= *contact.member_due.get_or_insert(now + if wanted.is_some() { soon } else { late }) {
-            contact.member_due = None;
-            contact.member = wanted.clone();
-            let event = match wanted.clone() {
-                Some(identity) => Event::Up(addr(other), identity),
-                None => Event::Down(addr(other)),
-            };
-            process.replicator.handle_event(event, time);
+        if self.processes[node].is_none() {
+            return;
         }
-        // A link is dialled to active nodes, and is good while bytes pass both ways.
+        let way = |passes: &dyn Fn(usize, usize) -> bool| {
+            passes(node, other) || (0..NODES).any(|k| passes(node, k) && passes(k, other))
+        };
+        let probed = way(&|a, b| self.packets_pass(a, b));
+        let there = self.id(other).filter(|_| probed || way(&|a, b| self.open(a, b)));
+        let contact = &self.contacts[node][other];
+        let (wanted, within) = match (&contact.member, &there) {
+            (had, there) if had == there && (probed || there.is_none()) => (None, None),
+            (Some(had), now) if now.as_ref().is_none_or(|now| now == had) => (None, Some(3_000..8_000)),
+            _ if probed => (there, Some(50..1_500)),
+            _ => (there, Some(1_000..7_000)),
+        };
+        let (now, time) = (self.now, self.time());
+        match within {
+            None => self.contacts[node][other].member_due = None,
+            Some(within) => {
+                let due = contact.member_due.unwrap_or_else(|| now + self.rng.random_range(within));
+                let contact = &mut self.contacts[node][other];
+                contact.member_due = Some(due).filter(|due| now < *due);
+                if contact.member_due.is_none() {
+                    contact.member.clone_from(&wanted);
+                    let event = match wanted {
+                        Some(identity) => Event::Up(addr(other), identity),
+                        None => Event::Down(addr(other)),
+                    };
+                    let Some(process) = &mut self.processes[node] else { return };
+                    process.replicator.handle_event(event, time);
+                }
+            }
+        }
+        self.link_up(node, other);
+    }
+
+    /// A link is dialled to active nodes, and is good while bytes pass both ways, from and to the process meant.
+    fn link_up(&mut self, node: usize, other: usize) {
+        let (now, time) = (self.now, self.time());
+        let lives = self.processes[other].as_ref().filter(|_| self.open(node, other)).map(Process::epoch);
+        let Some(process) = &mut self.processes[node] else { return };
         let active = process.replicator.state().active_remotes();
         let active = active.into_iter().find(|node| node.gossip_addr == addr(other));
-        let far = wanted.filter(|_| direct).map(|identity| identity.id);
-        let good = far.filter(|far| active.is_some_and(|node| node.id == *far));
+        let good = lives.filter(|epoch| active.is_some_and(|node| node.epoch == *epoch));
+        let contact = &mut self.contacts[node][other];
         if contact.link == good {
             contact.link_due = None;
-        } else if now >= *contact.link_due.get_or_insert(now + soon * 2) {
-            contact.link_due = None;
-            if let Some(old) = std::mem::replace(&mut contact.link, good) {
-                process.replicator.set_link(&old, false, time);
+        } else {
+            let within = if good.is_some() { 50..1_000 } else { 50..3_000 };
+            let due = contact.link_due.unwrap_or_else(|| now + self.rng.random_range(within));
+            contact.link_due = Some(due).filter(|due| now < *due);
+            if contact.link_due.is_none() {
+                if let Some(old) = std::mem::replace(&mut contact.link, good) {
+                    process.replicator.set_link((addr(other), old), false, time);
+                }
+                if let Some(new) = contact.link {
+                    process.replicator.set_link((addr(other), new), true, time);
+                }
             }
-            if let Some(new) = &contact.link {
-                process.replicator.set_link(new, true, time);
+        }
+        let far: Option<Link> = contact.link.map(|epoch| (addr(other), epoch));
+        if let Some(far) = far.filter(|_| now >= contact.news_due) {
+            contact.news_due = now + ASK_NEWS;
+            if let Some(have) = process.replicator.wants_news(far) {
+                let (asker, at) = (process.epoch(), now + self.rng.random_range(1..60));
+                self.queue(at, node, other, Delivery::Ask { epoch: far.1, have, asker, over_link: true });
             }
         }
     }
@@ -237,14 +309,15 @@ impl World {
         if process.replicator.timeout() <= time {
             process.replicator.handle_timeout(time);
         }
-        let asker = process.replicator.identity().epoch;
+        let asker = process.epoch();
         let actions: Vec<_> = std::iter::from_fn(|| process.replicator.next_action()).collect();
         for action in actions {
             match action {
                 Action::Send(to, message) => self.packet(node, to, message),
                 Action::Pull { from, epoch, have } => {
                     let at = self.now + self.rng.random_range(1..60);
-                    self.queue(at, node, node_at(from), Delivery::Ask { epoch, have, asker });
+                    let ask = Delivery::Ask { epoch, have, asker, over_link: false };
+                    self.queue(at, node, node_at(from), ask);
                 }
                 Action::Note(..) => {}
             }
@@ -262,7 +335,7 @@ impl World {
         };
         let in_a_row = &mut self.contacts[to][from].lost[kind];
         *in_a_row = if lost && *in_a_row < MAX_LOST { *in_a_row + 1 } else { 0 };
-        if self.cut[from][to] || *in_a_row > 0 {
+        if self.cut[from][to] || self.deaf[from][to] || *in_a_row > 0 {
             return;
         }
         for _ in 0..if self.rng.random_bool(0.1) { 2 } else { 1 } {
@@ -281,13 +354,19 @@ impl World {
         self.delivered += 1;
         let (time, open) = (self.time(), self.open(from, to));
         let Some(process) = &mut self.processes[to] else { return };
-        let lives = |asker, process: &Process| open && process.replicator.identity().epoch == asker;
+        let lives = |asker, process: &Process| open && process.epoch() == asker;
         match delivery {
             Delivery::Packet(message) => {
                 let message = Arc::unwrap_or_clone(message);
                 let _ = process.replicator.handle_message(addr(from), message, time);
             }
-            Delivery::Ask { epoch, have, asker } if open && process.replicator.is_member(addr(from)) => {
+            Delivery::Ask { epoch, have, asker, over_link: true } if lives(epoch, process) => {
+                let news = process.replicator.news(epoch, have);
+                self.answer(from, to, epoch, asker, news);
+            }
+            Delivery::Ask { epoch, have, asker, over_link: false }
+                if open && process.replicator.is_there(addr(from)) =>
+            {
                 let answer = process.replicator.answer(epoch, have);
                 self.answer(from, to, epoch, asker, answer);
             }
