@@ -1,18 +1,22 @@
 //! What happens to the world: agents come and go, nodes are killed, restarted and leave, ways are cut, or lose packets
 //! and let connections pass.
 
+use std::sync::LazyLock;
+
 use piko_cluster::Listed;
 use piko_wire::RouteKey;
 use rand::Rng as _;
 
 use crate::world::{NODES, World};
 
-/// The endpoints of all nodes.
-pub(crate) fn endpoint(n: usize) -> RouteKey {
-    format!("endpoint-{n}").parse().unwrap()
-}
-
 pub(crate) const ENDPOINTS: usize = 12;
+
+/// One of the endpoints of all nodes.
+pub(crate) fn endpoint(n: usize) -> &'static RouteKey {
+    static ALL: LazyLock<Vec<RouteKey>> =
+        LazyLock::new(|| (0..ENDPOINTS).map(|n| format!("endpoint-{n}").parse().unwrap()).collect());
+    &ALL[n]
+}
 
 /// Faults, one after the other.
 #[derive(Default)]
@@ -30,7 +34,7 @@ impl Chaos {
                 let route = endpoint(world.rng.random_range(0..ENDPOINTS));
                 let upstreams = world.rng.random_range(0..3);
                 let out = world.rng.random_range(0..=upstreams);
-                world.set(node, &route, Listed { upstreams, out, ..Listed::default() });
+                world.set(node, route, Listed { upstreams, out, ..Listed::default() });
             }
         }
         if world.now < self.next {

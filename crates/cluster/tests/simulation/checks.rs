@@ -70,7 +70,7 @@ pub(crate) fn in_the_end(world: &World) -> Result<(), String> {
 
 fn no_route_outlives_its_owner(world: &World, process: &Process) -> Result<(), String> {
     for route in (0..ENDPOINTS).map(endpoint) {
-        for remote in process.replicator.state().remote(&route).iter().flat_map(|routes| routes.iter()) {
+        for remote in process.replicator.state().remote(route).iter().flat_map(|routes| routes.iter()) {
             let ended = world.ended.get(&remote.node.epoch);
             if ended.is_some_and(|ended| world.now - ended > OUTLIVES) {
                 let own = name(process);
@@ -93,19 +93,19 @@ fn nothing_is_lost(
     let id = name(far);
     let view = views.iter().find(|view| view.identity.epoch == far.epoch());
     for route in (0..ENDPOINTS).map(endpoint) {
-        let changed = far.changed.get(&route).copied().unwrap_or(0);
+        let changed = far.changed.get(route).copied().unwrap_or(0);
         let for_long = |since: u64, long: u64| world.now - since.max(changed) > long;
         if !for_long(hearing, AGREE) && !for_long(joined, AGREE_BY_LINKS) {
             continue;
         }
         let here =
-            view.filter(|view| view.status == Status::Active).and_then(|view| view.endpoints.get(&route));
-        if here != far.truth.get(&route) {
+            view.filter(|view| view.status == Status::Active).and_then(|view| view.endpoints.get(route));
+        if here != far.truth.get(route) {
             let own = name(process);
             let status = view.map(|view| view.status);
             return Err(format!(
                 "{own} has {here:?} of {route} at {id} ({status:?}), not {:?}",
-                far.truth.get(&route)
+                far.truth.get(route)
             ));
         }
     }
@@ -147,7 +147,7 @@ fn no_endless_hop(world: &mut World) -> Result<(), String> {
     let (mut at, route) = (world.rng.random_range(0..NODES), endpoint(world.rng.random_range(0..ENDPOINTS)));
     let Some(process) = &world.processes[at] else { return Ok(()) };
     let state = process.replicator.state();
-    let Some(routes) = state.remote(&route) else { return Ok(()) };
+    let Some(routes) = state.remote(route) else { return Ok(()) };
     let to = &routes[0].node;
     let (mut next, mut hop) = match state.linked_to(to).first() {
         Some(via) => (via.id.clone(), Hop::Through(to.id.clone())),
