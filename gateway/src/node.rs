@@ -256,14 +256,8 @@ impl Node {
         background.keep_keys(&auth);
         let tls = Acceptor::http(tls.proxy.as_ref())?;
         let pages = Pages::load(config.proxy.error_pages.dir.as_deref())?;
-        let parts = ProxyParts {
-            tls,
-            auth,
-            pages,
-            plugins: plugins.clone(),
-            router: router.clone(),
-            metrics,
-        };
+        let parts =
+            ProxyParts { tls, auth, pages, plugins: plugins.clone(), router: router.clone(), metrics };
         let proxy = Proxy::start(listeners.proxy, ports.proxy, &config.proxy, parts, &workers)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };

@@ -134,7 +134,7 @@ async fn a_leaving_node_sends_those_elsewhere_whose_agents_have_left() {
     let refused = get(node.proxy, "/", &[NAMED]).await.unwrap();
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
     let unknown = get(node.proxy, "/", &[("x-piko-endpoint", "never-there")]).await.unwrap();
-    assert_eq!((unknown.status, unknown.header("x-piko-error")), (502, "no_upstream"));
+    assert_eq!((unknown.status, unknown.header("x-piko-error")), (502, "endpoint_unknown"));
 }
 
 /// At the end of the grace, a client reads why its request came to nothing, as far as that can still be said.

@@ -258,7 +258,7 @@ impl Attempt<'_, '_> {
         let upgrade = self.ctx.incoming.upgrade.as_ref();
         let mut body = Vec::new();
         if upgrade.is_some() {
-            body = upload.gather(self.client, self.gateway.timeouts.request_body).await?;
+            body = upload.read_whole(self.client, self.gateway.timeouts.request_body).await?;
             let length = body.iter().map(Bytes::len).sum::<usize>();
             if length > 0 {
                 request.headers_mut().insert(headers::UPGRADE_BODY, HeaderValue::from(length));

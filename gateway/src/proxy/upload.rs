@@ -49,7 +49,7 @@ impl Upload {
 
     /// Reads the whole body of a request for an upgrade: nobody acts on half of one. It is held, so that it can be
     /// sent to one upstream after another. Its trailers, if any, are dropped: the new protocol has none.
-    pub(super) async fn gather(
+    pub(super) async fn read_whole(
         &mut self,
         client: &Client<'_>,
         silence: Option<Duration>,
