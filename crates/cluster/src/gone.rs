@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use piko_wire::EndpointKey;
 
-use crate::replicate::Time;
+use crate::time::Time;
 
 /// Such endpoints at most, of all tables together: some 10 MiB with names of ordinary length. Names of a day's
 /// previews fit; beyond it the half that is gone longest is forgotten, and then counts as never seen.

@@ -18,11 +18,13 @@ mod replicate;
 mod state;
 #[cfg(test)]
 mod tests;
+mod time;
 mod view;
 
 pub use hop::Hop;
 pub use message::{Change, Identity, Link, Listed, MAX_AGENTS, Message};
 pub use names::Names;
-pub use replicate::{Action, Config, Event, Replicator, Time};
+pub use replicate::{Action, Config, Event, Replicator};
 pub use state::{Caps, Ignored, State};
+pub use time::Time;
 pub use view::{Load, NodeView, RemoteNode, RemoteRoute, Status};

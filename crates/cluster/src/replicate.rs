@@ -17,10 +17,8 @@ use crate::member::Member;
 use crate::message::{self, Change, Identity, Link, Listed, Message};
 use crate::names::Names;
 use crate::state::{Caps, Ignored, State, Then};
+use crate::time::Time;
 use crate::view::Status;
-
-/// Time since whatever start the driver chose. It never goes back.
-pub type Time = Duration;
 
 /// Changes within this time travel together.
 pub(crate) const COALESCE: Duration = Duration::from_millis(20);

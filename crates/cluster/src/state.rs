@@ -14,7 +14,7 @@ use crate::local::Local;
 use crate::member::Member;
 use crate::message::{Change, Identity, Link, Listed, Message};
 use crate::names::Names;
-use crate::replicate::Time;
+use crate::time::Time;
 use crate::view::{Load, RemoteRoute, Status};
 
 /// All of it.

@@ -1,0 +1,6 @@
+//! Time, as the one who drives the cluster's state counts it.
+
+use std::time::Duration;
+
+/// Time since whatever start the driver chose. It never goes back.
+pub type Time = Duration;
