@@ -50,6 +50,31 @@ async fn what_reached_no_service_is_served_by_another_agent_whatever_the_method(
     assert!(aside(&nodes[0]).await.is_empty());
 }
 
+/// One service never answers, and all clients come through the other agent's node: their patience ends there, and the
+/// node of the bad service hears of it.
+#[tokio::test]
+async fn a_service_that_hangs_is_left_aside_though_its_clients_come_through_another_node() {
+    let impatient = ["--proxy.timeout=300ms", "--health.base-time=60s"];
+    let nodes = cluster(piko(), 2, &impatient).await;
+    let service = Service::start("good").await;
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _good = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    let bad = hangs.local_addr().unwrap();
+    let _bad = agent(piko(), nodes[1].upstream, &format!("my-endpoint/{bad}"), &[]);
+    nodes[0].routes("my-endpoint", 200).await;
+    nodes[1].upstreams(1).await;
+    eventually("it is set aside", || async {
+        statuses(&nodes[..1], 8).await;
+        (aside(&nodes[1]).await.len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(aside(&nodes[1]).await[0]["reason"], "timeout");
+    let mut failed = statuses(&nodes[..1], 100).await;
+    failed.retain(|status| *status != 200);
+    // The other node may not have heard of it for a moment.
+    assert!(failed.len() <= 2, "{failed:?}");
+}
+
 /// The service answers 500: GETs that try it again after its time never show that to their clients.
 #[tokio::test]
 async fn a_service_that_answers_500_is_left_aside_where_the_node_says_so_and_comes_back() {

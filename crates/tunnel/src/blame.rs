@@ -1,10 +1,20 @@
 //! What an agent's own answer (`x-piko-error`) says about the service behind it. What follows from each
 //! failure is decided here, once.
 
+use h2::Reason;
 use http::HeaderMap;
 
 use crate::failure::Failure;
 use crate::headers::ERROR;
+
+/// An error code in no registry: a node that does not know it takes it for a reset like any other (RFC 9113, section 7).
+const LATE: u32 = 0x7069_6b6f;
+
+/// How a node resets a stream to another node when its service is late. That node, where the agent is, then judges the
+/// service: it may have more patience itself, and could not tell this from a client that went away.
+pub fn late() -> Reason {
+    Reason::from(LATE)
+}
 
 /// How much is known of a service when its agent answers instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response, request};
 use piko_cluster::Hop;
 use piko_tunnel::agent_session::Incoming;
-use piko_tunnel::blame::Blame;
+use piko_tunnel::blame::{Blame, late};
 use piko_tunnel::body::{RecvBody, SendBodyError, send_body};
 use piko_tunnel::control::Protocol;
 use piko_tunnel::doubt::{ASK_AFTER, Waiting};
@@ -282,8 +282,13 @@ async fn send_down(
     let response = loop {
         let head = tokio::select! {
             head = watch.head(&mut response, opener) => head?,
-            // The client hung up before there was an answer.
-            _ = poll_fn(|cx| respond.poll_reset(cx)) => return Err(Reason::CANCEL.into()),
+            // The client hung up before there was an answer, or the other node has waited long enough.
+            reset = poll_fn(|cx| respond.poll_reset(cx)) => {
+                if reset.is_ok_and(|reason| reason == late()) {
+                    watch.there.judge(Verdict::Bad(Fault::Timeout));
+                }
+                return Err(Reason::CANCEL.into());
+            }
         };
         match head {
             Head::Informational(_) if informational == MAX_INFORMATIONAL => {}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
-use piko_tunnel::blame::Blame;
+use piko_tunnel::blame::{Blame, late};
 use piko_tunnel::doubt::{ASK_AFTER, Waiting};
 use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
@@ -280,19 +280,29 @@ impl Attempt<'_, '_> {
     async fn exchange(
         &self,
         response: (ResponseFuture, Waiting),
-        stream: SendStream<Bytes>,
+        mut stream: SendStream<Bytes>,
         upload: &mut Upload,
         sent_whole: bool,
     ) -> Result<(), Broken> {
         let progress = Progress::default();
         let silence = self.gateway.timeouts.request_body;
-        let up = upload.send(self.client, stream, &progress, silence, sent_whole);
+        let up = upload.send(self.client, &mut stream, &progress, silence, sent_whole);
         let down = self.answer(response, &progress);
-        tokio::select! {
+        let done = tokio::select! {
             biased;
             answered = down => answered,
             broken = up => Err(broken),
+        };
+        if matches!(done, Err(Broken::Upstream(_, Failure::Timeout))) && self.may_blame() {
+            stream.send_reset(late());
         }
+        done
+    }
+
+    /// Does a late answer say something about the service? A call's own deadline does not: clients with short ones
+    /// could have it set aside for all.
+    fn may_blame(&self) -> bool {
+        !matches!(self.patience, Patience::Call(_))
     }
 
     /// The answer, from its head to its end.
@@ -426,10 +436,9 @@ impl Attempt<'_, '_> {
         }
     }
 
-    /// No answer in time. A call's own deadline says nothing about its service: clients with short ones could have
-    /// it set aside for all.
+    /// No answer in time.
     fn late(&self) -> Broken {
-        if !matches!(self.patience, Patience::Call(_)) {
+        if self.may_blame() {
             self.in_flight.judge(Verdict::Bad(Fault::Timeout));
         }
         let happened = if self.hedge.is_some() { Happened::TrialFailed } else { Happened::AnswerBegan };

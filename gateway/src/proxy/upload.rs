@@ -72,13 +72,13 @@ impl Upload {
     pub(super) async fn send(
         &mut self,
         client: &Client<'_>,
-        mut stream: SendStream<Bytes>,
+        stream: &mut SendStream<Bytes>,
         progress: &Progress,
         silence: Option<Duration>,
         sent_whole: bool,
     ) -> Broken {
         if !sent_whole {
-            let taken = self.copy(client, &mut stream, progress, silence).await;
+            let taken = self.copy(client, stream, progress, silence).await;
             match taken {
                 Ok(true) => {}
                 Ok(false) => {
