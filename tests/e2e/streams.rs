@@ -56,6 +56,35 @@ impl Hop {
     }
 }
 
+/// Twenty open event streams at one agent: another one has nothing more to do, and gets no more than its half, at its
+/// node and at the next.
+#[tokio::test]
+async fn an_open_event_stream_is_no_work_when_an_upstream_is_chosen() {
+    let hop = Hop::open(&[], &[]).await;
+    let mut open = Vec::new();
+    for n in 0..20 {
+        open.push(ask(hop.nodes[n % 2].proxy, to("/sse").body(nothing()).unwrap()).await);
+    }
+    let other = Service::start("two").await;
+    let endpoint = format!("my-endpoint/{}", other.addr);
+    let _other = agent(piko(), hop.nodes[0].upstream, &endpoint, &[]);
+    hop.nodes[0].upstreams(2).await;
+    eventually("both nodes know the other agent", || async {
+        let before = other.served();
+        hop.nodes[1].routes("my-endpoint", 200).await;
+        (other.served() > before).then_some(())
+    })
+    .await;
+    for node in &hop.nodes {
+        let before = hop.service.served();
+        for _ in 0..100 {
+            node.routes("my-endpoint", 200).await;
+        }
+        let served = hop.service.served() - before;
+        assert!(served >= 20, "{served} of 100, with {} streams open", open.len());
+    }
+}
+
 /// One request on a connection of its own.
 async fn ask<B>(proxy: SocketAddr, request: Request<B>) -> (http::Response<Incoming>, AbortOnDropHandle<()>)
 where

@@ -341,6 +341,11 @@ pub fn has_token(value: &HeaderValue, token: &str) -> bool {
     })
 }
 
+/// Is it an answer that goes on for as long as its client is there, most of that time without a word? It is no work then.
+pub fn is_event_stream(answer: &HeaderMap) -> bool {
+    answer.get(header::CONTENT_TYPE).is_some_and(|value| has_token(value, "text/event-stream"))
+}
+
 /// What follows `NTLM` or `Negotiate` in credentials or a challenge. These schemes log in the connection, not the
 /// request (RFC 4559, section 6): what comes next on it counts as that user's. As HAProxy knows them.
 pub fn connection_login(value: &HeaderValue) -> Option<&[u8]> {

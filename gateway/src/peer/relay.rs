@@ -308,8 +308,10 @@ async fn send_down(
         false => parts.headers.contains_key(headers::UPGRADED),
     };
     let after = if byte_stream { After::RestOfUpload } else { After::Nothing };
-    if byte_stream {
+    if byte_stream || headers::is_event_stream(&parts.headers) {
         watch.there.rest();
+    }
+    if byte_stream {
         body.be_patient();
     }
     let stalled = body.stalled();

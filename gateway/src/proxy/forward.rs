@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use piko_tunnel::blame::{Blame, late};
 use piko_tunnel::doubt::{ASK_AFTER, Waiting};
 use piko_tunnel::headers;
@@ -169,11 +169,6 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     Ok(())
 }
 
-/// An answer that goes on for as long as its client is there, most of that time without a word.
-fn is_event_stream(answer: &HeaderMap) -> bool {
-    answer.get(header::CONTENT_TYPE).is_some_and(|value| headers::has_token(value, "text/event-stream"))
-}
-
 /// Is the upstream that was tried last doubted?
 fn in_doubt(ctx: &Request) -> bool {
     ctx.target.as_ref().is_some_and(|target| target.is_doubted())
@@ -317,7 +312,7 @@ impl Attempt<'_, '_> {
         let mut body = Download::new(body);
         let mut ended = body.is_ended();
         let stalled = body.stalled();
-        if is_event_stream(&parts.headers) {
+        if headers::is_event_stream(&parts.headers) {
             self.rest();
         }
         let mut head = outgoing::answer(parts).map_err(Broken::last)?;
@@ -473,6 +468,7 @@ impl Attempt<'_, '_> {
 
     /// What is open from here on does not count among the requests at work.
     pub(super) fn rest(&self) {
+        self.in_flight.rest();
         self.ctx.place.iter().for_each(Place::rest);
     }
 

@@ -68,7 +68,6 @@ pub(super) async fn run(
         return Err(Broken::last(Failure::Plugin));
     }
     // How long it stays open says nothing about how much its service has to do.
-    attempt.in_flight.rest();
     attempt.rest();
     let client = attempt.client;
     client.queue_head(head, false).map_err(Broken::Client)?;
