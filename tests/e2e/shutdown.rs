@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
+use futures_util::StreamExt as _;
 use piko_test_support::client::{Answer, Error, get};
 use piko_test_support::eventually;
 use piko_test_support::program::{Node, agent, cluster};
 use piko_test_support::service::Service;
 use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::piko;
 
@@ -232,17 +234,12 @@ async fn a_leaving_node_asks_clients_to_close_their_connections() {
 /// and to cut them then; and the stream has the whole grace, and is told why it ends.
 #[tokio::test]
 async fn a_long_stream_does_not_keep_the_port_open_and_ends_with_a_word() {
-    use futures_util::{SinkExt as _, StreamExt as _};
-    use tokio_tungstenite::tungstenite::Message;
-    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    use futures_util::SinkExt as _;
     let nodes = cluster(piko(), 2, &["--grace-period=8s"]).await;
     let service = Service::start("one").await;
     let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
     nodes[0].routes("my-endpoint", 200).await;
-    let mut request = format!("ws://{}/ws", nodes[0].proxy).into_client_request().unwrap();
-    request.headers_mut().insert("x-piko-endpoint", "my-endpoint".parse().unwrap());
-    let stream = tokio::net::TcpStream::connect(nodes[0].proxy).await.unwrap();
-    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let mut socket = websocket(nodes[0].proxy).await;
 
     nodes[0].program.signal("TERM");
     eventually("the proxy port is closed", || async {
@@ -251,10 +248,40 @@ async fn a_long_stream_does_not_keep_the_port_open_and_ends_with_a_word() {
     .await;
     socket.send(Message::text("still here")).await.unwrap();
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
+    assert_eq!(last_word(&mut socket).await, 1001);
+}
+
+/// The node that its client asked stays, and the one that has its agent goes: by a signal, or at once.
+#[tokio::test]
+async fn a_websocket_by_way_of_a_node_that_goes_ends_with_a_word() {
+    for signal in ["TERM", "KILL"] {
+        let nodes = cluster(piko(), 2, &["--grace-period=1s"]).await;
+        let service = Service::start("one").await;
+        let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+        nodes[1].routes("my-endpoint", 200).await;
+        let mut socket = websocket(nodes[1].proxy).await;
+        nodes[0].program.signal(signal);
+        assert_eq!(last_word(&mut socket).await, 1001, "{signal}");
+    }
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
+
+/// One that echoes.
+async fn websocket(proxy: SocketAddr) -> Socket {
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    let mut request = format!("ws://{proxy}/ws").into_client_request().unwrap();
+    request.headers_mut().insert("x-piko-endpoint", "my-endpoint".parse().unwrap());
+    let stream = tokio::net::TcpStream::connect(proxy).await.unwrap();
+    tokio_tungstenite::client_async(request, stream).await.unwrap().0
+}
+
+/// The code of its close frame.
+async fn last_word(socket: &mut Socket) -> u16 {
     let Some(Ok(Message::Close(Some(word)))) = socket.next().await else {
         panic!("the stream ended without a word")
     };
-    assert_eq!(u16::from(word.code), 1001);
+    word.code.into()
 }
 
 /// Connections without a request used to be Pingora's to end.

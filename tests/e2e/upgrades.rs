@@ -18,8 +18,8 @@ use crate::piko;
 type Requests = Arc<Mutex<Vec<(usize, String, usize)>>>;
 
 /// A service that behaves as dockerd does: it reads the options whole before it answers. Below `/exec/known` it
-/// switches and gives the input back when that has ended; anything else is answered by 404 on a connection that it
-/// keeps, whatever was asked for.
+/// switches, prompts unless it is to be quiet, and gives the input back when that has ended; anything else is answered
+/// by 404 on a connection that it keeps, whatever was asked for.
 async fn dockerd() -> (SocketAddr, Requests, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -63,7 +63,9 @@ async fn connection(stream: TcpStream, number: usize, record: &Requests) -> std:
         }
         let protocol = field("upgrade").unwrap_or_default();
         let raw = "Content-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: ";
-        stream.write_all(format!("HTTP/1.1 101 UPGRADED\r\n{raw}{protocol}\r\n\r\n$ ").as_bytes()).await?;
+        let prompt = if line.contains("/quiet") { "" } else { "$ " };
+        let answer = format!("HTTP/1.1 101 UPGRADED\r\n{raw}{protocol}\r\n\r\n{prompt}");
+        stream.write_all(answer.as_bytes()).await?;
         let mut input = Vec::new();
         stream.read_to_end(&mut input).await?;
         stream.write_all(&input).await?;
@@ -192,4 +194,25 @@ async fn what_is_too_much_before_an_upgrade_is_refused() {
         assert!(answer.contains("upgrade_body_too_large"), "{framing}: {answer}");
     }
     assert_eq!(requests.lock().len(), before, "nothing of it reached the service");
+}
+
+/// A node that leaves half-closes it: a WebSocket's close frame would be input for the command, or its output.
+#[tokio::test]
+async fn a_leaving_node_says_nothing_of_its_own_in_a_protocol_it_does_not_know() {
+    let node = Node::start(piko(), &[], &["--grace-period=1s"]);
+    node.ready().await;
+    let (addr, _requests, _task) = dockerd().await;
+    let _agent = agent(piko(), node.upstream, &format!("docker/{addr}"), &[]);
+    node.routes("docker", 404).await;
+    let mut client = TcpStream::connect(node.proxy).await.unwrap();
+    // Nothing has come: as far as bytes tell, a frame could begin here.
+    client.write_all(head("/exec/known/quiet", "tcp", "Content-Length: 0").as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        assert!(client.read_buf(&mut seen).await.unwrap() > 0, "it ended before it had begun");
+    }
+    node.program.signal("TERM");
+    let mut rest = Vec::new();
+    within("the node ends it", client.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(rest, b"");
 }

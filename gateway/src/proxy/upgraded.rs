@@ -94,7 +94,8 @@ fn taken(
     }
 }
 
-/// Copies both ways. Each side's end is passed on as such; then the other direction has its time.
+/// Copies both ways. Each side's end is passed on as such; then the other direction has its time. A WebSocket that
+/// this node, or what is behind it, cuts off ends with a close frame: see [`GOING_AWAY`].
 async fn splice(
     attempt: &Attempt<'_, '_>,
     upgrade: &Upgrade,
@@ -121,25 +122,39 @@ async fn splice(
             }
         }
     };
-    let bytes = matches!(upgrade, Upgrade::Tcp(_, Carrier::Bytes));
+    // Of any other protocol nothing is known: a frame of ours would be taken for its bytes.
+    let messages = match upgrade {
+        Upgrade::Tcp(_, carrier) => *carrier == Carrier::Messages,
+        Upgrade::Service(protocols) => headers::has_token(protocols, "websocket"),
+    };
     let down = async {
         let mut frames = Frames::default();
         loop {
             let next = tokio::select! {
                 biased;
                 // In the middle of a frame there is nothing to be said yet.
-                () = attempt.gateway.farewell.cancelled(), if bytes || frames.is_border() => {
-                    if !bytes {
+                () = attempt.gateway.farewell.cancelled(), if !messages || frames.is_border() => {
+                    if messages {
                         client.queue(GOING_AWAY, false).map_err(Broken::Client)?;
                         client.flush(write).await.map_err(Broken::Client)?;
                     }
                     break;
                 }
-                next = body.next() => next.map_err(Broken::body)?,
+                next = body.next() => next,
+            };
+            let next = match next {
+                Ok(next) => next,
+                Err(error) => {
+                    if messages && frames.is_border() {
+                        client.queue(GOING_AWAY, false).map_err(Broken::Client)?;
+                        client.flush(write).await.map_err(Broken::Client)?;
+                    }
+                    return Err(Broken::body(error));
+                }
             };
             let Next::Data(data, end) = next else { break };
             moved.touch();
-            if !bytes {
+            if messages {
                 frames.pass(&data);
             }
             client.queue(data, false).map_err(Broken::Client)?;
@@ -152,10 +167,6 @@ async fn splice(
         Ok(())
     };
     tokio::pin!(up, down);
-    let messages = match upgrade {
-        Upgrade::Tcp(_, carrier) => *carrier == Carrier::Messages,
-        Upgrade::Service(protocols) => headers::has_token(protocols, "websocket"),
-    };
     let silence = if messages { LINGER } else { HALF_CLOSED_SILENCE };
     // How an upgraded connection ends is no failure: both sides have seen it.
     tokio::select! {
