@@ -51,10 +51,14 @@ pub fn client_head(input: &[u8]) {
             assert!(codings.is_empty() && !lengths.is_empty() && lengths.iter().all(said));
         }
     }
-    if incoming.upgrade.is_some() {
-        let bytes = matches!(incoming.upgrade, Some(Upgrade::Tcp(..)));
+    if let Some(upgrade) = &incoming.upgrade {
+        let (bytes, websocket) = match upgrade {
+            Upgrade::Tcp(..) => (true, false),
+            Upgrade::Service(protocols) => (false, headers::has_token(protocols, "websocket")),
+        };
         assert!(version == 1 && (!bytes || head.method == Method::GET));
-        assert!(matches!(incoming.body, Framing::Absent | Framing::Length(0)), "an upgrade has no body");
+        let empty = matches!(incoming.body, Framing::Absent | Framing::Length(0));
+        assert!(empty || !bytes && !websocket, "only other protocols begin with a body");
     }
     let Ok(asked) = incoming.asked(&head, &Domains::default()) else { return };
     let endpoint = match asked {
