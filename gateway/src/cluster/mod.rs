@@ -2,8 +2,8 @@
 //!
 //! What is decided is `piko-cluster`'s, which is pure ([`Table`] is its lock and clock). `gossip` runs memberlist, and
 //! `drive` the tables over it; `port` (and `calls`, its TCP side) is what both go through, `packet` and `stream` what
-//! that looks like, `transport` the port as memberlist wants it. `join` finds nodes to join. [`secret`] makes every
-//! key.
+//! that looks like, `transport` the port as memberlist wants it. `join` finds nodes to join. Every key is made by
+//! [`crate::trust::secret`].
 
 mod calls;
 mod drive;
