@@ -16,13 +16,13 @@ plugins:
 	tools/setup build
 	tools/plugins
 
-# Unit tests, the program end to end, and the quick half of `make programs`.
+# Unit tests, the program end to end, and what of `make programs` is quick and needs nothing of PyPI or npm.
 test:
 	tools/setup test
 	cargo test --workspace
 	cd plugins && cargo test --workspace --quiet
 	tools/setup programs-few
-	PIKO=target/debug/piko tests/programs/run aria2 django-dev git redis-server registry rsync ssh webdav
+	PIKO=target/debug/piko tests/programs/run aria2 git redis-server registry rsync ssh
 
 # The cluster's tables and links in CLUSTER_SEEDS (10000) worlds of faults. Some minutes.
 simulation:
