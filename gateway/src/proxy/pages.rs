@@ -76,17 +76,12 @@ impl Pages {
     /// # Errors
     /// A file that cannot be read, is too large, or is named after no error: it would never be seen.
     pub fn load(dir: Option<&Path>) -> Result<Pages, PagesError> {
-        let rows = |agents: bool| -> Vec<Row> {
-            if agents {
-                let rows = AgentFailure::ALL.iter().map(|failure| failure.row());
-                return rows
-                    .map(|row| Row { status: row.status, code: row.code, words: row.words })
-                    .collect();
-            }
-            let replies = Failure::ALL.iter().map(|failure| failure.reply());
-            replies.map(|row| Row { status: row.status, code: row.code, words: row.words }).collect()
-        };
-        let (nodes, agents) = (rows(false), rows(true));
+        let nodes = Failure::ALL.iter().map(|failure| failure.reply());
+        let nodes: Vec<_> =
+            nodes.map(|row| Row { status: row.status, code: row.code, words: row.words }).collect();
+        let agents = AgentFailure::ALL.iter().map(|failure| failure.row());
+        let agents: Vec<_> =
+            agents.map(|row| Row { status: row.status, code: row.code, words: row.words }).collect();
         let known = |name: &str| {
             name == "error"
                 || nodes.iter().chain(&agents).any(|row| row.code == name || row.status.as_str() == name)

@@ -133,26 +133,21 @@ async fn splice(
             let next = tokio::select! {
                 biased;
                 // In the middle of a frame there is nothing to be said yet.
-                () = attempt.gateway.farewell.cancelled(), if !messages || frames.is_border() => {
-                    if messages {
-                        client.queue(GOING_AWAY, false).map_err(Broken::Client)?;
-                        client.flush(write).await.map_err(Broken::Client)?;
-                    }
-                    break;
-                }
-                next = body.next() => next,
+                () = attempt.gateway.farewell.cancelled(), if !messages || frames.is_border() => None,
+                next = body.next() => Some(next),
             };
-            let next = match next {
-                Ok(next) => next,
-                Err(error) => {
+            let (data, end) = match next {
+                Some(Ok(Next::Data(data, end))) => (data, end),
+                Some(Ok(Next::End(_))) => break,
+                cut => {
                     if messages && frames.is_border() {
                         client.queue(GOING_AWAY, false).map_err(Broken::Client)?;
                         client.flush(write).await.map_err(Broken::Client)?;
                     }
+                    let Some(Err(error)) = cut else { break };
                     return Err(Broken::body(error));
                 }
             };
-            let Next::Data(data, end) = next else { break };
             moved.touch();
             if messages {
                 frames.pass(&data);

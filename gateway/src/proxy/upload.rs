@@ -110,28 +110,21 @@ impl Upload {
             }
         }
         while self.ended.is_none() {
-            match client.read(silence).await.map_err(Broken::Client)? {
-                Piece::Data(data) => {
-                    progress.touch();
-                    let data = self.gather(client, data)?;
-                    self.hold(&data);
-                    let end = self.ended.is_none() && client.body_ended();
-                    if end {
-                        self.ended = Some(None);
-                    }
-                    if send_data(stream, data, end).await.is_err() {
-                        return Ok(false);
-                    }
-                    progress.touch();
-                    if end {
-                        return Ok(true);
-                    }
-                }
-                Piece::Trailers(mut trailers) => {
-                    headers::strip_trailers(&mut trailers);
-                    self.ended = Some(Some(trailers));
-                }
-                Piece::End => self.ended = Some(None),
+            let piece = client.read(silence).await.map_err(Broken::Client)?;
+            let Some(data) = self.data(piece) else { break };
+            progress.touch();
+            let data = self.gather(client, data)?;
+            self.hold(&data);
+            let end = self.ended.is_none() && client.body_ended();
+            if end {
+                self.ended = Some(None);
+            }
+            if send_data(stream, data, end).await.is_err() {
+                return Ok(false);
+            }
+            progress.touch();
+            if end {
+                return Ok(true);
             }
         }
         progress.touch();
@@ -150,18 +143,25 @@ impl Upload {
         }
         let mut all = BytesMut::from(&*first);
         while all.len() < FULL && self.ended.is_none() && !client.body_ended() {
-            match tokio::task::unconstrained(client.read(None)).now_or_never() {
-                Some(Ok(Piece::Data(more))) => all.extend_from_slice(&more),
-                Some(Ok(Piece::Trailers(mut trailers))) => {
-                    headers::strip_trailers(&mut trailers);
-                    self.ended = Some(Some(trailers));
-                }
-                Some(Ok(Piece::End)) => self.ended = Some(None),
-                Some(Err(error)) => return Err(Broken::Client(error)),
-                None => break,
+            let Some(piece) = tokio::task::unconstrained(client.read(None)).now_or_never() else { break };
+            if let Some(more) = self.data(piece.map_err(Broken::Client)?) {
+                all.extend_from_slice(&more);
             }
         }
         Ok(all.freeze())
+    }
+
+    /// The data of a piece. `None`: it ended the body, and the end is kept, with trailers as they go on.
+    fn data(&mut self, piece: Piece) -> Option<Bytes> {
+        match piece {
+            Piece::Data(data) => return Some(data),
+            Piece::Trailers(mut trailers) => {
+                headers::strip_trailers(&mut trailers);
+                self.ended = Some(Some(trailers));
+            }
+            Piece::End => self.ended = Some(None),
+        }
+        None
     }
 
     fn hold(&mut self, data: &Bytes) {
@@ -178,14 +178,10 @@ impl Upload {
     /// has sent all.
     async fn discard(&mut self, client: &Client<'_>) -> Result<(), Broken> {
         while self.ended.is_none() {
-            match client.read(None).await.map_err(Broken::Client)? {
+            let piece = client.read(None).await.map_err(Broken::Client)?;
+            if let Some(data) = self.data(piece) {
                 // Its answer may be that no service got the request: then another upstream gets all of it.
-                Piece::Data(data) => self.hold(&data),
-                Piece::Trailers(mut trailers) => {
-                    headers::strip_trailers(&mut trailers);
-                    self.ended = Some(Some(trailers));
-                }
-                Piece::End => self.ended = Some(None),
+                self.hold(&data);
             }
         }
         Ok(())
