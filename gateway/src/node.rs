@@ -168,14 +168,14 @@ impl Node {
             .map_err(std::io::Error::other)?;
         let door = Door::new(Purpose::Peer, key.as_ref(), certified.zip(tls.to_peer.clone()))?;
         let links = Links::new(table.clone());
-        let dialler = Dialler::new(
-            links.clone(),
-            table.clone(),
-            targets.clone(),
-            door.clone(),
-            settings.clone(),
-            workers.clone(),
-        );
+        let dialler = Arc::new(Dialler {
+            links: links.clone(),
+            table: table.clone(),
+            targets: targets.clone(),
+            door: door.clone(),
+            settings: settings.clone(),
+            workers: workers.clone(),
+        });
         let router = Arc::new(Router::new(
             registry.clone(),
             table.clone(),

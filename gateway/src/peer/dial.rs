@@ -62,31 +62,19 @@ enum LinkError {
 /// Moves a link's bytes, to its end.
 type Driving = Pin<Box<dyn Future<Output = SessionError> + Send>>;
 
-/// Dials the other nodes.
-pub struct Dialler {
-    links: Arc<Links>,
-    table: Arc<Table>,
-    targets: Arc<Targets>,
-    door: Door,
-    settings: Settings,
-    workers: Arc<Workers>,
+/// Dials the other nodes, once it runs.
+pub(crate) struct Dialler {
+    pub(crate) links: Arc<Links>,
+    pub(crate) table: Arc<Table>,
+    pub(crate) targets: Arc<Targets>,
+    pub(crate) door: Door,
+    pub(crate) settings: Settings,
+    pub(crate) workers: Arc<Workers>,
 }
 
 impl Dialler {
-    /// No links yet: [`Dialler::run`] makes them.
-    pub(crate) fn new(
-        links: Arc<Links>,
-        table: Arc<Table>,
-        targets: Arc<Targets>,
-        door: Door,
-        settings: Settings,
-        workers: Arc<Workers>,
-    ) -> Arc<Self> {
-        Arc::new(Dialler { links, table, targets, door, settings, workers })
-    }
-
     /// Keeps a link to each node that is active in the table, until stopped.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut changes = self.table.subscribe_changes();
         let mut wanted: HashMap<cluster::Link, CancellationToken> = HashMap::new();
         let mut tasks = JoinSet::new();

@@ -9,5 +9,5 @@ mod dial;
 mod relay;
 mod serve;
 
-pub use dial::Dialler;
+pub(crate) use dial::Dialler;
 pub use serve::PeerPort;

@@ -184,13 +184,11 @@ async fn upstream(
     let first = ctx.tries == 0;
     let ask = Ask { tried: &ctx.tried, repeatable, key: ctx.key() };
     let Some(in_flight) = gateway.router.select(route, ask).await else {
-        let why = gateway.router.why_none(route, &ctx.tried);
-        if why == Failure::NoUpstream {
-            ctx.gone = gateway.router.gone_for(&route.endpoint);
-        }
+        let (why, gone) = gateway.router.why_none(route, &ctx.tried);
+        ctx.gone = gone;
         // The agents have moved: another node has them.
-        let gone = matches!(why, Failure::NoUpstream | Failure::NodeUnreachable);
-        return Err(if gone && *gateway.draining.borrow() { Failure::Draining } else { why });
+        let moved = matches!(why, Failure::NoUpstream | Failure::NodeUnreachable);
+        return Err(if moved && *gateway.draining.borrow() { Failure::Draining } else { why });
     };
     let target = in_flight.target();
     if !first {

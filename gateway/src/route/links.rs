@@ -33,7 +33,12 @@ impl Links {
 
     /// Offers a link to the router until the entry drops.
     pub(crate) fn enter(&self, node: Arc<RemoteNode>, target: Arc<Target>) -> Entry<'_> {
-        Entry::insert(self, node, target)
+        let doubted = Arc::<AtomicBool>::default();
+        let link = Link { node: node.clone(), target: target.clone(), doubted: doubted.clone() };
+        self.live.write().insert(node.as_link(), link);
+        let entry = Entry { links: self, node, target, doubted };
+        entry.set_good(true);
+        entry
     }
 
     /// The live link to a node.
@@ -75,16 +80,7 @@ pub(crate) struct Entry<'a> {
     doubted: Arc<AtomicBool>,
 }
 
-impl<'a> Entry<'a> {
-    fn insert(links: &'a Links, node: Arc<RemoteNode>, target: Arc<Target>) -> Self {
-        let doubted = Arc::<AtomicBool>::default();
-        let link = Link { node: node.clone(), target: target.clone(), doubted: doubted.clone() };
-        links.live.write().insert(node.as_link(), link);
-        let entry = Entry { links, node, target, doubted };
-        entry.set_good(true);
-        entry
-    }
-
+impl Entry<'_> {
     /// Is what is sent on it answered? Tells routing, and the cluster.
     pub(crate) fn set_good(&self, good: bool) {
         self.doubted.store(!good, Relaxed);

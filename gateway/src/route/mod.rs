@@ -153,27 +153,29 @@ impl Router {
     }
 
     /// Why [`Router::select`] found none. An endpoint that has listeners of the other protocol only is asked for
-    /// what it does not have: it would get bytes past all that is done to requests, or requests as bytes.
-    pub fn why_none(&self, route: &RouteKey, tried: &[Tried]) -> Failure {
+    /// what it does not have: it would get bytes past all that is done to requests, or requests as bytes. With
+    /// [`Failure::NoUpstream`] comes for how long there has been none.
+    pub fn why_none(&self, route: &RouteKey, tried: &[Tried]) -> (Failure, Option<Duration>) {
         let other = route.otherwise();
         let has_other = || self.registry.lookup(&other).is_some() || self.table.remote(&other).is_some();
-        match route.protocol {
+        let why = match route.protocol {
             _ if !tried.is_empty() => Failure::Unreachable,
             _ if self.table.remote(route).is_some() || self.table.is_out_of_reach(route) => {
                 Failure::NodeUnreachable
             }
             _ if !has_other() => match self.gone_for(&route.endpoint) {
-                Some(_) => Failure::NoUpstream,
+                Some(gone) => return (Failure::NoUpstream, Some(gone)),
                 None => Failure::EndpointUnknown,
             },
             Protocol::Tcp => Failure::NotTcp,
             Protocol::Http => Failure::NotHttp,
-        }
+        };
+        (why, None)
     }
 
     /// How long ago the last listener of an endpoint left, or of a wildcard that it is below. `None`: this node has
     /// seen none.
-    pub fn gone_for(&self, endpoint: &EndpointKey) -> Option<Duration> {
+    fn gone_for(&self, endpoint: &EndpointKey) -> Option<Duration> {
         let has_wildcards = self.table.names().has_wildcards();
         let wild = has_wildcards.then(|| endpoint.endpoint.wildcards()).into_iter().flatten();
         let wild = wild.filter_map(|pattern| pattern.parse().ok());
