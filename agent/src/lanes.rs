@@ -43,8 +43,7 @@ impl Lanes {
                 () = self.streams.busy.notified(), if open.len() + 1 < bundle.lanes => {
                     match self.leave.run_until_cancelled(self.dial(&bundle)).await {
                         Some(Some((lane, place))) => {
-                            let on = place.on().clone();
-                            open.spawn_on(self.serve(lane, place), &on);
+                            place.spawn(&mut open, self.serve(lane));
                         }
                         Some(None) => {
                             self.leave.run_until_cancelled(sleep(REST)).await;
@@ -72,13 +71,8 @@ impl Lanes {
         None
     }
 
-    fn serve(&self, lane: Tunnel, place: Place) -> impl Future<Output = SessionError> + Send + use<> {
+    fn serve(&self, lane: Tunnel) -> impl Future<Output = SessionError> + Send + use<> {
         // A node asks the tunnel to leave, never a lane.
-        let serving = lane.serve(self.services.clone(), self.streams.clone(), None, self.leave.clone());
-        async move {
-            let ended = serving.await;
-            drop(place);
-            ended
-        }
+        lane.serve(self.services.clone(), self.streams.clone(), None, self.leave.clone())
     }
 }

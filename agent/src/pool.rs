@@ -289,7 +289,7 @@ impl Pool {
 
     /// The calling thread's.
     fn slot(&self) -> &http2::Slot {
-        self.multiplexed.get(threads::current()).unwrap_or(&self.multiplexed[0])
+        threads::own(&self.multiplexed)
     }
 
     /// Closes idle connections when their time has come. Never ends.

@@ -305,13 +305,7 @@ impl<T: Fn(Event)> Running<'_, T> {
         }
         let owner = Owner { id, drains: self.drains.clone(), unhealthy: self.unhealthy.clone() };
         let serving = tunnel.serve(agent.services.clone(), agent.streams.clone(), Some(owner), leave);
-        let on = place.on().clone();
-        let serving = async move {
-            let ended = serving.await;
-            drop(place);
-            ended
-        };
-        self.ids.insert(self.serving.spawn_on(serving, &on).id(), (id, node_id.clone()));
+        self.ids.insert(place.spawn(&mut self.serving, serving).id(), (id, node_id.clone()));
         self.count();
         (self.tell)(Event::Connected { node_id });
     }

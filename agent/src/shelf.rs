@@ -41,14 +41,10 @@ impl<T> Shelves<T> {
         Shelves { all, count: AtomicUsize::new(0), most, filled: Notify::new() }
     }
 
-    fn own(&self) -> &Mutex<Shelf<T>> {
-        self.all.get(threads::current()).unwrap_or(&self.all[0])
-    }
-
     /// The connection that the calling thread used last.
     pub(crate) fn take(&self) -> Option<T> {
         let now = Instant::now();
-        let mut shelf = self.own().lock();
+        let mut shelf = threads::own(&self.all).lock();
         loop {
             let Idle { connection, until } = shelf.idle.pop()?;
             self.count.fetch_sub(1, Relaxed);
@@ -65,7 +61,7 @@ impl<T> Shelves<T> {
             return;
         }
         let until = keep.map(|keep| Instant::now() + keep);
-        let mut shelf = self.own().lock();
+        let mut shelf = threads::own(&self.all).lock();
         shelf.idle.push(Idle { connection, until });
         if !shelf.watched && until.is_some() {
             shelf.watched = true;

@@ -17,6 +17,7 @@ use std::thread;
 use piko_tunnel::SessionError;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::AgentError;
@@ -28,6 +29,12 @@ thread_local! {
 /// Which of its agent's threads the calling one is, counted from 0; 0 for any other.
 pub(crate) fn current() -> usize {
     INDEX.get()
+}
+
+/// The calling thread's own, of what there is one of for each thread; a thread that is none of the agent's has the first
+/// one's. There is at least one.
+pub(crate) fn own<T>(all: &[T]) -> &T {
+    all.get(current()).unwrap_or(&all[0])
 }
 
 /// The threads of one agent. Dropping them cuts what runs there.
@@ -93,6 +100,21 @@ impl Place {
     /// The runtime there.
     pub(crate) fn on(&self) -> &Handle {
         &self.threads.0[self.index].on
+    }
+
+    /// Spawns work there, which has the place until it ends.
+    pub(crate) fn spawn<T: Send + 'static>(
+        self,
+        set: &mut JoinSet<T>,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> AbortHandle {
+        let on = self.on().clone();
+        let work = async move {
+            let done = work.await;
+            drop(self);
+            done
+        };
+        set.spawn_on(work, &on)
     }
 
     /// Runs work there, until the caller gives it up: what it opens belongs to that runtime.
