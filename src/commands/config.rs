@@ -10,6 +10,8 @@ use piko_bootstrap::config::ConfigSpec;
 use piko_config::{self as config, ConfigError};
 use piko_gateway::config::Config;
 
+use crate::commands::process;
+
 pub(crate) fn command() -> Command {
     let kind = || Arg::new("kind").value_parser(["server", "agent", "forward"]);
     Command::new("config")
@@ -54,7 +56,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             format!("{file}: ok\n")
         }
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    process::print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
