@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use h2::Reason;
 use http::Request;
-use piko_test_support::program::{Node, agent};
+use piko_test_support::program::{Node, agent, cluster};
 use piko_test_support::within;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -84,11 +84,9 @@ async fn http2(addr: SocketAddr, path: &str) -> (u16, Option<Reason>) {
     (parts.status.as_u16(), None)
 }
 
-async fn nodes() -> ([Node; 2], impl Sized) {
-    let near = Node::start(piko(), &[], &[]);
-    near.ready().await;
-    let far = Node::start(piko(), &[near.gossip], &[]);
-    far.ready().await;
+async fn nodes() -> (Vec<Node>, impl Sized) {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let [near, far] = &nodes[..] else { unreachable!("there are two") };
     let (addr, task) = service().await;
     let agent = agent(piko(), near.upstream, &format!("my-endpoint/{addr}"), &[]);
     near.routes("my-endpoint", 502).await;
@@ -98,7 +96,7 @@ async fn nodes() -> ([Node; 2], impl Sized) {
         answer.starts_with("HTTP/1.1 200").then_some(())
     })
     .await;
-    ([near, far], (agent, task))
+    (nodes, (agent, task))
 }
 
 #[tokio::test]

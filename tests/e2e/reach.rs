@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use piko_test_support::client::{get, raw};
-use piko_test_support::program::{Node, Program};
+use piko_test_support::program::{Node, Program, cluster};
 use piko_test_support::service::Service;
 use piko_test_support::{eventually, free_addr, within};
 use serde_json::{Value, json};
@@ -157,10 +157,8 @@ async fn the_flags_of_one_listener_say_its_host() {
 #[tokio::test]
 async fn any_protocol_may_be_switched_to_that_a_listener_permits() {
     let dir = tempfile::tempdir().unwrap();
-    let near = Node::start(piko(), &[], &[]);
-    near.ready().await;
-    let far = Node::start(piko(), &[near.gossip], &[]);
-    far.ready().await;
+    let nodes = cluster(piko(), 2, &[]).await;
+    let [near, far] = &nodes[..] else { unreachable!("there are two") };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let _task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
@@ -187,7 +185,7 @@ async fn any_protocol_may_be_switched_to_that_a_listener_permits() {
         format!("{{endpoint_id: any, addr: '{addr}'}}"),
         format!("{{endpoint_id: some, addr: '{addr}', upgrades: [tcp]}}"),
     ];
-    let _agent = agent_with(dir.path(), &near, &listeners);
+    let _agent = agent_with(dir.path(), near, &listeners);
     near.upstreams(2).await;
     far.routes("any", 200).await;
     let ask = async |node: &Node, endpoint: &str, method: &str, protocol: &str| {
@@ -209,7 +207,7 @@ async fn any_protocol_may_be_switched_to_that_a_listener_permits() {
         }
         text[..read].to_vec()
     };
-    for node in [&near, &far] {
+    for node in &nodes {
         for (endpoint, method, protocol) in [
             ("any", "POST", "tcp"),
             ("any", "POST", "SPDY/3.1"),

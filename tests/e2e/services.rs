@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http::Request;
 use piko_test_support::client::{get, raw};
-use piko_test_support::program::{Node, Program, agent};
+use piko_test_support::program::{Node, Program, agent, cluster};
 use piko_test_support::service::Service;
 use piko_test_support::{eventually, within};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -184,16 +184,14 @@ impl OneClient {
 /// several agents, and over another node.
 #[tokio::test]
 async fn a_login_of_a_connection_is_its_clients_alone() {
-    let near = Node::start(piko(), &[], &[]);
-    near.ready().await;
-    let far = Node::start(piko(), &[near.gossip], &[]);
-    far.ready().await;
+    let nodes = cluster(piko(), 2, &[]).await;
+    let [near, far] = &nodes[..] else { unreachable!("there are two") };
     let endpoint = format!("my-endpoint/{}", logging_in().await);
     let _agents =
         [agent(piko(), near.upstream, &endpoint, &[]), agent(piko(), near.upstream, &endpoint, &[])];
     near.upstreams(2).await;
     far.routes("my-endpoint", 401).await;
-    for node in [&near, &far] {
+    for node in &nodes {
         let mut users = Vec::new();
         for user in ["anna", "bert", "carl"] {
             let mut client = OneClient::connect(node).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use piko_test_support::client::{get, raw};
-use piko_test_support::program::{Node, agent};
+use piko_test_support::program::{Node, agent, cluster};
 use piko_test_support::within;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -82,10 +82,8 @@ fn head(path: &str, protocol: &str, framing: &str) -> String {
 
 #[tokio::test]
 async fn docker_exec_works_over_one_node_and_two() {
-    let near = Node::start(piko(), &[], &[]);
-    near.ready().await;
-    let far = Node::start(piko(), &[near.gossip], &[]);
-    far.ready().await;
+    let nodes = cluster(piko(), 2, &[]).await;
+    let [near, far] = &nodes[..] else { unreachable!("there are two") };
     let (addr, requests, _task) = dockerd().await;
     let _agent = agent(piko(), near.upstream, &format!("docker/{addr}"), &[]);
     near.routes("docker", 404).await;
@@ -99,12 +97,12 @@ async fn docker_exec_works_over_one_node_and_two() {
         &options[half..]
     );
     for (node, framing, body, length) in [
-        (&near, format!("Content-Length: {}", options.len()), options, options.len()),
-        (&far, format!("Content-Length: {}", options.len()), options, options.len()),
-        (&near, "Transfer-Encoding: chunked".into(), chunks.as_str(), options.len()),
-        (&far, "Transfer-Encoding: chunked".into(), chunks.as_str(), options.len()),
-        (&far, format!("Content-Length: {}", large.len()), large.as_str(), large.len()),
-        (&near, "Transfer-Encoding: chunked".into(), "0\r\n\r\n", 0),
+        (near, format!("Content-Length: {}", options.len()), options, options.len()),
+        (far, format!("Content-Length: {}", options.len()), options, options.len()),
+        (near, "Transfer-Encoding: chunked".into(), chunks.as_str(), options.len()),
+        (far, "Transfer-Encoding: chunked".into(), chunks.as_str(), options.len()),
+        (far, format!("Content-Length: {}", large.len()), large.as_str(), large.len()),
+        (near, "Transfer-Encoding: chunked".into(), "0\r\n\r\n", 0),
     ] {
         let mut client = TcpStream::connect(node.proxy).await.unwrap();
         client.write_all(head("/exec/known/start", "tcp", &framing).as_bytes()).await.unwrap();

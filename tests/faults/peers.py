@@ -21,41 +21,40 @@ async def two_services(bad="ok"):
     return good, other
 
 
-def said(loads, since=0.0):
-    return [f"{load.said(since)}, longest {load.longest():.1f} s" for load in loads]
+async def under_load(fault, *load):
+    """What the clients of each balancer saw while the fault went on."""
+    loads = [Load([number], *load, limit=15) for number in (NGINX, HAPROXY)]
+    await fault
+    for load in loads:
+        await load.stop()
+    return [f"{load.said(0.0)}, longest {load.longest():.1f} s" for load in loads]
 
 
 async def bad_service(mode):
     await two_services(mode)
-    loads = [Load([number], 100, ("GET", "POST"), limit=15) for number in (NGINX, HAPROXY)]
-    await asyncio.sleep(20)
-    for load in loads:
-        await load.stop()
-    return said(loads)
+    return await under_load(asyncio.sleep(20), 100, ("GET", "POST"))
 
 
 async def freeze():
     _, other = await two_services()
-    loads = [Load([number], 60, limit=15) for number in (NGINX, HAPROXY)]
-    await asyncio.sleep(1)
-    other.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(20)
-    other.send_signal(signal.SIGCONT)
-    await asyncio.sleep(3)
-    for load in loads:
-        await load.stop()
-    return said(loads)
+
+    async def fault():
+        await asyncio.sleep(1)
+        other.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(20)
+        other.send_signal(signal.SIGCONT)
+        await asyncio.sleep(3)
+    return await under_load(fault(), 60)
 
 
 async def kill():
     _, other = await two_services()
-    loads = [Load([number], 300, ("GET", "POST"), limit=15) for number in (NGINX, HAPROXY)]
-    await asyncio.sleep(1)
-    other.kill()
-    await asyncio.sleep(5)
-    for load in loads:
-        await load.stop()
-    return said(loads)
+
+    async def fault():
+        await asyncio.sleep(1)
+        other.kill()
+        await asyncio.sleep(5)
+    return await under_load(fault(), 300, ("GET", "POST"))
 
 
 async def slow_uploads():

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +91,13 @@ fn node_at(addr: SocketAddr) -> usize {
         std::net::IpAddr::V4(ip) => usize::from(ip.octets()[3]) - 1,
         std::net::IpAddr::V6(_) => unreachable!("all are IPv4"),
     }
+}
+
+/// Is a wait over? It begins with the first question, lasts some time `within`, and is forgotten when it is over.
+fn is_over(due: &mut Option<u64>, now: u64, rng: &mut StdRng, within: Range<u64>) -> bool {
+    let at = due.unwrap_or_else(|| now + rng.random_range(within));
+    *due = Some(at).filter(|at| now < *at);
+    due.is_none()
 }
 
 impl World {
@@ -251,10 +259,8 @@ impl World {
         match within {
             None => self.contacts[node][other].member_due = None,
             Some(within) => {
-                let due = contact.member_due.unwrap_or_else(|| now + self.rng.random_range(within));
                 let contact = &mut self.contacts[node][other];
-                contact.member_due = Some(due).filter(|due| now < *due);
-                if contact.member_due.is_none() {
+                if is_over(&mut contact.member_due, now, &mut self.rng, within) {
                     contact.member.clone_from(&wanted);
                     let event = match wanted {
                         Some(identity) => Event::Up(addr(other), identity),
@@ -281,9 +287,7 @@ impl World {
             contact.link_due = None;
         } else {
             let within = if good.is_some() { 50..1_000 } else { 50..3_000 };
-            let due = contact.link_due.unwrap_or_else(|| now + self.rng.random_range(within));
-            contact.link_due = Some(due).filter(|due| now < *due);
-            if contact.link_due.is_none() {
+            if is_over(&mut contact.link_due, now, &mut self.rng, within) {
                 if let Some(old) = std::mem::replace(&mut contact.link, good) {
                     process.replicator.set_link((addr(other), old), false, time);
                 }
