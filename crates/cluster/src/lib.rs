@@ -14,6 +14,7 @@ mod local;
 mod member;
 pub mod message;
 mod names;
+mod node;
 mod replicate;
 mod state;
 #[cfg(test)]
@@ -24,7 +25,8 @@ mod view;
 pub use hop::Hop;
 pub use message::{Change, Identity, Link, Listed, MAX_AGENTS, Message};
 pub use names::Names;
+pub use node::{Load, RemoteNode, RemoteRoute, Status};
 pub use replicate::{Action, Config, Event, Replicator};
 pub use state::{Caps, Ignored, State};
 pub use time::Time;
-pub use view::{Load, NodeView, RemoteNode, RemoteRoute, Status};
+pub use view::NodeView;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use piko_wire::RouteKey;
 
 use crate::message::{Change, Identity, Link, Listed};
-use crate::view::{RemoteNode, Status};
+use crate::node::{RemoteNode, Status};
 
 /// Deltas kept aside while an earlier one is missing.
 const MAX_PENDING: usize = 256;

@@ -16,9 +16,9 @@ use crate::local::Missing;
 use crate::member::Member;
 use crate::message::{self, Change, Identity, Link, Listed, Message};
 use crate::names::Names;
+use crate::node::Status;
 use crate::state::{Caps, Ignored, State, Then};
 use crate::time::Time;
-use crate::view::Status;
 
 /// Changes within this time travel together.
 pub(crate) const COALESCE: Duration = Duration::from_millis(20);

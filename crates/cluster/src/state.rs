@@ -14,8 +14,8 @@ use crate::local::Local;
 use crate::member::Member;
 use crate::message::{Change, Identity, Link, Listed, Message};
 use crate::names::Names;
+use crate::node::{Load, RemoteRoute, Status};
 use crate::time::Time;
-use crate::view::{Load, RemoteRoute, Status};
 
 /// All of it.
 pub struct State {

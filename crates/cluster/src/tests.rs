@@ -14,9 +14,10 @@ use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::message::{self, Change, Identity, Link, Listed, Message};
+use crate::node::{RemoteRoute, Status};
 use crate::replicate::{Action, Config, Event, HEARTBEAT, Replicator};
 use crate::state::{Caps, Ignored};
-use crate::view::{NodeView, RemoteRoute, Status};
+use crate::view::NodeView;
 
 /// Room for all that these tests do.
 const CAPS: Caps = Caps { nodes: 16, endpoints: 100_000 };

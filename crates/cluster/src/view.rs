@@ -4,69 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use piko_wire::{EndpointKey, Protocol, RouteKey};
 
 use crate::member::Member;
 use crate::message::{Identity, Link, Listed};
+use crate::node::{RemoteNode, RemoteRoute, Status};
 use crate::state::State;
-
-/// A node's status, as users see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// In contact.
-    Active,
-    /// Not answering.
-    Unreachable,
-    /// Said goodbye.
-    Left,
-}
-
-impl Status {
-    /// As in status output and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Active => "active",
-            Status::Unreachable => "unreachable",
-            Status::Left => "left",
-        }
-    }
-}
-
-/// Another node, as routing sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemoteNode {
-    /// Its id.
-    pub id: String,
-    /// Its process.
-    pub epoch: u64,
-    /// Where it gossips, and by what others name it in their links.
-    pub gossip_addr: SocketAddr,
-    /// Where requests for it go.
-    pub peer_addr: String,
-}
-
-impl RemoteNode {
-    /// The process, as links name it: an id may be its successor's, too.
-    pub fn as_link(&self) -> Link {
-        (self.gossip_addr, self.epoch)
-    }
-}
-
-/// Requests that are being worked on somewhere; counted by routing, and kept here for as long as the route is.
-pub type Load = Arc<AtomicUsize>;
-
-/// A node with upstreams for an endpoint.
-#[derive(Debug, Clone)]
-pub struct RemoteRoute {
-    /// The node.
-    pub node: Arc<RemoteNode>,
-    /// What it has for the endpoint.
-    pub listed: Listed,
-    /// Requests that this node has there for it.
-    pub load: Load,
-}
 
 /// A node, as status shows it.
 #[derive(Debug, Clone)]
