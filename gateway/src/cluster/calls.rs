@@ -117,7 +117,7 @@ impl Port {
         match purpose {
             MEMBERSHIP => {
                 let stream = Stream::new(io, Some(place));
-                drop(timeout(HELLO, self.connections.0.send(source, stream)).await);
+                drop(timeout(HELLO, self.queues.connections.0.send(source, stream)).await);
             }
             PULL if self.table.is_there(from) => {
                 if let Err(error) = self.answer(&mut io).await {

@@ -20,10 +20,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::Options;
+use super::options::Options;
 use super::port::{Port, PortOptions};
 use super::table::Table;
-use super::transport::Transport;
+use super::transport::{self, Transport};
 use crate::metrics::GossipMetrics;
 
 type Void = VoidDelegate<SmolStr, SocketAddr>;
@@ -140,7 +140,7 @@ impl Gossip {
         // All of it on gossip's own threads.
         let opening = runtime.spawn(async move {
             let key = key.as_ref();
-            let o = PortOptions { bind, advertise, key, max_packet, metrics };
+            let o = PortOptions { bind, advertise, key, max_packet, metrics, queues: transport::queues() };
             Port::open(o, own_table).await
         });
         let port = opening.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::gossip::Gossip;
-use super::{ClusterError, Options, Table};
+use super::options::{ClusterError, Options};
+use super::table::Table;
 
 /// One node's answer to a join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);

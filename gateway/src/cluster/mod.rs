@@ -9,6 +9,7 @@ mod calls;
 mod drive;
 mod gossip;
 mod join;
+mod options;
 mod packet;
 mod port;
 mod stream;
@@ -25,60 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::heartbeat::Heartbeat;
 use crate::metrics::GossipMetrics;
-use crate::trust::ClusterKey;
 use gossip::Gossip;
+pub use options::{ClusterError, Options};
 use piko_cluster::Config;
 pub use piko_cluster::{Caps, Identity, Link, Listed, MAX_AGENTS, NodeView, RemoteNode, RemoteRoute, Status};
 pub use table::Table;
-
-/// How to take part in a cluster.
-pub struct Options {
-    /// This node's identity.
-    pub identity: Identity,
-    /// Where gossip listens, TCP and UDP.
-    pub bind: SocketAddr,
-    /// What other nodes dial, where it differs from the bound address.
-    pub advertise: Option<SocketAddr>,
-    /// `host` or `host:port` of nodes to join.
-    pub join: Vec<String>,
-    /// How long the first join may take.
-    pub join_timeout: Duration,
-    /// Is it an error if no node could be joined?
-    pub abort_if_join_fails: bool,
-    /// Encrypts and authenticates gossip.
-    pub key: Option<ClusterKey>,
-    /// Other nodes at most.
-    pub max_nodes: usize,
-    /// Endpoints of each at most.
-    pub max_endpoints: usize,
-    /// How often membership changes are passed on.
-    pub gossip_interval: Duration,
-    /// Largest UDP packet, bytes.
-    pub max_packet_size: u16,
-}
-
-/// Why a node cannot take part.
-#[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// Gossip did not start.
-    #[error("cluster.gossip.bind_addr: cannot gossip on {addr}: {message}")]
-    Start {
-        /// The address as configured.
-        addr: SocketAddr,
-        /// What went wrong.
-        message: String,
-    },
-    /// No node could be joined.
-    #[error("cluster join: none of {addresses:?} could be joined within {within:?}: {last}")]
-    Join {
-        /// As configured.
-        addresses: Vec<String>,
-        /// The limit.
-        within: Duration,
-        /// The last failure.
-        last: String,
-    },
-}
 
 /// This node's part in the cluster.
 pub struct Cluster {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use memberlist::agnostic::RuntimeLite;
+use memberlist::tokio::TokioRuntime;
 use memberlist::transport::{
-    Packet as MlPacket, PacketProducer, PacketSubscriber, StreamProducer, StreamSubscriber, packet_stream,
-    promised_stream,
+    Packet as MlPacket, PacketProducer, PacketSubscriber, StreamProducer, StreamSubscriber,
 };
 use parking_lot::Mutex;
 use piko_cluster::{Message, message};
@@ -27,16 +28,22 @@ use tracing::debug;
 use super::packet::{self, Kind, Sealer, Senders};
 use super::stream::Stream;
 use super::table::Table;
-use super::transport::{Instant, Transport};
 use crate::metrics::GossipMetrics;
 use crate::trust::{ClusterKey, Door, Purpose};
 
 /// Connections at once that have proved themselves: each node's exchange and pull, several times over.
 const MAX_STREAMS: usize = 256;
-/// Packets of memberlist's that wait for it. It asks again for what is lost.
-const MAX_PACKETS: usize = 1024;
 /// After a failed accept or receive: the system has no room just now.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
+
+/// memberlist's instant.
+pub(super) type Instant = <TokioRuntime as RuntimeLite>::Instant;
+
+/// What goes from the port to memberlist, both ends of each.
+pub(super) struct Queues {
+    pub(super) packets: (PacketProducer<SocketAddr, Instant>, PacketSubscriber<SocketAddr, Instant>),
+    pub(super) connections: (StreamProducer<SocketAddr, Stream>, StreamSubscriber<SocketAddr, Stream>),
+}
 
 /// The port.
 pub(super) struct Port {
@@ -51,8 +58,7 @@ pub(super) struct Port {
     pub(super) table: Arc<Table>,
     metrics: GossipMetrics,
     pub(super) streams: Arc<Semaphore>,
-    packets: (PacketProducer<SocketAddr, Instant>, PacketSubscriber<SocketAddr, Instant>),
-    pub(super) connections: (StreamProducer<SocketAddr, Stream>, StreamSubscriber<SocketAddr, Stream>),
+    pub(super) queues: Queues,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -64,6 +70,7 @@ pub(super) struct PortOptions<'o> {
     pub(super) key: Option<&'o ClusterKey>,
     pub(super) max_packet: u16,
     pub(super) metrics: GossipMetrics,
+    pub(super) queues: Queues,
 }
 
 impl Port {
@@ -87,8 +94,7 @@ impl Port {
             table,
             metrics: o.metrics,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-            packets: packet_stream::<Transport>(MAX_PACKETS),
-            connections: promised_stream::<Transport>(),
+            queues: o.queues,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -107,12 +113,12 @@ impl Port {
 
     /// memberlist's packets from others.
     pub(super) fn packets(&self) -> PacketSubscriber<SocketAddr, Instant> {
-        self.packets.1.clone()
+        self.queues.packets.1.clone()
     }
 
     /// memberlist's connections from others.
     pub(super) fn connections(&self) -> StreamSubscriber<SocketAddr, Stream> {
-        self.connections.1.clone()
+        self.queues.connections.1.clone()
     }
 
     /// One packet: may be lost.
@@ -143,7 +149,7 @@ impl Port {
             Ok(packet) if packet.kind == Kind::Table => self.take(packet.from, packet.body),
             Ok(packet) => {
                 let packet = MlPacket::new(source, Instant::now(), Bytes::copy_from_slice(packet.body));
-                if self.packets.0.try_send(packet).is_err() {
+                if self.queues.packets.0.try_send(packet).is_err() {
                     self.dropped("crowded");
                 }
             }

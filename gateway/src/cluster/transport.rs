@@ -11,15 +11,22 @@ use std::sync::Arc;
 use memberlist::agnostic::RuntimeLite;
 use memberlist::proto::Payload;
 use memberlist::tokio::{TokioRuntime, TokioSocketAddrResolver};
-use memberlist::transport::{AddressResolver, PacketSubscriber, StreamSubscriber, TransportError};
+use memberlist::transport::{
+    AddressResolver, PacketSubscriber, StreamSubscriber, TransportError, packet_stream, promised_stream,
+};
 use smol_str::SmolStr;
 
 use super::packet::Kind;
-use super::port::Port;
+use super::port::{Instant, Port, Queues};
 use super::stream::Stream;
 
-/// memberlist's instant.
-pub(super) type Instant = <TokioRuntime as RuntimeLite>::Instant;
+/// Packets of memberlist's that wait for it. It asks again for what is lost.
+const MAX_PACKETS: usize = 1024;
+
+/// The queues between the port and memberlist: memberlist makes them for a transport's types.
+pub(super) fn queues() -> Queues {
+    Queues { packets: packet_stream::<Transport>(MAX_PACKETS), connections: promised_stream::<Transport>() }
+}
 
 /// The port, with the name that memberlist knows this node by.
 pub(super) struct Transport {
