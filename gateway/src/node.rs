@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use piko_bootstrap::config::BindAddr;
 use piko_plugin_host::{HostError, PluginConfig, Reloaded};
 use piko_tunnel::Settings;
+use piko_wire::{InvalidNode, NodeId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,7 @@ const FIRST_TABLE: Duration = Duration::from_secs(5);
 
 /// A running node. Dropping it cuts everything; [`Node::shutdown`] does it well.
 pub struct Node {
-    id: String,
+    id: NodeId,
     local: LocalAddrs,
     delay: Duration,
     grace: Duration,
@@ -97,6 +98,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: SecretError,
     },
+    /// The node's id, or what it begins with, is none. The configuration's check says so before.
+    #[error("cluster.node_id: {0}")]
+    Id(#[from] InvalidNode),
     /// A key that verifies tokens is none. The configuration's check says so before.
     #[error("auth: {0}")]
     Key(#[from] KeyError),
@@ -121,6 +125,7 @@ impl StartError {
             StartError::Bind { .. }
             | StartError::Secret { .. }
             | StartError::Key(_)
+            | StartError::Id(_)
             | StartError::Tls(_)
             | StartError::Pages(_) => true,
             StartError::Plugin(e) => !matches!(e, HostError::Engine(_)),
@@ -151,7 +156,7 @@ impl Node {
         let listeners = Listeners::bind(&config)?;
         let bound = listeners.addrs(config.cluster.gossip_bind().socket())?;
         let cluster = Arc::new(
-            Cluster::start(cluster_options(&config, &bound, key.clone()), metrics.gossip.clone()).await?,
+            Cluster::start(cluster_options(&config, &bound, key.clone())?, metrics.gossip.clone()).await?,
         );
         let table = cluster.table();
         let id = table.local_id();
@@ -313,7 +318,7 @@ impl Node {
 
     /// This node's id, new at every start.
     pub fn id(&self) -> &str {
-        &self.id
+        self.id.as_str()
     }
 
     /// Where it is bound.
@@ -397,9 +402,13 @@ async fn cluster_key(config: &Config) -> Result<Option<ClusterKey>, StartError> 
     Ok(Some(derived.map_err(|source| StartError::Secret { key, source })?))
 }
 
-fn cluster_options(config: &Config, bound: &LocalAddrs, key: Option<ClusterKey>) -> cluster::Options {
+fn cluster_options(
+    config: &Config,
+    bound: &LocalAddrs,
+    key: Option<ClusterKey>,
+) -> Result<cluster::Options, InvalidNode> {
     let c = &config.cluster;
-    let id = if c.node_id.is_empty() { cluster::node_id(&c.node_id_prefix) } else { c.node_id.clone() };
+    let id = if c.node_id.is_empty() { cluster::node_id(&c.node_id_prefix)? } else { c.node_id.parse()? };
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let identity = Identity {
         id,
@@ -410,7 +419,7 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, key: Option<ClusterKey>)
     };
     // Gossip's address has to be an address, not a name: it is memberlist's id for this node.
     let advertise = advertised(&c.gossip.advertise_addr, bound.gossip).parse().ok();
-    cluster::Options {
+    Ok(cluster::Options {
         identity,
         bind: bound.gossip,
         advertise,
@@ -422,7 +431,7 @@ fn cluster_options(config: &Config, bound: &LocalAddrs, key: Option<ClusterKey>)
         max_endpoints: c.max_endpoints_per_node,
         gossip_interval: c.gossip.interval.into(),
         max_packet_size: c.gossip.max_packet_size,
-    }
+    })
 }
 
 /// Tasks that run as long as the node.

@@ -3,18 +3,20 @@
 //! There are two kinds of hop and none that is longer, so no stream can cross more than two links, whatever the
 //! tables of the nodes on its way say: [`Hop::Through`] becomes [`Hop::Last`], and that one only goes to an agent.
 
+use piko_wire::NodeId;
+
 /// What a stream on a peer link asks of the node that it reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hop {
     /// To give it to one of its own agents, or to refuse it.
     Last,
     /// To pass it on to the node of that id, over its own link, or to refuse it.
-    Through(String),
+    Through(NodeId),
 }
 
 impl Hop {
     /// The node to pass the stream on to, and what is asked of that one.
-    pub fn next(self) -> Option<(String, Hop)> {
+    pub fn next(self) -> Option<(NodeId, Hop)> {
         match self {
             Hop::Last => None,
             Hop::Through(node) => Some((node, Hop::Last)),
@@ -23,12 +25,13 @@ impl Hop {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
     #[test]
     fn every_way_ends_after_two_links() {
-        let mut hop = Hop::Through("far".into());
+        let mut hop = Hop::Through("far".parse().unwrap());
         let mut links = 1;
         while let Some((_, next)) = hop.next() {
             (hop, links) = (next, links + 1);

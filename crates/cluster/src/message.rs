@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use piko_wire::RouteKey;
+use piko_wire::{NodeId, RouteKey};
 use serde::{Deserialize, Serialize};
 
 /// First byte of every message. Another one is another version's: ignored.
@@ -13,8 +13,6 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 const MAX_CHANGES: usize = 4096;
 /// Agents listed for one endpoint of a node: some five bytes each, in packets and in each node's memory.
 pub const MAX_AGENTS: usize = 8;
-/// Longest node id: a prefix of 64 and 7 random characters, and some.
-const MAX_ID: usize = 96;
 /// Longest address: a host name of 253 and a port.
 const MAX_ADDR: usize = 260;
 /// Links in one message at most. With an IPv4 address one takes 14 bytes, with an IPv6 one 26: some 80 fit in one
@@ -25,7 +23,7 @@ const MAX_LINKS: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The id users see.
-    pub id: String,
+    pub id: NodeId,
     /// When the process started, ms since 1970: a newer one replaces what an older one said.
     pub epoch: u64,
     /// Where its clients go.
@@ -78,7 +76,7 @@ pub enum Message {
     /// Change `i` makes version `base + 1 + i` of the owner's table.
     Delta {
         /// The sender's id.
-        owner: String,
+        owner: NodeId,
         /// The sender's process.
         epoch: u64,
         /// The version before the first change.
@@ -105,7 +103,7 @@ pub enum Message {
     /// The owner's whole table.
     Snapshot {
         /// The sender's id.
-        owner: String,
+        owner: NodeId,
         /// The sender's process.
         epoch: u64,
         /// Of this table.
@@ -116,7 +114,7 @@ pub enum Message {
     /// The owner leaves.
     Bye {
         /// The sender's id.
-        owner: String,
+        owner: NodeId,
         /// The sender's process.
         epoch: u64,
         /// Counts on from its heartbeats.
@@ -125,7 +123,7 @@ pub enum Message {
     /// A delta that answers a pull: it comes on the connection that asked, not in a packet.
     Missed {
         /// The sender's id.
-        owner: String,
+        owner: NodeId,
         /// The sender's process.
         epoch: u64,
         /// The version before the first change.
@@ -136,7 +134,7 @@ pub enum Message {
     /// The nodes that the sender has a good link to, by gossip address.
     Links {
         /// The sender's id.
-        owner: String,
+        owner: NodeId,
         /// The sender's process.
         epoch: u64,
         /// Grows with each of a process.
@@ -180,13 +178,10 @@ pub fn decode(bytes: &[u8]) -> Option<Message> {
     }
     let message = postcard::from_bytes(body).ok()?;
     let sound = match &message {
-        Message::Delta { owner, changes, .. } | Message::Missed { owner, changes, .. } => {
-            changes.len() <= MAX_CHANGES && is_id(owner)
-        }
-        Message::Links { owner, to, .. } => to.len() <= MAX_LINKS && is_id(owner),
-        Message::Snapshot { owner, .. } | Message::Bye { owner, .. } => is_id(owner),
+        Message::Delta { changes, .. } | Message::Missed { changes, .. } => changes.len() <= MAX_CHANGES,
+        Message::Links { to, .. } => to.len() <= MAX_LINKS,
         Message::Heartbeat { identity, .. } => identity.is_sound(),
-        Message::Pull { .. } => true,
+        Message::Snapshot { .. } | Message::Bye { .. } | Message::Pull { .. } => true,
     };
     sound.then_some(message)
 }
@@ -216,12 +211,6 @@ pub fn decode_all(mut body: &[u8]) -> Option<Vec<Message>> {
     Some(messages)
 }
 
-/// As the configuration takes it. It is shown, logged and compared: nothing else may come in.
-fn is_id(id: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    (1..=MAX_ID).contains(&id.len()) && id.chars().all(allowed)
-}
-
 /// `host:port`.
 fn is_addr(addr: &str) -> bool {
     let Some((host, port)) = addr.rsplit_once(':') else { return false };
@@ -231,8 +220,7 @@ fn is_addr(addr: &str) -> bool {
 
 impl Identity {
     fn is_sound(&self) -> bool {
-        is_id(&self.id)
-            && [&self.proxy_addr, &self.admin_addr, &self.peer_addr].into_iter().all(|a| is_addr(a))
+        [&self.proxy_addr, &self.admin_addr, &self.peer_addr].into_iter().all(|addr| is_addr(addr))
     }
 }
 
@@ -264,7 +252,7 @@ pub(crate) fn deltas(
     let mut messages = Vec::new();
     let mut rest = changes;
     while !rest.is_empty() {
-        let mut size = identity.id.len() + 32;
+        let mut size = identity.id.as_str().len() + 32;
         let fits = rest.iter().take(MAX_CHANGES).take_while(|change| {
             // A key takes five bytes, none takes one.
             let agents = change.listed.agents.iter().map(|key| if *key == 0 { 1 } else { 5 });

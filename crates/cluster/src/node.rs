@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use piko_wire::NodeId;
+
 use crate::message::{Link, Listed};
 
 /// A node's status, as users see it.
@@ -32,7 +34,7 @@ impl Status {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteNode {
     /// Its id.
-    pub id: String,
+    pub id: NodeId,
     /// Its process.
     pub epoch: u64,
     /// Where it gossips, and by what others name it in their links.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_wire::RouteKey;
+use piko_wire::{NodeId, RouteKey};
 
 use crate::local::Missing;
 use crate::member::Member;
@@ -63,7 +63,7 @@ pub enum Action {
         have: u64,
     },
     /// Tell people: a node's status has changed.
-    Note(SocketAddr, String, Status),
+    Note(SocketAddr, NodeId, Status),
 }
 
 /// Keeps one node's view of the cluster.

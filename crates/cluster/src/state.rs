@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use piko_wire::{EndpointKey, RouteKey};
+use piko_wire::{EndpointKey, NodeId, RouteKey};
 
 use crate::gone::Gone;
 use crate::local::Local;
@@ -37,7 +37,7 @@ pub struct State {
     /// Counts up at each change of routes, of statuses and of others' links.
     pub(crate) changes: u64,
     /// Members whose status has changed, for the log.
-    pub(crate) news: Vec<(SocketAddr, String, Status)>,
+    pub(crate) news: Vec<(SocketAddr, NodeId, Status)>,
 }
 
 /// What other nodes may make this one remember.
@@ -264,9 +264,9 @@ impl State {
     }
 
     /// The member at that address, if it is the one spoken of: nobody speaks for another.
-    fn speaker(&mut self, from: SocketAddr, owner: &str, epoch: u64) -> Result<&mut Member, Ignored> {
+    fn speaker(&mut self, from: SocketAddr, owner: &NodeId, epoch: u64) -> Result<&mut Member, Ignored> {
         let member = self.members.get_mut(&from).filter(|member| member.is_there());
-        let speaks = |member: &&mut Member| member.identity.id == owner && member.identity.epoch == epoch;
+        let speaks = |member: &&mut Member| member.identity.id == *owner && member.identity.epoch == epoch;
         member.filter(speaks).ok_or(Ignored::NoMember)
     }
 
@@ -298,7 +298,7 @@ impl State {
     fn delta(
         &mut self,
         from: SocketAddr,
-        owner: &str,
+        owner: &NodeId,
         epoch: u64,
         base: u64,
         changes: Vec<Change>,
@@ -321,7 +321,7 @@ impl State {
     fn snapshot(
         &mut self,
         from: SocketAddr,
-        owner: &str,
+        owner: &NodeId,
         epoch: u64,
         version: u64,
         endpoints: Vec<Change>,

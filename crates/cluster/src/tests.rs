@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_wire::{EndpointKey, RouteKey};
+use piko_wire::{EndpointKey, NodeId, RouteKey};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -105,7 +105,13 @@ fn new(identity: Identity) -> Node {
 
 fn identity(id: &str, epoch: u64) -> Identity {
     let addr = |port: u16| format!("10.0.0.1:{port}");
-    Identity { id: id.into(), epoch, proxy_addr: addr(8000), admin_addr: addr(8002), peer_addr: addr(8004) }
+    Identity {
+        id: id.parse().unwrap(),
+        epoch,
+        proxy_addr: addr(8000),
+        admin_addr: addr(8002),
+        peer_addr: addr(8004),
+    }
 }
 
 fn addr(n: u16) -> SocketAddr {
@@ -167,13 +173,13 @@ fn seen(follower: &Node, id: &str) -> BTreeMap<String, u32> {
     follower
         .nodes()
         .into_iter()
-        .find(|node| node.identity.id == id)
+        .find(|node| node.identity.id == *id)
         .map(|node| texts(node.endpoints))
         .unwrap_or_default()
 }
 
 fn status(follower: &Node, id: &str) -> Option<Status> {
-    follower.nodes().into_iter().find(|node| node.identity.id == id).map(|node| node.status)
+    follower.nodes().into_iter().find(|node| node.identity.id == *id).map(|node| node.status)
 }
 
 #[test]
@@ -274,7 +280,7 @@ fn s5_nobody_speaks_for_this_node() {
     set(&follower, "mine", 1);
     assert!(!follower.member_up(addr(9), identity("follower", 7)));
     let delta = Message::Delta {
-        owner: "follower".into(),
+        owner: "follower".parse().unwrap(),
         epoch: 1,
         base: 1,
         changes: vec![Change { route: route("mine"), listed: Listed::default() }],
@@ -302,7 +308,7 @@ fn a_burst_longer_than_the_log_is_pulled_whole() {
 fn messages_of_strangers_are_ignored() {
     assert!(message::decode(b"").is_none());
     assert!(message::decode(&[2, 255, 255, 255, 255, 255]).is_none());
-    let mut other_version = message::encode(&Message::Bye { owner: "a".into(), epoch: 1, seq: 1 });
+    let mut other_version = message::encode(&Message::Bye { owner: "a".parse().unwrap(), epoch: 1, seq: 1 });
     assert!(message::decode(&other_version).is_some());
     other_version[0] = 9;
     assert!(message::decode(&other_version).is_none());
@@ -371,7 +377,7 @@ fn r13_a_node_that_gossips_on_takes_a_goodbye_back() {
         for message in [heartbeat(&owner)].into_iter().chain(deltas(&owner)) {
             let _ = follower.apply(addr(1), message);
         }
-        let forged = Message::Bye { owner: "owner".into(), epoch: 1, seq: claimed };
+        let forged = Message::Bye { owner: "owner".parse().unwrap(), epoch: 1, seq: claimed };
         assert!(follower.apply(addr(1), forged).is_ok());
         assert!(follower.remote(&route("a")).is_none() && status(&follower, "owner") == Some(Status::Left));
         let mut beats = 0;
@@ -443,7 +449,7 @@ fn r13_nodes_and_their_endpoints_are_capped() {
             listed: Listed { upstreams: 1, ..Listed::default() },
         })
         .collect();
-    let all = Message::Snapshot { owner: "owner".into(), epoch: 1, version: 99, endpoints };
+    let all = Message::Snapshot { owner: "owner".parse().unwrap(), epoch: 1, version: 99, endpoints };
     assert_eq!(follower.apply(addr(1), all), Err(Ignored::Capped));
     assert_eq!(seen(&follower, "owner").len(), 3);
 }
@@ -469,18 +475,29 @@ fn what_a_table_loses_is_remembered_with_its_time() {
     assert_eq!(gone(&follower, "three"), None);
 }
 
+/// A message with another name in it, which no value of ours could have: postcard writes a text's length, then the text.
+fn renamed(written: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let text = |name: &str| [&[u8::try_from(name.len()).unwrap()], name.as_bytes()].concat();
+    let (from, to) = (text(from), text(to));
+    let at = written.windows(from.len()).position(|part| part == from).unwrap();
+    [&written[..at], &to, &written[at + from.len()..]].concat()
+}
+
 #[test]
 fn names_from_other_nodes_are_checked_as_they_come() {
+    let good = message::encode(&Message::Bye { owner: "owner-1".parse().unwrap(), epoch: 1, seq: 1 });
+    assert!(message::decode(&renamed(&good, "owner-1", "owner-22")).is_some());
     let sound = identity("owner-1", 1);
     assert_eq!(message::decode_identity(&message::encode_identity(&sound).unwrap()), Some(sound.clone()));
     let long = "x".repeat(97);
     for id in ["", "a b", "a\u{1b}[2J", "../up", "ä", &long] {
-        let wrong = Identity { id: id.to_owned(), ..sound.clone() };
-        assert_eq!(message::decode_identity(&message::encode_identity(&wrong).unwrap()), None, "{id:?}");
-        let heartbeat = Message::Heartbeat { identity: wrong, version: 1, seq: 1 };
-        assert!(message::decode(&message::encode(&heartbeat)).is_none(), "{id:?}");
-        let bye = Message::Bye { owner: id.to_owned(), epoch: 1, seq: 1 };
-        assert!(message::decode(&message::encode(&bye)).is_none(), "{id:?}");
+        let with_id = |written: Vec<u8>| renamed(&written, "owner-1", id);
+        let identity = message::encode_identity(&sound).unwrap();
+        assert_eq!(message::decode_identity(&with_id(identity)), None, "{id:?}");
+        let heartbeat = Message::Heartbeat { identity: sound.clone(), version: 1, seq: 1 };
+        assert!(message::decode(&with_id(message::encode(&heartbeat))).is_none(), "{id:?}");
+        let bye = Message::Bye { owner: sound.id.clone(), epoch: 1, seq: 1 };
+        assert!(message::decode(&with_id(message::encode(&bye))).is_none(), "{id:?}");
     }
     for addr in ["", "host", ":1", "a b:1", "host:99999", "a\nb:1"] {
         let wrong = Identity { peer_addr: addr.to_owned(), ..sound.clone() };
@@ -559,7 +576,7 @@ fn a_silent_node_is_there_as_long_as_somebody_who_is_heard_has_a_link_to_it() {
     assert_eq!(status(&near, "far"), Some(Status::Active));
     let ways = |node: &RemoteRoute| near.ask(|r| r.state().linked_to(&node.node));
     let route_to_far = near.remote(&route("a")).unwrap()[0].clone();
-    assert_eq!(ways(&route_to_far).iter().map(|node| &*node.id).collect::<Vec<_>>(), ["third"]);
+    assert_eq!(ways(&route_to_far).iter().map(|node| node.id.as_str()).collect::<Vec<_>>(), ["third"]);
     // What the third node said last is not believed for ever, and of a link to a process before or after, never.
     (0..3).for_each(|_| second(false));
     assert_eq!((status(&near, "third"), status(&near, "far")), (Some(Status::Active), Some(Status::Active)));
@@ -667,9 +684,9 @@ fn a_node_without_a_link_says_so_and_its_word_is_the_last_one_sent() {
     let linked = links(&third);
     third.set_link(FAR, false);
     let unlinked = links(&third);
-    let shown = || near.nodes().into_iter().find(|node| node.identity.id == "third").unwrap().links;
+    let shown = || near.nodes().into_iter().find(|node| node.identity.id == *"third").unwrap().links;
     near.apply(addr(2), linked.clone()).unwrap();
-    assert_eq!(shown().into_iter().collect::<Vec<_>>(), ["far"]);
+    assert_eq!(shown().iter().map(NodeId::as_str).collect::<Vec<_>>(), ["far"]);
     near.apply(addr(2), unlinked).unwrap();
     assert!(shown().is_empty());
     assert_eq!(near.apply(addr(2), linked), Err(Ignored::Old));

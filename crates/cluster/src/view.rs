@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use piko_wire::{EndpointKey, Protocol, RouteKey};
+use piko_wire::{EndpointKey, NodeId, Protocol, RouteKey};
 
 use crate::member::Member;
 use crate::message::{Identity, Link, Listed};
@@ -26,7 +26,7 @@ pub struct NodeView {
     /// Its endpoints, by protocol, and their upstreams.
     pub endpoints: BTreeMap<RouteKey, Listed>,
     /// The nodes it has a good link to, by id.
-    pub links: BTreeSet<String>,
+    pub links: BTreeSet<NodeId>,
 }
 
 impl State {
@@ -116,7 +116,7 @@ impl State {
 
     /// Is a node of that id known?
     pub fn knows(&self, id: &str) -> bool {
-        self.identity.id == id || self.members.values().any(|member| member.identity.id == id)
+        self.identity.id == *id || self.members.values().any(|member| member.identity.id == *id)
     }
 
     /// Has this node the table of at least one other node that is there?
@@ -125,7 +125,7 @@ impl State {
     }
 
     /// The id of the node at the far end of a link, this one included.
-    fn id_of(&self, link: Link) -> Option<String> {
+    fn id_of(&self, link: Link) -> Option<NodeId> {
         if self.own == Some(link.0) {
             return Some(self.identity.id.clone());
         }

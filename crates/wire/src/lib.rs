@@ -5,9 +5,11 @@
 
 mod endpoint;
 mod key;
+mod node;
 mod protocol;
 mod text;
 
 pub use endpoint::{EndpointId, InvalidEndpoint, MAX_ENDPOINT_LEN};
 pub use key::{EndpointKey, InvalidTenant, LISTENER, RouteKey, TENANT_ID, TenantId};
+pub use node::{InvalidNode, NodeId};
 pub use protocol::Protocol;

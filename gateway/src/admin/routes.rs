@@ -25,7 +25,7 @@ pub(super) async fn answer(request: &Request<Incoming>, state: &State, probes_on
     if let Err(denied) = state.auth.admit(request.headers(), None).await {
         return refuse(denied);
     }
-    if let Some(node) = query(request, "forward").filter(|node| *node != state.table.local_id()) {
+    if let Some(node) = query(request, "forward").filter(|node| state.table.local_id() != **node) {
         return forward::to(&node, state, request).await;
     }
     answer_peer(request.method(), request.uri().path(), state)
@@ -49,7 +49,7 @@ pub(crate) fn answer_peer(method: &Method, path: &str, state: &State) -> Answer 
 
 fn local(path: &str, state: &State) -> Option<Answer> {
     let local_id = state.table.local_id();
-    let named = |id: &str| if id == "local" { local_id.clone() } else { id.to_owned() };
+    let named = |id: &str| if id == "local" { local_id.to_string() } else { id.to_owned() };
     Some(match path {
         "/health" | "/ready" if !state.pulses.stuck().is_empty() => stuck(&state.pulses.stuck()),
         "/health" => status(StatusCode::OK),
@@ -96,11 +96,11 @@ fn metrics(state: &State) -> Answer {
     gauges.links.reset();
     for node in state.table.active_remotes() {
         let good = state.links.good(&node).is_some();
-        gauges.links.with_label_values(&[&node.id]).set(i64::from(good));
+        gauges.links.with_label_values(&[node.id.as_str()]).set(i64::from(good));
     }
     gauges.entries.reset();
     for node in &nodes {
-        let entries = gauges.entries.with_label_values(&[&node.identity.id, "false", "false"]);
+        let entries = gauges.entries.with_label_values(&[node.identity.id.as_str(), "false", "false"]);
         entries.set(node.endpoints.len() as i64 + 2);
     }
     match state.metrics.render() {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use piko_wire::NodeId;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -9,17 +10,18 @@ use tokio::time::Instant;
 use super::state::State;
 use crate::cluster::{NodeView, Status};
 use crate::route::Registry;
+use crate::route::target::TargetId;
 
 #[derive(Serialize)]
 pub(super) struct NodeRow {
-    id: String,
+    id: NodeId,
     status: &'static str,
     proxy_addr: String,
     admin_addr: String,
     endpoints: usize,
     upstreams: u64,
     /// The nodes it has a link to that is up and answers.
-    links: BTreeSet<String>,
+    links: BTreeSet<NodeId>,
 }
 
 /// `GET /status/cluster/nodes`, by id.
@@ -75,7 +77,7 @@ pub(super) struct AgentRow {
     agent: String,
     tunnels: Vec<TunnelRow>,
     /// Other nodes that it has tunnels to, for endpoints of eight agents a node or fewer.
-    other_nodes: BTreeSet<String>,
+    other_nodes: BTreeSet<NodeId>,
 }
 
 /// One tunnel of an agent to this node.
@@ -88,7 +90,7 @@ struct TunnelRow {
 
 /// `GET /status/upstream/agents`: the agents with tunnels to this node, and where else they have some.
 pub(super) fn agents(state: &State) -> Vec<AgentRow> {
-    let mut agents = BTreeMap::<_, BTreeMap<u64, TunnelRow>>::new();
+    let mut agents = BTreeMap::<_, BTreeMap<TargetId, TunnelRow>>::new();
     for upstream in state.registry.endpoints().into_values().flatten() {
         let tunnels = agents.entry((upstream.agent_id, upstream.key)).or_default();
         let (addr, inflight) = (upstream.addr.to_string(), upstream.inflight);
@@ -96,13 +98,13 @@ pub(super) fn agents(state: &State) -> Vec<AgentRow> {
         tunnel.listeners += 1;
     }
     let local = state.table.local_id();
-    let mut nodes = BTreeMap::<u32, BTreeSet<String>>::new();
+    let mut nodes = BTreeMap::<u32, BTreeSet<NodeId>>::new();
     for node in state.table.nodes().into_iter().filter(|node| node.status == Status::Active) {
         for key in node.endpoints.values().flat_map(|listed| listed.agents()) {
             nodes.entry(key).or_default().insert(node.identity.id.clone());
         }
     }
-    let row = |((agent, key), tunnels): ((String, Option<u32>), BTreeMap<u64, TunnelRow>)| {
+    let row = |((agent, key), tunnels): ((String, Option<u32>), BTreeMap<TargetId, TunnelRow>)| {
         let mut other_nodes = key.and_then(|key| nodes.get(&key)).cloned().unwrap_or_default();
         other_nodes.remove(&local);
         AgentRow { agent, tunnels: tunnels.into_values().collect(), other_nodes }
@@ -188,5 +190,5 @@ fn endpoints(node: &NodeView) -> BTreeMap<String, u32> {
 }
 
 fn find(state: &State, id: &str) -> Option<NodeView> {
-    state.table.nodes().into_iter().find(|node| node.identity.id == id)
+    state.table.nodes().into_iter().find(|node| node.identity.id == *id)
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use piko_wire::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -55,6 +56,6 @@ pub(super) async fn run(
     }
 }
 
-fn note(addr: std::net::SocketAddr, id: &str, status: Status) {
+fn note(addr: std::net::SocketAddr, id: &NodeId, status: Status) {
     info!(node.id = %id, gossip.addr = %addr, "node is {}", status.as_str());
 }

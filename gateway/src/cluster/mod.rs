@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use piko_wire::{InvalidNode, NodeId};
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 
@@ -46,12 +47,12 @@ pub struct Cluster {
 /// Gossip is small work; two threads keep one stuck task from stopping it.
 const GOSSIP_THREADS: usize = 2;
 
-/// A node id: the prefix and seven random characters, new at every start.
-pub fn node_id(prefix: &str) -> String {
+/// A node id: the prefix and seven random characters, new at every start. `Err` for a prefix that could not begin one.
+pub fn node_id(prefix: &str) -> Result<NodeId, InvalidNode> {
     const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let mut rng = rand::rng();
     let random = (0..7).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
-    prefix.chars().chain(random).collect()
+    prefix.chars().chain(random).collect::<String>().parse()
 }
 
 impl Cluster {

@@ -11,7 +11,7 @@ use piko_cluster::{
     Action, Config, Event, Identity, Ignored, Link, Listed, Message, Names, NodeView, RemoteNode,
     RemoteRoute, Replicator, State, Time,
 };
-use piko_wire::{EndpointKey, RouteKey};
+use piko_wire::{EndpointKey, NodeId, RouteKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -40,7 +40,7 @@ impl Table {
     }
 
     /// This node's id.
-    pub fn local_id(&self) -> String {
+    pub fn local_id(&self) -> NodeId {
         self.replicator.read().identity().id.clone()
     }
 

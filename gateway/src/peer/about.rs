@@ -31,7 +31,7 @@ pub(super) async fn is_it(opener: &Opener, node: &RemoteNode) -> Result<bool, As
 
 fn is_of(headers: &HeaderMap, node: &RemoteNode) -> bool {
     let says = |name, what: &str| headers.get(name).is_some_and(|value| value.as_bytes() == what.as_bytes());
-    says(NODE, &node.id) && says(EPOCH, &node.epoch.to_string())
+    says(NODE, node.id.as_str()) && says(EPOCH, &node.epoch.to_string())
 }
 
 /// What has not come in packets.
@@ -57,7 +57,7 @@ pub(crate) fn answer(
         _ => Vec::new(),
     };
     let mut answer = Response::new(Full::new(Bytes::from(news)));
-    if let Ok(id) = HeaderValue::from_str(&identity.id) {
+    if let Ok(id) = HeaderValue::from_str(identity.id.as_str()) {
         answer.headers_mut().insert(NODE, id);
     }
     answer.headers_mut().insert(EPOCH, identity.epoch.into());
@@ -80,14 +80,19 @@ mod tests {
 
     fn table() -> Table {
         let at = |port: u16| format!("127.0.0.1:{port}");
-        let identity =
-            Identity { id: "n".into(), epoch: 7, proxy_addr: at(1), admin_addr: at(2), peer_addr: at(4) };
+        let identity = Identity {
+            id: "n".parse().unwrap(),
+            epoch: 7,
+            proxy_addr: at(1),
+            admin_addr: at(2),
+            peer_addr: at(4),
+        };
         Table::new(Config { identity, caps: Caps { nodes: 9, endpoints: 9 }, max_packet: 1400 })
     }
 
     fn node(id: &str, epoch: u64) -> RemoteNode {
         let gossip_addr = "127.0.0.1:3".parse().unwrap();
-        RemoteNode { id: id.into(), epoch, gossip_addr, peer_addr: "127.0.0.1:4".into() }
+        RemoteNode { id: id.parse().unwrap(), epoch, gossip_addr, peer_addr: "127.0.0.1:4".into() }
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Dialler {
         tokio::select! {
             ended = driving => ended,
             ended = told => ended,
-            never = watch(&node.id, &target, &entry) => match never {},
+            never = watch(node.id.as_str(), &target, &entry) => match never {},
             never = keep_informed(node, &target, &self.table) => match never {},
         }
     }

@@ -29,7 +29,7 @@ use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
 use piko_tunnel::node_session::Opener;
 use piko_tunnel::receive::{ReceiveError, Receiver};
-use piko_wire::RouteKey;
+use piko_wire::{NodeId, RouteKey};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -93,14 +93,14 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
 fn hop(headers: &mut HeaderMap) -> Option<Hop> {
     match headers.remove(headers::THROUGH) {
         None => Some(Hop::Last),
-        Some(node) => Some(Hop::Through(node.to_str().ok()?.to_owned())),
+        Some(node) => Some(Hop::Through(node.to_str().ok()?.parse().ok()?)),
     }
 }
 
 /// Passes a stream on to another node, over this one's own link and no other way.
 async fn pass_on(
     router: &Router,
-    node: &str,
+    node: &NodeId,
     route: &RouteKey,
     request: (request::Parts, Option<Receiver>),
     respond: &mut SendResponse<Bytes>,

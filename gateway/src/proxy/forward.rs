@@ -196,7 +196,7 @@ async fn upstream(
     }
     match target.kind() {
         Kind::Agent { .. } => gateway.metrics.proxy.upstream_requests.inc(),
-        Kind::Node { id } => gateway.metrics.proxy.remote_requests.with_label_values(&[id]).inc(),
+        Kind::Node { id } => gateway.metrics.proxy.remote_requests.with_label_values(&[id.as_str()]).inc(),
     }
     if in_flight.through().is_some() {
         gateway.metrics.proxy.detours.inc();

@@ -46,7 +46,7 @@ impl Candidate<'_> {
     fn seats(&self, own: Option<Seat>) -> impl Iterator<Item = Seat> {
         let (here, away) = match &self.place {
             Place::Here(_) | Place::Due(_) => (own.or_else(|| self.agent()), None),
-            Place::Away(there) => (None, Some(Seat::of(&there.node.id, &there.listed))),
+            Place::Away(there) => (None, Some(Seat::of(there.node.id.as_str(), &there.listed))),
         };
         here.into_iter().chain(away.into_iter().flatten())
     }

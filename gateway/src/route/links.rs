@@ -55,7 +55,7 @@ impl Links {
     /// The live link to the node of that id, and whether it is good; to its latest process, should there be two.
     pub fn named(&self, id: &str) -> Option<(Arc<Target>, bool)> {
         let live = self.live.read();
-        let all = live.values().filter(|link| link.node.id == id);
+        let all = live.values().filter(|link| link.node.id == *id);
         let link = all.max_by_key(|link| (link.is_good(), link.node.epoch))?;
         Some((link.target.clone(), link.is_good()))
     }

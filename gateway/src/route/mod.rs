@@ -3,6 +3,7 @@
 pub mod affinity;
 mod choose;
 pub mod health;
+mod in_flight;
 mod links;
 mod recent;
 pub mod registry;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use piko_cluster::Load;
 pub use piko_wire::{EndpointKey, TenantId};
-use piko_wire::{Protocol, RouteKey};
+use piko_wire::{NodeId, Protocol, RouteKey};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -26,6 +27,7 @@ use crate::error::Failure;
 use affinity::{Key, Rings, Seat};
 use choose::{Candidate, Choices, Place};
 use health::{Rules, Standing};
+pub use in_flight::{InFlight, Tried};
 pub(crate) use links::Entry;
 pub use links::Links;
 use recent::Recent;
@@ -34,7 +36,6 @@ pub use registry::{Registration, Registry, UpstreamView};
 use resolve::Lives;
 pub use resolve::{Asked, Destination};
 pub use target::{Kind, Target};
-pub use upstream::{InFlight, Tried};
 use upstream::{Mark, Upstream};
 
 /// How long an upstream that is due waits for a request which may be repeated elsewhere. Then any request tries it.
@@ -319,7 +320,7 @@ impl Router {
     fn own_seat(&self, local: &[Arc<Upstream>]) -> Option<Seat> {
         let listed = registry::listed(local);
         let crowd = listed.good() > 0 && listed.agents().next().is_none();
-        crowd.then(|| Seat::node(&self.table.local_id(), listed.good()))
+        crowd.then(|| Seat::node(self.table.local_id().as_str(), listed.good()))
     }
 
     /// Has the request find out whether an upstream that was set aside works again, if it may and no other does.
@@ -355,16 +356,16 @@ impl Router {
     }
 
     /// The link to a node, for a stream that another node wants passed on to it.
-    pub fn link(&self, node: &str) -> Option<InFlight> {
-        let (target, _) = self.links.named(node).filter(|(target, good)| *good && target.accepts())?;
+    pub fn link(&self, node: &NodeId) -> Option<InFlight> {
+        let (target, _) =
+            self.links.named(node.as_str()).filter(|(target, good)| *good && target.accepts())?;
         Some(InFlight::away(target, Load::default(), None))
     }
 }
 
 /// Does the target take requests, and was it not tried that way?
 fn is_fresh(tried: &[Tried], target: &Target, through: Option<&RemoteNode>) -> bool {
-    let through = through.map(|node| node.id.as_str());
-    target.accepts() && !tried.iter().any(|way| way.is(target.id(), through))
+    target.accepts() && !tried.iter().any(|way| way.is(target.id(), through.map(|node| &node.id)))
 }
 
 /// It has waited long enough for a request that could go elsewhere.

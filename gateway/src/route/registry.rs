@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::health::{self, Fault, Out, Rules, Standing, Verdict};
-use super::target::{Kind, Target};
+use super::target::{Kind, Target, TargetId};
 use super::upstream::{Mark, Upstream};
 use crate::cluster::{Listed, MAX_AGENTS, Table};
 
@@ -51,7 +51,7 @@ pub struct UpstreamView {
     /// Requests in flight on its tunnel.
     pub inflight: usize,
     /// Its tunnel's number.
-    pub tunnel: u64,
+    pub tunnel: TargetId,
     /// Its agent, as other nodes know it.
     pub key: Option<u32>,
     /// Why it is set aside, if it is.

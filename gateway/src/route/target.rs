@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use piko_tunnel::node_session::Opener;
+use piko_wire::NodeId;
 
 use crate::workers;
 
@@ -24,7 +25,7 @@ pub enum Kind {
     /// Another node.
     Node {
         /// Its id.
-        id: String,
+        id: NodeId,
     },
 }
 
@@ -48,14 +49,26 @@ impl Kind {
     pub fn name(&self) -> &str {
         match self {
             Kind::Agent { agent_id, .. } => agent_id,
-            Kind::Node { id } => id,
+            Kind::Node { id } => id.as_str(),
         }
+    }
+}
+
+/// The number of a live tunnel or link: a node uses each once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetId(u64);
+
+impl TargetId {
+    /// One for a test that has no target.
+    #[cfg(test)]
+    pub(crate) const fn test(number: u64) -> TargetId {
+        TargetId(number)
     }
 }
 
 /// A live agent or peer link: one upstream, however many lanes it has.
 pub struct Target {
-    id: u64,
+    id: TargetId,
     kind: Kind,
     /// The tunnel it began with, which ends with the target, and the worker that has it.
     first: Opener,
@@ -76,7 +89,7 @@ pub struct Targets {
 impl Targets {
     /// A live tunnel or link, with a number of its own.
     pub fn add(&self, kind: Kind, opener: Opener) -> Arc<Target> {
-        let id = self.next.fetch_add(1, Relaxed) + 1;
+        let id = TargetId(self.next.fetch_add(1, Relaxed) + 1);
         let (inflight, leaving) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (lanes, first_worker) = (ArcSwap::default(), workers::current());
         Arc::new(Target { id, kind, first: opener, first_worker, lanes, inflight, leaving })
@@ -84,8 +97,8 @@ impl Targets {
 }
 
 impl Target {
-    /// Its number: never used twice.
-    pub fn id(&self) -> u64 {
+    /// Tells this target from every other that the node has or had.
+    pub fn id(&self) -> TargetId {
         self.id
     }
 

@@ -29,6 +29,7 @@ fn share(ways: usize) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::sync::Arc;
 
@@ -37,7 +38,7 @@ mod tests {
 
     fn node(id: &str, upstreams: u32, agents: &[u32]) -> RemoteRoute {
         let node = Arc::new(RemoteNode {
-            id: id.into(),
+            id: id.parse().unwrap(),
             epoch: 1,
             gossip_addr: ([10, 0, 0, 1], 8003).into(),
             peer_addr: "10.0.0.1:8004".into(),

@@ -12,13 +12,14 @@ use tracing::info;
 use crate::cluster::Table;
 use crate::config::RebalanceConfig;
 use crate::route::Registry;
+use crate::route::target::TargetId;
 
 /// How often the balance is looked at.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The tunnels that could be sent away, by number.
 #[derive(Default)]
-pub(super) struct Tunnels(Mutex<HashMap<u64, Tunnel>>);
+pub(super) struct Tunnels(Mutex<HashMap<TargetId, Tunnel>>);
 
 struct Tunnel {
     listeners: usize,
@@ -29,13 +30,13 @@ struct Tunnel {
 /// One tunnel's place among them, gone when dropped.
 pub(super) struct Entry<'a> {
     tunnels: &'a Tunnels,
-    id: u64,
+    id: TargetId,
     /// Cancelled when the agent is to be sent away.
     pub(super) leave: CancellationToken,
 }
 
 impl Tunnels {
-    pub(super) fn enter(&self, id: u64) -> Entry<'_> {
+    pub(super) fn enter(&self, id: TargetId) -> Entry<'_> {
         let leave = CancellationToken::new();
         self.0.lock().insert(id, Tunnel { listeners: 0, leave: leave.clone() });
         Entry { tunnels: self, id, leave }
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn tunnels_with_more_listeners_than_should_go_stay() {
         let tunnels = Tunnels::default();
-        let (small, large) = (tunnels.enter(1), tunnels.enter(2));
+        let (small, large) = (tunnels.enter(TargetId::test(1)), tunnels.enter(TargetId::test(2)));
         small.set_listeners(2);
         large.set_listeners(10);
         assert_eq!(tunnels.shed(5), 2);

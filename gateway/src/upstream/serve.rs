@@ -184,7 +184,7 @@ async fn answer(
             return refuse(denied.status(), denied.code(), denied.words());
         }
     };
-    if handshake::is_known(request.headers(), &shared.options.node_id) {
+    if handshake::is_known(request.headers(), shared.options.node_id.as_str()) {
         shared.metrics.upstream.handshake_refused("already_connected");
         return refuse(StatusCode::CONFLICT, "already_connected", "this agent has a tunnel to this node");
     }
@@ -199,7 +199,7 @@ async fn answer(
     watch.set(Standing::Busy);
     let agent = Agent { addr, id: agent_id(request.headers(), addr), admitted, bundle: lanes::name() };
     let upgrade = hyper::upgrade::on(&mut request);
-    let mut headers = handshake::accepted(kind, request.headers(), &shared.options.node_id);
+    let mut headers = handshake::accepted(kind, request.headers(), shared.options.node_id.as_str());
     if lane.is_none() {
         headers.insert(LANES, HeaderValue::from(shared.options.workers.count()));
         if let Ok(mut name) = HeaderValue::from_str(&agent.bundle) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use piko_tunnel::Settings;
+use piko_wire::NodeId;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,7 @@ use crate::workers::Workers;
 /// What the upstream port needs to know.
 pub struct UpstreamOptions {
     /// This node's id, told to agents.
-    pub node_id: String,
+    pub node_id: NodeId,
     /// Windows and liveness of tunnels.
     pub tunnel: Settings,
     /// Whose tunnels are taken.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use piko_cluster::{Action, Caps, Config, Event, Identity, Link, Listed, Message, Replicator};
-use piko_wire::RouteKey;
+use piko_wire::{NodeId, RouteKey};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
@@ -129,6 +129,7 @@ impl World {
         self.born += 1;
         let at = |port| format!("10.0.0.{}:{port}", node + 1);
         let id = if self.named { format!("n{node}") } else { format!("n{node}-{}", self.born) };
+        let id = id.parse().unwrap();
         let identity =
             Identity { id, epoch: self.born, proxy_addr: at(1), admin_addr: at(2), peer_addr: at(4) };
         let caps = Caps { nodes: 100, endpoints: 1000 };
@@ -183,10 +184,10 @@ impl World {
     }
 
     /// The node that `from` has a link to by that id.
-    pub(crate) fn linked_by_id(&self, from: usize, id: &str) -> Option<usize> {
+    pub(crate) fn linked_by_id(&self, from: usize, id: &NodeId) -> Option<usize> {
         let named = |to: &usize| {
             let process = self.processes[*to].as_ref();
-            process.is_some_and(|p| p.replicator.identity().id == id && self.has_link(from, *to, p.epoch()))
+            process.is_some_and(|p| p.replicator.identity().id == *id && self.has_link(from, *to, p.epoch()))
         };
         (0..NODES).find(named)
     }
