@@ -35,7 +35,7 @@ pub struct AgentSession<I: Io> {
 pub struct Incoming {
     /// The request, its body still arriving.
     pub request: Request<Receiver>,
-    /// Where the answer goes.
+    /// Sends the answer's head; what that returns sends its body.
     pub respond: SendResponse<Bytes>,
 }
 
@@ -88,6 +88,7 @@ impl<I: Io> AgentSession<I> {
             if accepted.is_ready() {
                 turn.made_progress();
             }
+            // Upkeep ran before these bytes were read. What they made due would wait for its timer otherwise.
             if accepted.is_pending() && self.upkeep.is_due(now) {
                 cx.waker().wake_by_ref();
             }

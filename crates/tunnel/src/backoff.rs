@@ -24,14 +24,14 @@ impl Backoff {
         Backoff::new(Duration::from_millis(100), Duration::from_secs(15))
     }
 
-    /// The next pause.
+    /// How long to wait now. The bound of the pause after it is twice as long, at most `longest`.
     pub fn pause(&mut self) -> Duration {
         let pause = self.bound.mul_f64(rand::rng().random());
         self.bound = (self.bound * 2).min(self.longest);
         pause
     }
 
-    /// It worked: start small again.
+    /// After a success: the next pause is bounded by `first` again.
     pub fn reset(&mut self) {
         self.bound = self.first;
     }

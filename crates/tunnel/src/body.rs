@@ -34,7 +34,7 @@ impl RecvBody {
         self.progress.clone()
     }
 
-    /// See [`Receiver::stalled`].
+    /// Tells when the tunnel cuts the stream off, also while nobody reads the body. See [`Receiver::stalled`].
     pub fn stalled(&self) -> Stalled {
         self.stream.stalled()
     }
@@ -53,6 +53,7 @@ impl Body for RecvBody {
                 Some(Ok(data)) => {
                     self.progress.touch();
                     if let Some(left) = self.length.as_mut() {
+                        // h2 refuses a body that is longer than its content-length (RFC 9113, section 8.1.1).
                         *left = left.saturating_sub(data.len() as u64);
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -103,7 +104,7 @@ where
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
-            // The peer may lose interest while the source is silent.
+            // Without this, a source that is silent for an hour keeps an abandoned stream for an hour.
             _ = poll_fn(|cx| stream.poll_reset(cx)) => return Err(SendBodyError::Closed),
         };
         let frame = match frame {
@@ -114,6 +115,7 @@ where
                 return Err(SendBodyError::Source(e));
             }
             None => {
+                // The source did not say with its last chunk that it was the last: the end is a frame of its own.
                 stream.send_data(Bytes::new(), true)?;
                 return Ok(());
             }
@@ -138,12 +140,13 @@ where
     }
 }
 
-/// Sends one chunk, waiting for window as often as it takes. `Err(None)`: the peer closed the stream.
+/// Sends one chunk, waiting for window as often as it takes. Returns `Err(None)` if the peer closed the stream.
 pub async fn send_data(
     stream: &mut SendStream<Bytes>,
     mut data: Bytes,
     end: bool,
 ) -> Result<(), Option<h2::Error>> {
+    // h2 grants no window of nothing: waiting for it would never end.
     if data.is_empty() {
         return if end { stream.send_data(data, true).map_err(Some) } else { Ok(()) };
     }
@@ -154,6 +157,7 @@ pub async fn send_data(
             None => return Err(None),
         };
         let chunk = data.split_to(granted.min(data.len()));
+        // h2 may say that there is window and have none left by now. An empty frame would only cost a write.
         if !chunk.is_empty() {
             let last = end && data.is_empty();
             stream.send_data(chunk, last).map_err(Some)?;

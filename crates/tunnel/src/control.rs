@@ -16,7 +16,7 @@ use crate::{EndpointId, SessionError};
 /// The code of [`Message::Refused`] for an endpoint that the agent's token does not permit.
 pub const NOT_PERMITTED: &str = "endpoint_not_permitted";
 
-/// One control message.
+/// One line of the control stream. Each variant's comment begins with the end that sends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Message {
@@ -24,29 +24,29 @@ pub enum Message {
     Listen {
         /// The agent's number for this listener.
         id: u64,
-        /// The endpoint.
+        /// The endpoint, within the tenant of the agent's token.
         endpoint: EndpointId,
-        /// What it serves.
+        /// Does the service take HTTP requests or plain bytes? HTTP if it is missing.
         #[serde(default)]
         protocol: Protocol,
     },
     /// Node: the listener is registered and routable on this node.
     Listening {
-        /// The listener.
+        /// The number that [`Message::Listen`] gave.
         id: u64,
     },
     /// Node: the listener is refused.
     Refused {
-        /// The listener.
+        /// The number that [`Message::Listen`] gave.
         id: u64,
-        /// Stable code.
+        /// Stable code, which agents may act on ([`NOT_PERMITTED`]).
         code: String,
-        /// For people.
+        /// The reason in words, for the agent's log.
         message: String,
     },
     /// Agent: stop routing to a listener. Streams in flight go on.
     Unlisten {
-        /// The listener.
+        /// The number that [`Message::Listen`] gave.
         id: u64,
     },
     /// Agent: whether a listener's service works, by its probe. Without a listener, how busy the sender is:
@@ -55,10 +55,10 @@ pub enum Message {
         /// Requests in flight. Earlier versions insist on it.
         #[serde(default)]
         inflight: u64,
-        /// The listener.
+        /// The number that [`Message::Listen`] gave. Earlier agents leave it out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<u64>,
-        /// Does its service work?
+        /// What the probe found. A message without `id` has none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         healthy: Option<bool>,
     },
@@ -78,10 +78,10 @@ pub struct ControlStream {
     receiver: ControlReceiver,
 }
 
-/// The writing half.
+/// The writing half. [`ControlSender::finish`] ends it well.
 pub struct ControlSender(SendStream<Bytes>);
 
-/// The reading half.
+/// The reading half, with the beginning of a line that has not come whole.
 pub struct ControlReceiver {
     stream: RecvStream,
     buffer: BytesMut,
@@ -98,12 +98,12 @@ impl ControlStream {
         (self.sender, self.receiver)
     }
 
-    /// See [`ControlSender::send`].
+    /// Sends one message, like [`ControlSender::send`].
     pub async fn send(&mut self, message: &Message) -> Result<(), SessionError> {
         self.sender.send(message).await
     }
 
-    /// See [`ControlReceiver::recv`].
+    /// The next message, like [`ControlReceiver::recv`].
     pub async fn recv(&mut self) -> Result<Option<Message>, SessionError> {
         self.receiver.recv().await
     }
@@ -143,6 +143,7 @@ impl ControlReceiver {
                 Some(data) => {
                     let data = data?;
                     self.buffer.extend_from_slice(&data);
+                    // Given back at once: `take_line` bounds what is kept, so that window need not.
                     self.stream.flow_control().release_capacity(data.len())?;
                 }
                 None => return Ok(None),
@@ -154,6 +155,7 @@ impl ControlReceiver {
 /// Takes one line off the buffer, without its newline. Empty lines are skipped.
 pub(crate) fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, SessionError> {
     while let Some(end) = buffer.iter().position(|&b| b == b'\n') {
+        // Whole, and yet too long: refused below, like a line whose end has not come.
         if end > MAX_CONTROL_LINE {
             break;
         }

@@ -33,7 +33,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a refusal's body, bytes: a sentence.
 const MAX_REFUSAL: usize = 8 << 10;
 
-/// How to ask.
+/// How a connection to a node changes from HTTP to bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
     /// An upgrade of ours, and WebSocket where something on the way does not pass that.
@@ -41,7 +41,7 @@ pub enum Transport {
     Auto,
     /// An upgrade of ours only.
     Upgrade,
-    /// WebSocket only.
+    /// WebSocket only: for balancers that pass nothing else, without the failed try before it.
     WebSocket,
 }
 
@@ -50,15 +50,15 @@ pub enum Transport {
 pub struct DialOptions {
     /// `http://host:port[/prefix]` or `https://…` of the upstream port.
     pub url: Url,
-    /// Bearer token.
+    /// Sent as `Authorization: Bearer`. `None` where nodes ask for none.
     pub token: Option<String>,
     /// The tenant whose keys verify it.
     pub tenant_id: Option<String>,
     /// What the node shows this agent as.
     pub agent_id: String,
-    /// How to ask.
+    /// How to get from HTTP to bytes.
     pub transport: Transport,
-    /// For `https`.
+    /// Roots and own certificate for an `https` URL, which cannot be dialled without.
     pub tls: Option<Arc<ClientConfig>>,
     /// The name to ask for in TLS instead of the URL's host.
     pub server_name: Option<ServerName<'static>>,
@@ -144,6 +144,7 @@ impl Bundle {
     fn of(headers: &HeaderMap) -> Option<Bundle> {
         let lanes: usize = headers.get(LANES)?.to_str().ok()?.parse().ok()?;
         let mut id = headers.get(BUNDLE)?.clone();
+        // Knowing the id is enough to add a lane to the tunnel: no log may show it.
         id.set_sensitive(true);
         Some(Bundle { id, lanes: lanes.min(MAX_LANES) })
     }
@@ -153,9 +154,9 @@ impl Bundle {
 pub struct Dialed {
     /// What more lanes are asked for with.
     pub bundle: Option<Bundle>,
-    /// The bytes.
+    /// The byte stream, with whatever came right behind the 101.
     pub io: BoxIo,
-    /// The node that answered.
+    /// The id of the node that answered. Empty if something before it left the header out.
     pub node_id: String,
     /// Where it is (or the balancer before it).
     pub addr: SocketAddr,
@@ -167,24 +168,24 @@ pub enum DialError {
     /// The URL cannot be dialled.
     #[error("connect.url {0}: expected http://host:port or https://host:port")]
     Url(String),
-    /// TCP failed.
+    /// No connection: the name has no address, nothing listens there, TLS broke off, or the proxy refused.
     #[error("connect to {0}: {1}")]
     Connect(String, #[source] std::io::Error),
-    /// Something took too long.
+    /// Connecting, or the answer, took longer than its limit.
     #[error("connect to {0}: no answer within {1:?}")]
     Late(String, Duration),
     /// The server's certificate, or ours, was not accepted. Trying again will not help.
     #[error("connect to {0}: certificate not accepted: {1}")]
     Certificate(String, #[source] std::io::Error),
-    /// HTTP failed.
+    /// What came back is no HTTP, or the connection ended before the answer was whole.
     #[error("connect to {0}: {1}")]
     Http(String, #[source] hyper::Error),
     /// The node answered something else than 101.
     #[error("{}: {message}", status.as_u16())]
     Refused {
-        /// Its status.
+        /// The status that came instead of 101.
         status: StatusCode,
-        /// Its words.
+        /// `error` of the JSON body, or the status's usual phrase if there is none.
         message: String,
         /// Did a node of ours say so, not something before it?
         by_node: bool,
@@ -192,7 +193,7 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// May another try succeed?
+    /// May another try with the same configuration succeed?
     pub fn is_retryable(&self) -> bool {
         match self {
             DialError::Connect(..) | DialError::Late(..) | DialError::Http(..) => true,
@@ -207,7 +208,7 @@ impl DialError {
     fn suggests_websocket(&self) -> bool {
         match self {
             DialError::Refused { status, by_node, .. } => {
-                // A node which never saw the header says 426; a balancer whatever it likes.
+                // 426 comes from a node when something on the way dropped `Upgrade`. A balancer may answer anything.
                 *status == StatusCode::UPGRADE_REQUIRED || (!by_node && !self.is_retryable())
             }
             _ => false,
@@ -234,7 +235,8 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
         let failed = |e| DialError::Http(name.clone(), e);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
-        // It ends well with the upgrade, too: only its failures end the exchange.
+        // The connection must be polled for the request to move. It ends well with the upgrade: only its failures end
+        // the exchange.
         let failure = async {
             match connection.with_upgrades().await {
                 Ok(()) => std::future::pending().await,
@@ -252,6 +254,7 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
             let body = Limited::new(body, MAX_REFUSAL).collect();
             let body = tokio::select! {
                 body = body => body.map(|b| b.to_bytes()).unwrap_or_default(),
+                // It broke within the refusal's body: the status alone still says why.
                 _ = &mut failure => Bytes::new(),
             };
             return Err(refused(parts.status, &parts.headers, &body));
@@ -271,6 +274,7 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
     let io: BoxIo = match upgraded.downcast::<TokioIo<BoxIo>>() {
         Ok(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
         Ok(parts) => {
+            // hyper read on behind the 101. These bytes are the tunnel's first.
             let (rest, write) = tokio::io::split(parts.io.into_inner());
             Box::new(tokio::io::join(std::io::Cursor::new(parts.read_buf).chain(rest), write))
         }
@@ -298,11 +302,13 @@ async fn connect(options: &DialOptions) -> Result<(BoxIo, SocketAddr, String), D
     let name = shown(url.as_str());
     let whole = async {
         let failed = |e| DialError::Connect(name.clone(), e);
+        // URLs have brackets round an IPv6 address, sockets and certificates do not.
         let bare = host.trim_matches(['[', ']']);
         let stream = match &options.proxy {
             Some(proxy) => through(proxy, url, port).await.map_err(failed)?,
             None => TcpStream::connect((bare, port)).await.map_err(failed)?,
         };
+        // Nagle's algorithm would hold a small frame back until the one before it is acknowledged.
         stream.set_nodelay(true).map_err(failed)?;
         let addr = stream.peer_addr().map_err(failed)?;
         let Some(tls) = tls else { return Ok((Box::new(stream) as BoxIo, addr, authority)) };
@@ -327,6 +333,7 @@ pub fn shown(url: &str) -> String {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
         None => (String::new(), url),
     };
+    // The last one: a password may contain an `@`.
     match rest.rsplit_once('@') {
         Some((_, rest)) => format!("{scheme}***@{rest}"),
         None => url.to_owned(),
@@ -354,6 +361,7 @@ fn is_certificate(error: &std::io::Error) -> bool {
             Tls::InvalidCertificate(_)
                 | Tls::NoCertificatesPresented
                 | Tls::UnsupportedNameType
+                // This is how a server says that it does not accept our certificate, or misses one.
                 | Tls::AlertReceived(_)
         )
     )

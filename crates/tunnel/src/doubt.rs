@@ -25,7 +25,7 @@ const DOUBT_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Contact {
     waiting: AtomicUsize,
-    /// Requests so far.
+    /// Requests so far: a change tells that a new one waits.
     asked: AtomicU64,
     /// Bytes that the connection below has taken.
     written: AtomicU64,
@@ -73,6 +73,7 @@ impl Contact {
     }
 
     fn set(&self, doubted: bool) {
+        // This runs at each turn of the tunnel: only a change wakes those who wait for doubt.
         if self.doubted.swap(doubted, Relaxed) != doubted {
             self.doubts.send_replace(doubted);
         }
@@ -95,29 +96,29 @@ impl Drop for Waiting {
 /// The facts at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen {
-    /// Bytes received so far.
+    /// Bytes received since the tunnel's start.
     pub(crate) received: u64,
     /// When the PING that has no answer yet went out.
     pub(crate) pinged: Option<Instant>,
     pub(crate) now: Instant,
 }
 
-/// What to do.
+/// What the upkeep of a tunnel has to do after a look at it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing before then; `None`: before something happens.
+    /// Nothing before that moment. With `None`, nothing until bytes or a request come.
     Rest(Option<Instant>),
     /// Ask the other end whether it lives.
     Ping,
 }
 
-/// Watches one tunnel.
+/// Decides when the other end of one tunnel is asked, and when it is doubted.
 #[derive(Debug)]
 pub(crate) struct Doubt {
     contact: Arc<Contact>,
     received: u64,
     heard: Instant,
-    /// Since when somebody waits.
+    /// Since when at least one request has been waiting, without a pause.
     waiting: Option<Instant>,
     asked: u64,
     /// How long silence may last. It doubles as long as the same requests wait and the other end answers: who holds
@@ -146,6 +147,7 @@ impl Doubt {
         if asked != self.asked {
             (self.asked, self.patience) = (asked, ASK_AFTER);
         }
+        // Silence counts only from where a request began to wait: before, the other end had nothing to say.
         let silent = self.heard.max(*self.waiting.get_or_insert(now));
         match pinged {
             None if now >= silent + self.patience => {
@@ -153,6 +155,7 @@ impl Doubt {
                 Step::Ping
             }
             None => Step::Rest(Some(silent + self.patience)),
+            // The PING may be older than the wait: the upkeep sends its own.
             Some(at) if now >= at.max(silent) + DOUBT_AFTER => {
                 self.contact.set(true);
                 Step::Rest(None)

@@ -29,7 +29,7 @@ pub enum SessionError {
     /// The peer does not read its control stream.
     #[error("peer did not read a control message within {0:?}")]
     ControlStuck(Duration),
-    /// HTTP/2 failed.
+    /// The peer broke the rules of HTTP/2, or the connection failed.
     #[error("tunnel failed: {0}")]
     Http2(#[from] h2::Error),
 }

@@ -58,7 +58,7 @@ pub struct Row {
 }
 
 impl Failure {
-    /// Every failure.
+    /// Every failure, for metrics and tests that go over all rows.
     pub const ALL: [Failure; 19] = [
         Failure::Framing(BadFraming::Length),
         Failure::Framing(BadFraming::UpgradeWithBody),
@@ -86,7 +86,7 @@ impl Failure {
         Failure::ALL.into_iter().find(|failure| failure.row().code.as_bytes() == code)
     }
 
-    /// The table.
+    /// What the client, the log and the metrics say of this failure.
     pub const fn row(self) -> Row {
         let (bad_request, bad_gateway) = (StatusCode::BAD_REQUEST, StatusCode::BAD_GATEWAY);
         match self {

@@ -13,7 +13,7 @@ use crate::headers;
 
 /// The code of a call's outcome.
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// Its words, percent-encoded.
+/// The outcome in words, percent-encoded (gRPC over HTTP/2, "Status-Message").
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// How long the client waits for the whole call.
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -24,7 +24,7 @@ const MAX_DIGITS: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
-    /// Nothing else says it.
+    /// The HTTP status has no closer code.
     Unknown = 2,
     /// The answer took longer than it may.
     DeadlineExceeded = 4,
@@ -38,7 +38,7 @@ pub enum Code {
     Internal = 13,
     /// Try again later, or elsewhere.
     Unavailable = 14,
-    /// No good token.
+    /// The token is missing or not accepted.
     Unauthenticated = 16,
 }
 
@@ -108,6 +108,7 @@ pub fn deadline(headers: &HeaderMap) -> Option<Duration> {
     if digits.is_empty() || digits.len() > MAX_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
+    // At most eight digits, so that no unit overflows.
     let number: u64 = digits.parse().ok()?;
     Some(match unit {
         "H" => Duration::from_secs(number * 3600),

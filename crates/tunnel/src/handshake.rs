@@ -45,10 +45,10 @@ pub enum Upgrade {
 /// Why a handshake is refused, before any upgrade.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Another path.
+    /// The path is not [`TUNNEL_PATH`].
     #[error("no such path; agents connect to {TUNNEL_PATH}")]
     NotFound,
-    /// Another method.
+    /// The method is not GET.
     #[error("agents connect with GET")]
     Method,
     /// No upgrade was asked for, or something on the way dropped it.
@@ -85,6 +85,7 @@ pub fn requested<B>(request: &Request<B>) -> Result<Upgrade, Refusal> {
         return Err(Refusal::Method);
     }
     let headers = request.headers();
+    // `Upgrade` without this option was passed on by something that will not upgrade (RFC 9110, section 7.8).
     if !lists(headers, header::CONNECTION, "upgrade") {
         return Err(Refusal::NoUpgrade);
     }

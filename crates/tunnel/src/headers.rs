@@ -65,6 +65,7 @@ pub fn ends_here(name: &HeaderName) -> bool {
     known.contains(name)
         || !is_field_name(name)
         || CONNECTION_ONLY.contains(&name.as_str())
+        // The prefix spares other names a dozen comparisons, for each header of each request.
         || name.as_str().starts_with("x-piko-") && PRIVATE.contains(name)
 }
 
@@ -104,7 +105,7 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Drops our private headers.
+/// Drops the headers that only nodes and agents may set ([`PRIVATE`]).
 pub fn strip_private(headers: &mut HeaderMap) {
     for name in &PRIVATE {
         headers.remove(name);
@@ -131,6 +132,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::UPGRADE);
     if let Some(te) = headers.get(header::TE) {
+        // HTTP/2 knows no other value (RFC 9113, section 8.2.2), and services of gRPC insist on this one.
         let trailers = has_token(te, "trailers");
         headers.remove(header::TE);
         if trailers {
@@ -177,7 +179,7 @@ pub enum Framing {
     /// There is none, and the head does not mention it.
     #[default]
     Absent,
-    /// This many bytes.
+    /// This many bytes, as its `content-length` says.
     Length(u64),
     /// Up to its end mark: the last chunk, or the end of the stream.
     Open,
@@ -192,7 +194,7 @@ pub enum BadFraming {
     /// WebSockets and TCP connections are asked for without a body.
     #[error("a request for a WebSocket must have no body")]
     UpgradeWithBody,
-    /// More than [`MAX_UPGRADE_BODY`].
+    /// The body of a request for an upgrade is longer than [`MAX_UPGRADE_BODY`].
     #[error("the body of a request for an upgrade is too large")]
     UpgradeBodyTooLarge,
 }
@@ -232,6 +234,7 @@ pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadFraming> {
 /// The framing of a request that came over HTTP/2. `ended`: its head ended the stream.
 pub fn framing(headers: &HeaderMap, ended: bool) -> Result<Framing, BadFraming> {
     match (content_length(headers)?, ended) {
+        // A body was announced and none comes: malformed (RFC 9113, section 8.1.1).
         (Some(length), true) if length > 0 => Err(BadFraming::Length),
         (Some(length), _) => Ok(Framing::Length(length)),
         (None, true) => Ok(Framing::Absent),
@@ -349,6 +352,7 @@ pub fn is_event_stream(answer: &HeaderMap) -> bool {
 /// What follows `NTLM` or `Negotiate` in credentials or a challenge. These schemes log in the connection, not the
 /// request (RFC 4559, section 6): what comes next on it counts as that user's. As HAProxy knows them.
 pub fn connection_login(value: &HeaderValue) -> Option<&[u8]> {
+    // One field may list several schemes, and what follows a scheme (base64) has no comma in it.
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).find_map(|word| {
         let end = word.iter().position(u8::is_ascii_whitespace).unwrap_or(word.len());
         let (scheme, data) = word.split_at(end);

@@ -48,7 +48,7 @@ impl<I> Clone for Joined<I> {
 }
 
 impl<I: Io> Joined<I> {
-    /// The stream above `io`.
+    /// Puts a joining stream on top of `io`. Outside of a turn it writes through.
     pub(crate) fn new(io: I) -> Self {
         let state = State { io, out: Vec::new(), joining: false, failed: None };
         Joined { state: Arc::new(Mutex::new(state)) }
@@ -58,6 +58,7 @@ impl<I: Io> Joined<I> {
     /// now is written as soon as it does, by a later turn, for which the task is woken.
     pub(crate) fn turn<T>(&self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
         self.state.lock().joining = true;
+        // Without the lock: h2 writes to this same stream, through it.
         let polled = poll(cx);
         let state = &mut *self.state.lock();
         state.joining = false;
@@ -72,7 +73,7 @@ impl<I: Io> Joined<I> {
 
 impl<I: Io> State<I> {
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        // Each turn writes bytes.
+        // Each round writes at least a byte: `wrote` fails on none.
         while !self.out.is_empty() {
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out))?;
             self.wrote(written)?;
@@ -102,7 +103,7 @@ impl<I: Io> State<I> {
             data.iter().for_each(|slice| self.out.extend_from_slice(slice));
             return Poll::Ready(Ok(more));
         }
-        // Each turn writes bytes.
+        // Each round writes at least a byte of `out`, or is the last.
         loop {
             let before = self.out.len();
             let mut slices = [IoSlice::new(&[]); SLICES];
@@ -119,6 +120,7 @@ impl<I: Io> State<I> {
                 return Poll::Ready(Ok(written));
             }
             self.wrote(written)?;
+            // Only what went out beyond `out` is of `data`; the caller offers the rest again.
             if written > before {
                 return Poll::Ready(Ok(written - before));
             }
@@ -159,6 +161,7 @@ impl<I: Io> AsyncWrite for Joined<I> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let state = &mut *self.state.lock();
         state.check()?;
+        // h2 flushes within its turn. Nothing would be joined then; the end of the turn flushes.
         if state.joining { Poll::Ready(Ok(())) } else { state.poll_out(cx) }
     }
 

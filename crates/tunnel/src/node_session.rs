@@ -51,6 +51,7 @@ pub async fn handshake<I: Io>(
         let (sender, connection) = settings.client().handshake::<_, Bytes>(io.clone()).await?;
         let mut connection = Box::new(connection);
         let control = tokio::select! {
+            // The connection moves bytes only while it is polled: alone, the control stream would wait for ever.
             control = open_control(sender.clone()) => control?,
             ended = &mut connection => return Err(ended.map_or_else(Into::into, |()| SessionError::Closed)),
         };
@@ -121,6 +122,7 @@ impl<I: Io> Driver<I> {
             }
             let turn = |cx: &mut Context<'_>| self.io.turn(cx, |cx| Pin::new(&mut self.connection).poll(cx));
             let polled = gather.poll(cx, now, turn);
+            // Upkeep ran before these bytes were read. What they made due would wait for its timer otherwise.
             if polled.is_pending() && self.upkeep.is_due(now) {
                 cx.waker().wake_by_ref();
             }

@@ -8,11 +8,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::patience::Patience;
 
-/// When something last moved.
+/// When a byte of a message last moved. Its mover touches it; the task that waits for an answer reads it.
 #[derive(Debug)]
 pub struct Progress {
     start: Instant,
-    /// Milliseconds after the start.
+    /// Milliseconds from `start` to the last move.
     moved: AtomicU64,
 }
 
@@ -23,25 +23,26 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// It moved just now.
+    /// Says that something moved just now, which begins the wait anew.
     pub fn touch(&self) {
         self.moved.store(self.start.elapsed().as_millis() as u64, Relaxed);
     }
 
-    /// Waits for `work` until nothing has moved for `limit`. `None`: that long it took.
+    /// Waits for `work` until nothing has moved for `limit`, and returns `None` then. Without a limit it only waits.
     pub async fn within<T>(&self, limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
         let Some(limit) = limit else { return Some(work.await) };
         let mut work = std::pin::pin!(work);
         loop {
             match timeout_at(self.deadline(limit), &mut work).await {
                 Ok(done) => return Some(done),
+                // Something moved since the timer was set: it is set again. So moving costs a store, and no timer.
                 Err(_) if self.deadline(limit) > Instant::now() => {}
                 Err(_) => return None,
             }
         }
     }
 
-    /// Waits for `work` as long as `patience` lets it. `None`: it is over.
+    /// Waits for `work` as long as `patience` lets it, and returns `None` when that is over.
     pub async fn with<T>(&self, patience: Patience, work: impl Future<Output = T>) -> Option<T> {
         match patience {
             Patience::Endless => Some(work.await),

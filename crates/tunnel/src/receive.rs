@@ -50,7 +50,7 @@ enum Source {
     Growing(StreamId, Arc<Slot>),
 }
 
-/// Why nothing more arrives.
+/// Why a stream ended before its message was whole.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     /// The tunnel cut the stream off.
@@ -111,7 +111,7 @@ impl Receiver {
         poll_fn(|cx| self.poll_data(cx)).await
     }
 
-    /// See [`Receiver::data`].
+    /// [`Receiver::data`] for callers that poll.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReceiveError>>> {
         let lent = std::mem::take(&mut self.lent);
         let (windows, first) = (&self.windows, &mut self.first);
@@ -130,6 +130,7 @@ impl Receiver {
             Source::Whole(stream) => poll(stream),
             Source::Growing(_, slot) => match slot.stream().as_mut() {
                 Some(stream) => poll(stream),
+                // Lent bytes need not be counted: whatever cut the stream off counted all that it held.
                 None => Poll::Ready(Some(Err(ReceiveError::Stalled))),
             },
         };
@@ -180,7 +181,7 @@ impl Receiver {
         }
     }
 
-    /// Tells when the tunnel cuts this stream off, to whoever is busy writing what came before.
+    /// Tells when the tunnel cuts this stream off, to an owner that is busy writing what came before.
     pub fn stalled(&self) -> Stalled {
         match &self.source {
             Source::Whole(_) => Stalled(None),
@@ -197,6 +198,7 @@ impl Drop for Receiver {
         self.windows.leave(*id);
         // A `Stalled` may outlive this: what the stream holds must not.
         let stream = slot.stream().take();
+        // Read to its end and given back, it holds nothing.
         if let Some(mut stream) = stream.filter(|_| !self.done || self.lent > 0) {
             // Lent bytes are among them.
             self.windows.count_taken(stream.flow_control().used_capacity());

@@ -14,7 +14,7 @@ pub struct Settings {
     pub stream_window: u32,
     /// What the streams of one tunnel may hold unread, bytes.
     pub connection_window: u32,
-    /// How long a stream may hold bytes of which its reader takes none. `None`: as long as there is room.
+    /// How long a stream may hold bytes of which its reader takes none. With `None`, as long as there is room.
     pub stall_timeout: Option<Duration>,
     /// How often a PING is sent on a tunnel.
     pub ping_interval: Duration,
@@ -47,6 +47,7 @@ impl Settings {
         builder
             .enable_push(false)
             .max_concurrent_streams(0)
+            // Until the other end's SETTINGS say how many it takes.
             .initial_max_send_streams(limits::MAX_STREAMS as usize)
             .initial_window_size(limits::START_WINDOW.min(self.max_window()))
             .initial_connection_window_size(limits::CONNECTION_WINDOW)

@@ -80,6 +80,7 @@ impl AsyncWrite for TunnelStream {
         send.reserve_capacity(data.len());
         loop {
             return match ready!(send.poll_capacity(cx)) {
+                // h2 may say that there is window and have none left by now.
                 Some(Ok(0)) => continue,
                 Some(Ok(n)) => {
                     let n = n.min(data.len());
@@ -93,11 +94,13 @@ impl AsyncWrite for TunnelStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The tunnel's driver writes what is queued at its next turn: there is nothing to wait for here.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.finished {
+            // Also if the next line fails: the stream has ended then, and has nothing to reset.
             self.finished = true;
             self.send.lock().send_data(Bytes::new(), true).map_err(to_io)?;
         }
@@ -110,6 +113,7 @@ fn to_io(error: h2::Error) -> io::Error {
         return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
     }
     match error.reason() {
+        // This is how a peer hangs up: no failure of the tunnel.
         Some(Reason::CANCEL | Reason::NO_ERROR | Reason::STREAM_CLOSED) => {
             io::Error::new(io::ErrorKind::ConnectionReset, error)
         }

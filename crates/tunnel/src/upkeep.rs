@@ -26,7 +26,7 @@ const LOOK_PRESSED: Duration = Duration::from_secs(1);
 
 /// An h2 connection of either role, as far as windows go.
 pub(crate) trait Connection {
-    /// Changes the window of all streams. `false`: the last change is not acknowledged yet.
+    /// Changes the window of all streams. Returns `false` while the other end has not acknowledged the last change.
     fn resize(&mut self, window: u32) -> bool;
 }
 
@@ -142,9 +142,11 @@ impl Upkeep {
             }
             self.sent = Some(Sent { at: now, received: self.windows.received() });
             self.next_ping = now + self.ping_interval;
+            // A little may be held for long: without a look at each PING, a reader that stalled on it stays unseen.
             look |= ping_due;
-            // Registers for the answer.
+            // Registers for the answer: nothing else would wake this task when it comes.
             let _ = self.pings.poll_pong(cx);
+            // Asked again, since only now it knows when the answer will be late.
             if let Step::Rest(until) = self.doubt.step(Seen { pinged: Some(now), ..seen }) {
                 self.next_doubt = until;
             }
@@ -192,7 +194,7 @@ impl Upkeep {
             self.timer.as_mut().reset(next);
         }
         if self.timer.as_mut().poll(cx).is_ready() {
-            // It passed while this ran.
+            // It passed while this ran, and a timer that is ready wakes nobody again.
             cx.waker().wake_by_ref();
         }
     }

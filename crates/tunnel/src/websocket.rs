@@ -49,6 +49,7 @@ impl<S: Io> AsyncRead for WebSocketIo<S> {
         while self.unread.is_empty() {
             match ready!(Pin::new(&mut self.messages).poll_next(cx)) {
                 Some(Ok(Message::Binary(data))) => self.unread = data,
+                // tungstenite answers PINGs by itself.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
                 Some(Ok(Message::Text(_))) => {

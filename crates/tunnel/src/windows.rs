@@ -53,7 +53,7 @@ pub(crate) struct Slot {
 pub(crate) struct Held {
     /// Bytes held unread by all streams.
     pub(crate) bytes: u64,
-    /// Streams that hold any.
+    /// How many streams hold at least one byte.
     pub(crate) streams: u64,
 }
 
@@ -122,6 +122,7 @@ impl Windows {
     ///   three quarters of it are left;
     /// - above twice the budget, which readers that do read can reach only all together, any.
     pub(crate) fn look(&self, budget: u64, patience: Option<Duration>) -> Held {
+        // Copied, so that streams which begin or end meanwhile do not wait for a walk over thousands.
         let slots: Vec<Arc<Slot>> = locked(&self.streams).values().cloned().collect();
         let now = self.now();
         let mut held = Held::default();
@@ -138,6 +139,7 @@ impl Windows {
             }
             held.bytes += bytes;
             held.streams += 1;
+            // At least 1: those that moved just now are told apart by their bytes.
             holding.push((bytes * idle.max(1), idle, bytes, slot));
         }
         if held.bytes > budget {
@@ -183,7 +185,7 @@ impl Slot {
         locked(&self.stream)
     }
 
-    /// Its reader took something.
+    /// Says that the stream's reader took something. `now` is [`Windows::now`].
     pub(crate) fn touch(&self, now: u64) {
         self.moved.store(now, Relaxed);
     }
@@ -193,7 +195,7 @@ impl Slot {
         self.patience.store(BYTES_PATIENCE, Relaxed);
     }
 
-    /// Ready once it was cut off.
+    /// Ready once the stream was cut off.
     pub(crate) fn poll_cut(&self, cx: &std::task::Context<'_>) -> std::task::Poll<()> {
         // Registered before looking: a cut in between would be missed otherwise.
         self.cut_waker.register(cx.waker());
