@@ -10,17 +10,17 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("config: read {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The file that was asked for.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is wrong.
+    /// The file was read, and something in it is wrong.
     #[error("config: {}{}: {message}", path.display(), at(*line))]
     File {
-        /// The file.
+        /// The file with the mistake.
         path: PathBuf,
-        /// Where, if known, from 1.
+        /// Its line, from 1. `None` where the mistake has no one place.
         line: Option<usize>,
         /// Which key, what is wrong, what would be right.
         message: String,
@@ -28,9 +28,9 @@ pub enum ConfigError {
     /// A flag or an environment variable is wrong.
     #[error("config: {origin}: {message}")]
     Value {
-        /// `--proxy.timeout` or `PIKO_PROXY_TIMEOUT`.
+        /// Its name as it was typed: `--proxy.timeout` or `PIKO_PROXY_TIMEOUT`.
         origin: String,
-        /// What is wrong.
+        /// What its type says against the value.
         message: String,
     },
     /// The whole makes no sense.

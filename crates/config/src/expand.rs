@@ -13,9 +13,8 @@ const EDGE: char = '\u{F8FF}';
 /// One reference of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reference {
-    /// As it is written.
+    /// The reference as it is written, for places that are not expanded (keys).
     text: String,
-    /// The variable.
     pub(crate) name: String,
     /// What stands there instead. Undefined or empty and without a default: empty.
     value: String,
@@ -75,6 +74,7 @@ pub(crate) fn is_marked(value: &str) -> bool {
 pub(crate) fn fill(value: &mut Value, plain: Option<&Value>, schema: &Json, references: &[Reference]) {
     match value {
         Value::Mapping(mapping) => {
+            // Built anew, since a key cannot be changed in place. The order stays.
             for (key, value) in std::mem::take(mapping) {
                 // A key is no place for a value: what is written there stays.
                 let name = key.as_str().map(|key| filled(key, references, |reference| &reference.text));

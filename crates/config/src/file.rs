@@ -21,7 +21,7 @@ pub(crate) struct Parsed {
     renamed: bool,
 }
 
-/// Reads the file.
+/// Reads the file, and moves old spellings to today's. Types are not checked yet.
 pub(crate) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Parsed, ConfigError> {
     let read = std::fs::read_to_string(path);
     let mut text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -43,6 +43,7 @@ pub(crate) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Pars
         ));
     }
     let renamed = rename(&mut root, T::ALIASES);
+    // It is only asked which scalars have no quotes. If it cannot be parsed, all are taken as quoted.
     let mut plain: Option<Value> = serde_yaml::from_str(&expand::numbered(&text, &references)).ok();
     if let Some(plain) = &mut plain {
         rename(plain, T::ALIASES);
@@ -61,7 +62,7 @@ pub(crate) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value
         true => serde_yaml::from_value::<T>(root.clone()),
         false => serde_yaml::from_str::<T>(&text),
     };
-    // An empty document is no mapping to serde, and no mistake to us.
+    // serde rejects an empty document; we accept it as all defaults.
     if let Err(e) = typed
         && root.as_mapping().is_some_and(|m| !m.is_empty())
     {

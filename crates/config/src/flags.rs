@@ -31,10 +31,12 @@ pub fn args<T: ConfigSpec>(command: Command) -> Command {
         let arg = arg.help_heading(heading(&key.path));
         command.arg(match key.shape {
             Shape::Bool => {
+                // `--flag` alone means true, and must not take the argument after it for its value.
                 let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
                 arg.value_name("true|false")
             }
             Shape::List => arg.action(ArgAction::Append).value_delimiter(',').value_name("VALUE,..."),
+            // A token may begin with a dash.
             _ => arg.value_name("VALUE").allow_hyphen_values(true),
         })
     })

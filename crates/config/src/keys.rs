@@ -16,12 +16,12 @@ pub(crate) enum Shape {
     Structs,
 }
 
-/// One key.
+/// A key, with all that its flag, its variable and `piko config print` need.
 #[derive(Debug, Clone)]
 pub(crate) struct Key {
-    /// With dots: `proxy.bind_addr`.
+    /// From the root of the file, with dots: `proxy.bind_addr`.
     pub(crate) path: String,
-    /// Its doc comment.
+    /// The doc comment of its field.
     pub(crate) help: String,
     pub(crate) default: Json,
     pub(crate) shape: Shape,
@@ -65,12 +65,12 @@ fn walk(path: &str, default: &Json, schema: &Json, keys: &mut Vec<Key>) {
     }
 }
 
-/// `proxy.bind_addr` → `proxy.bind-addr`.
+/// A key's flag without its dashes: `proxy.bind-addr` for `proxy.bind_addr`.
 pub(crate) fn flag(path: &str) -> String {
     path.replace('_', "-")
 }
 
-/// `proxy.bind_addr` → `PIKO_PROXY_BIND_ADDR`.
+/// A key's environment variable: `PIKO_PROXY_BIND_ADDR` for `proxy.bind_addr`.
 fn env(path: &str) -> String {
     format!("PIKO_{}", path.replace(['.', '-'], "_").to_uppercase())
 }
@@ -125,6 +125,7 @@ impl Key {
 pub(crate) fn put(root: &mut Value, path: &str, value: Value) {
     let mut at = root;
     for part in path.split('.') {
+        // Also a scalar that is in the way: what is read later wins.
         if !at.is_mapping() {
             *at = Value::Mapping(Mapping::new());
         }

@@ -90,10 +90,12 @@ fn nth_item(lines: &[Line], first: usize, key: usize, index: usize) -> Option<us
     let mut column = None;
     let mut seen = 0;
     for (at, line) in items {
+        // Further left than the key, or beside it and no item: the list is over.
         if line.dash.unwrap_or(line.indent) < key || line.dash.is_none() && line.indent <= key {
             return None;
         }
         let Some(dash) = line.dash else { continue };
+        // An item of a list inside this one.
         if *column.get_or_insert(dash) != dash {
             continue;
         }

@@ -23,6 +23,7 @@ pub fn load<T: ConfigSpec>(matches: &ArgMatches) -> Result<T, ConfigError> {
         for name in key.env_names(T::ALIASES) {
             if let Ok(text) = std::env::var(&name) {
                 set::<T>(&mut root, key, &[text], name)?;
+                // Today's name comes first, and wins over older ones.
                 break;
             }
         }

@@ -57,6 +57,7 @@ fn of_config<T: ConfigSpec>(config: &T, json: &Json, file: Option<(&Path, bool)>
     let mut all = Vec::new();
     let leaves = leaves("", json);
     for (key, value) in &leaves {
+        // Below a plugin, a key means what the plugin says.
         let names_file = SECRET_FILES.iter().any(|end| key.ends_with(end)) && !key.starts_with("plugins[");
         if let Some(path) = value.as_str().filter(|_| names_file) {
             all.extend(open_to_all(Path::new(path)).map(|cure| format!("{key}: {cure}")));
@@ -80,6 +81,7 @@ fn of_config<T: ConfigSpec>(config: &T, json: &Json, file: Option<(&Path, bool)>
 /// Arguments are read by every user of the machine.
 fn in_arguments(matches: &ArgMatches, json: &Json, keys: &[Key]) -> Vec<String> {
     let typed = keys.iter().filter(|key| {
+        // Lists of structs have no flag, and clap (a debug build) panics when asked for one that does not exist.
         let known = matches.try_contains_id(&key.path).is_ok();
         known && matches.value_source(&key.path) == Some(ValueSource::CommandLine)
     });
@@ -95,7 +97,8 @@ fn in_arguments(matches: &ArgMatches, json: &Json, keys: &[Key]) -> Vec<String> 
     secret.map(say).collect()
 }
 
-/// `None`: only its owner and group can read it, or it is not there.
+/// Says how to close a file that everybody can read. Returns `None` if only its owner and group can, or if it is
+/// not there.
 fn open_to_all(path: &Path) -> Option<String> {
     let meta = std::fs::metadata(path).ok()?;
     let path = path.display();

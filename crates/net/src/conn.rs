@@ -34,12 +34,12 @@ const LINGER_BYTES: usize = 1 << 20;
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
-/// How long a connection waits for what. `None`: no limit.
+/// How long a connection waits for what. `None` is no limit.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnLimits {
     /// For the first byte, before TLS.
     pub first_byte: Option<Duration>,
-    /// For a TLS handshake.
+    /// For a whole TLS handshake, from its first byte.
     pub tls: Duration,
     /// For a whole head: of the first request from the accept on, first byte and TLS included; of later ones
     /// from their first byte on.
@@ -52,7 +52,7 @@ pub struct ConnLimits {
     pub http: bool,
 }
 
-/// A client's connection.
+/// A client's connection: the byte stream, its place in the port, and what it is waiting for.
 pub struct Conn {
     io: Io,
     from: SocketAddr,
@@ -143,12 +143,12 @@ impl Conn {
         }
     }
 
-    /// The other end.
+    /// The client's address: the socket's, or what a PROXY header said of it.
     pub fn from(&self) -> SocketAddr {
         self.from
     }
 
-    /// What it runs on.
+    /// The stream below: its socket, and its TLS if it has any.
     pub fn io(&self) -> &Io {
         &self.io
     }
@@ -163,7 +163,7 @@ impl Conn {
         self.place.watch()
     }
 
-    /// Bytes read and written.
+    /// Bytes read and written so far, without those of TLS.
     pub fn moved(&self) -> (u64, u64) {
         (self.received, self.sent)
     }
@@ -224,11 +224,13 @@ impl Conn {
         match (&self.http2, standing) {
             (_, Standing::Cut) => None,
             (Some(http2), _) if http2.half_a_head().is_some() => head(http2.half_a_head()?),
+            // The preface asks for nothing: up to the first request, the limit of a head holds.
             (Some(http2), _) if !http2.has_begun() => head(since),
             (Some(_), Standing::Idle) => idle(since),
             (Some(_), _) => None,
             (None, Standing::New | Standing::Head) => head(since),
             (None, Standing::Idle) => idle(since),
+            // Bodies and answers have limits of their own, kept where they are moved.
             (None, Standing::Busy) => None,
         }
     }
@@ -266,6 +268,7 @@ impl Conn {
     fn note_idle(&self) {
         let Some(http2) = self.http2.as_ref().filter(|http2| http2.has_begun()) else { return };
         let standing = if http2.is_idle() { Standing::Idle } else { Standing::Busy };
+        // Only a change: `set` would begin the idle time anew.
         if self.place.standing().0 != standing {
             self.place.set(standing);
         }
@@ -275,7 +278,7 @@ impl Conn {
     fn go_away(&mut self, code: Code, words: &str, cx: &mut Context<'_>) {
         let frame = self.http2.as_ref().and_then(|http2| http2.goaway(code, words));
         if let Some(frame) = frame {
-            // One that does not fit into the socket is for a client that does not read.
+            // Tried once: a client whose socket is full does not read, and would not read this either.
             let _ = Pin::new(&mut self.io).poll_write(cx, &frame);
             let _ = Pin::new(&mut self.io).poll_flush(cx);
         }
@@ -289,6 +292,7 @@ impl Conn {
         if self.http2.is_some() {
             return self.go_away(Code::NoError, reason.as_str(), cx);
         }
+        // A client that has sent nothing would take the 408 for the answer to its first request.
         if self.limits.http && reason == Reason::SlowHead && self.received > 0 {
             if let Poll::Ready(Ok(sent)) = Pin::new(&mut self.io).poll_write(cx, REQUEST_TIMEOUT) {
                 self.sent += sent as u64;
@@ -348,6 +352,7 @@ fn poll_until(timer: &mut Option<Pin<Box<Sleep>>>, until: Instant, cx: &mut Cont
         timer.as_mut().reset(until);
     }
     while timer.as_mut().poll(cx).is_ready() {
+        // It was set for an earlier deadline, which has moved on since.
         if Instant::now() >= until {
             return Poll::Ready(());
         }
@@ -364,6 +369,7 @@ impl AsyncRead for Conn {
         }
         let before = buf.filled().len();
         if this.ahead.read < this.ahead.len {
+            // Counted and noted when they were read for the first time.
             let n = this.ahead().len().min(buf.remaining());
             buf.put_slice(&this.ahead()[..n]);
             this.ahead.read += n as u8;
@@ -374,12 +380,14 @@ impl AsyncRead for Conn {
         }
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Ready(Ok(())) if buf.filled().len() == before => {
+                // A buffer without room reads nothing, too: that is no end.
                 this.client_closed = buf.remaining() > 0;
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Ok(())) => {
                 this.note_read(&buf.filled()[before..], cx);
                 if this.over {
+                    // What came with the flood must not cost the layers above more work.
                     buf.set_filled(before);
                 }
                 Poll::Ready(Ok(()))
@@ -391,6 +399,7 @@ impl AsyncRead for Conn {
             Poll::Pending => {
                 let Some((until, reason)) = this.read_deadline() else { return Poll::Pending };
                 ready!(poll_until(&mut this.read_timer, until, cx));
+                // To its reader, a client that is late is one that has left.
                 this.end(reason, cx);
                 Poll::Ready(Ok(()))
             }
@@ -449,6 +458,7 @@ impl AsyncWrite for Conn {
         let this = self.get_mut();
         match this.poll_linger(cx) {
             Poll::Ready(done) => Poll::Ready(done),
+            // Bytes still wait to be written. Lingering after that has a limit of its own.
             Poll::Pending if matches!(this.linger, Linger::Open) => this.poll_stall(cx).map(Err),
             Poll::Pending => Poll::Pending,
         }

@@ -118,7 +118,7 @@ impl Counts {
         }
     }
 
-    /// The port's name.
+    /// The port's name, as log lines and metrics have it.
     pub fn port(&self) -> &'static str {
         self.port
     }
@@ -128,14 +128,14 @@ impl Counts {
         self.accepted.load(Relaxed)
     }
 
-    /// How often that happened.
+    /// How many connections were refused or ended for that reason.
     pub fn of(&self, reason: Reason) -> u64 {
         self.row(reason).count.load(Relaxed)
     }
 
     /// Of those, the ones that are open now.
     pub fn open(&self) -> u64 {
-        // Read in this order, one that leaves in between does not make it less than none.
+        // `left` first: `accepted` can only have grown by the time it is read, so the difference is never negative.
         let left = self.left.load(Relaxed);
         self.accepted().saturating_sub(left)
     }
@@ -168,6 +168,7 @@ impl Counts {
         let due = last == 0 || now.saturating_sub(last) >= LOG_EVERY.as_millis() as u64;
         // The loser of a race between two threads leaves the line to the winner.
         (due && row.told_at.compare_exchange(last, now, Relaxed, Relaxed).is_ok())
+            // A later line may have told of more already.
             .then(|| count - row.told.swap(count, Relaxed).min(count))
     }
 

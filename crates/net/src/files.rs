@@ -17,9 +17,9 @@ pub struct Shares {
     pub admin: usize,
     /// Other nodes: some links each.
     pub peer: usize,
-    /// Agents.
+    /// Agents, with up to one connection for each lane.
     pub upstream: usize,
-    /// Clients: all the rest.
+    /// Clients: all that the others leave.
     pub proxy: usize,
 }
 
@@ -45,6 +45,7 @@ pub fn is_low(allowed: usize) -> bool {
 pub fn share(allowed: usize, wanted: Shares) -> Shares {
     // A process with very few keeps half of them for itself.
     let free = allowed - OWN.min(allowed / 2);
+    // A quarter for each of three ports at most, so that clients have the last.
     let or = |wanted: usize, most: usize| if wanted == 0 { most } else { wanted.min(free / 4) };
     let admin = or(wanted.admin, (free / 8).min(256));
     let peer = or(wanted.peer, (free / 8).min(4096));

@@ -32,7 +32,7 @@ const LONGEST_WAIT_FOR_CUT: Duration = Duration::from_millis(100);
 /// How many connections a port may have.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GateLimits {
-    /// In all.
+    /// Connections open at once, of all addresses together.
     pub most: usize,
     /// Of those, one public address's share, from 0 to 1. Loopback and private addresses have no such limit:
     /// behind a balancer on the same network all clients come from one.
@@ -63,7 +63,7 @@ pub struct Gate {
 pub enum Standing {
     /// Accepted; its first request is awaited.
     New,
-    /// Between two requests.
+    /// Between two requests. It may be cut when the port is full, after those that never had one.
     Idle,
     /// The next request has begun: the rest of its head is awaited.
     Head,
@@ -91,7 +91,7 @@ pub struct Place {
 }
 
 impl Gate {
-    /// All places free.
+    /// A gate with all places free. What it lets in or cuts is counted in `counts`.
     pub fn new(limits: GateLimits, counts: Arc<Counts>) -> Arc<Gate> {
         Arc::new(Gate {
             limits,
@@ -107,12 +107,12 @@ impl Gate {
         })
     }
 
-    /// Connections open now.
+    /// Connections open now, the reserve and those that are being cut included.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// What is counted.
+    /// How many were let in, and why others were not.
     pub fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
@@ -125,6 +125,7 @@ impl Gate {
         }
         let few_are_leaving = async {
             loop {
+                // Registered before looking: one that leaves in between would go unnoticed, and this wait to its end.
                 let left = self.left.notified();
                 tokio::pin!(left);
                 left.as_mut().enable();
@@ -145,6 +146,7 @@ impl Gate {
         {
             return Err(Reason::AddressShare);
         }
+        // Counted before it is compared: two that come at once must not both take the last place.
         let taken = self.open.fetch_add(1, Relaxed);
         let mut reserve = false;
         if taken >= self.limits.most {
@@ -181,6 +183,7 @@ impl Gate {
                 let standing = unpack(packed);
                 let cuttable = matches!(standing, Standing::New | Standing::Idle | Standing::Head);
                 let last = (standing == Standing::Idle, packed >> 3);
+                // Without a task that is known, there is nothing to abort yet.
                 (cuttable && member.task.get().is_some()).then(|| (last, member.clone()))
             }));
         }
@@ -190,6 +193,7 @@ impl Gate {
             return 0;
         }
         if wanted < idle.len() {
+            // Which ones have been idle longest matters, not their order.
             idle.select_nth_unstable_by_key(wanted, |(last, _)| *last);
         }
         idle.truncate(wanted);
@@ -202,6 +206,7 @@ impl Gate {
 
     /// Cuts every connection, whatever it does. Returns how many.
     pub(crate) fn cut_all(&self) -> usize {
+        // Copied, so that no lock is held while tasks are aborted.
         let all: Vec<_> =
             self.members.iter().flat_map(|m| m.lock().values().cloned().collect::<Vec<_>>()).collect();
         all.iter().for_each(|member| self.cut(member));
@@ -209,6 +214,8 @@ impl Gate {
     }
 
     fn cut(&self, member: &Member) {
+        // Before the abort, so that the place finds `Cut` when it is dropped, and counts itself out of `leaving`.
+        // If that happens before the next line, the count is wrong for a moment and right again after it.
         let old = member.standing.swap(self.pack(Standing::Cut), Release);
         if unpack(old) != Standing::Cut {
             self.leaving.fetch_add(1, Release);
@@ -223,6 +230,7 @@ impl Gate {
     }
 
     fn take_share(&self, address: IpAddr) -> bool {
+        // However small the port, an address gets one connection.
         let share = ((self.limits.most as f64 * self.limits.address_share) as usize).max(1);
         let mut addresses = self.addresses[address_shard(address)].lock();
         let count = addresses.entry(address).or_default();
@@ -258,7 +266,7 @@ impl Place {
         self.reserve
     }
 
-    /// The port's counts.
+    /// The port's counts, for what happens to the connection later.
     pub fn counts(&self) -> &Arc<Counts> {
         &self.gate.counts
     }
@@ -268,7 +276,7 @@ impl Place {
         let member = self.member.clone();
         move |task| {
             let _ = member.task.set(task.clone());
-            // Cut before it could be told so.
+            // It was cut before its task was known here, so nothing has aborted it.
             if unpack(member.standing.load(Acquire)) == Standing::Cut {
                 task.abort();
             }
@@ -280,7 +288,7 @@ impl Place {
         Watch { gate: self.gate.clone(), member: self.member.clone() }
     }
 
-    /// See [`Watch::set`].
+    /// Says what the connection does from now on, like [`Watch::set`].
     pub fn set(&self, standing: Standing) {
         set(&self.gate, &self.member, standing);
     }
@@ -315,7 +323,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// From now on the connection does that. One that was cut stays cut.
+    /// Says what the connection does from now on. One that was cut stays cut.
     pub fn set(&self, standing: Standing) {
         set(&self.gate, &self.member, standing);
     }
@@ -347,6 +355,7 @@ fn shard(id: u64) -> usize {
 fn address_shard(address: IpAddr) -> usize {
     let last = match address {
         IpAddr::V4(v4) => v4.octets()[3],
+        // The last byte of the /64: behind it, shares have zeros.
         IpAddr::V6(v6) => v6.octets()[7],
     };
     usize::from(last) % SHARDS

@@ -30,7 +30,7 @@ const REAL_DATA: u32 = 256;
 /// Requests that a client may begin and take back before an answer, at once and each second: a proxy in front
 /// of many impatient people does so, at most as often as they click (CVE-2023-44487).
 const RESET_BURST: u32 = 1_000;
-/// See [`RESET_BURST`].
+/// Requests of that kind a second, in the long run: see [`RESET_BURST`].
 const RESETS_PER_SECOND: u32 = 100;
 
 const HEADER_LEN: usize = 9;
@@ -62,7 +62,7 @@ pub(crate) struct Watch {
     block: Option<Instant>,
 }
 
-/// A frame's header.
+/// The nine bytes before a payload (RFC 9113, section 4.1).
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     len: u32,
@@ -74,6 +74,7 @@ struct Frame {
 impl Watch {
     pub(crate) fn new() -> Watch {
         Watch {
+            // The preface comes before a client's first frame, and is none.
             inbound: Frames { skip: PREFACE.len() as u32, ..Frames::default() },
             outbound: Frames::default(),
             control: Budget::new(CONTROL_BURST, CONTROL_PER_SECOND),
@@ -97,6 +98,7 @@ impl Watch {
             let whole = frame.flags & END_HEADERS != 0;
             match frame.kind {
                 DATA if frame.len >= REAL_DATA => control.give(DATA_IN_EARNS),
+                // A small piece (an event, a keystroke) neither earns nor costs. An empty one that ends nothing costs.
                 DATA if frame.len > 0 || frame.flags & END_STREAM != 0 => {}
                 HEADERS if frame.stream > *last_stream => {
                     *last_stream = frame.stream;
@@ -127,6 +129,7 @@ impl Watch {
         outbound.feed(bytes, |frame| {
             match frame.kind {
                 DATA if frame.len > 0 => control.give(DATA_OUT_EARNS),
+                // Answered: only requests that are taken back before their answer make the attack.
                 HEADERS => resets.give(1),
                 _ => {}
             }
@@ -147,12 +150,12 @@ impl Watch {
         self.open.is_empty()
     }
 
-    /// Since when the rest of a header block is awaited; `None` when none is.
+    /// Since when the rest of a header block is awaited. Returns `None` when none is.
     pub(crate) fn half_a_head(&self) -> Option<Instant> {
         self.block
     }
 
-    /// The frame that tells the client to go; `None` in the middle of another frame, where it cannot be
+    /// The frame that tells the client to go. Returns `None` in the middle of another frame, where it cannot be
     /// written.
     pub(crate) fn goaway(&self, code: Code, words: &str) -> Option<Vec<u8>> {
         if !self.outbound.at_boundary() {
@@ -161,6 +164,7 @@ impl Watch {
         let len = 8 + words.len() as u32;
         let mut frame = Vec::with_capacity(HEADER_LEN + len as usize);
         frame.extend_from_slice(&len.to_be_bytes()[1..]);
+        // GOAWAY, no flags, stream 0 (RFC 9113, section 6.8).
         frame.extend_from_slice(&[7, 0, 0, 0, 0, 0]);
         frame.extend_from_slice(&self.last_stream.to_be_bytes());
         frame.extend_from_slice(&(code as u32).to_be_bytes());
@@ -229,6 +233,7 @@ impl Budget {
         if self.left == 0 {
             let now = Instant::now();
             let earned = now.duration_since(self.filled).as_millis() * u128::from(self.per_second) / 1000;
+            // `filled` stays as it is, so that fractions of a frame add up.
             if earned == 0 {
                 return false;
             }

@@ -26,17 +26,17 @@ const LONGEST_NAP: Duration = Duration::from_secs(1);
 const MOST_REFUSALS: usize = 64;
 /// Connections taken from the kernel's queue when a port closes: as many as the queue holds.
 const MOST_LEFT_OVER: usize = 4096;
-/// How long, and for how many bytes.
+/// How long a refused client has to read why.
 const REFUSAL_LINGER: Duration = Duration::from_secs(1);
-/// See [`REFUSAL_LINGER`].
+/// How many bytes it may send meanwhile: what was on its way.
 const REFUSAL_BYTES: u64 = 64 << 10;
 
-/// What clients read that get no place. On a port with TLS they read nothing: it would cost a handshake.
+/// What a client reads that gets no place. On a port with TLS it reads nothing: that would cost a handshake.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Refusals {
-    /// The port is full.
+    /// The answer when the port is full. Empty to close without a word.
     pub full: &'static [u8],
-    /// Their address has its share.
+    /// The answer when the client's address has its share. Empty to close without a word.
     pub share: &'static [u8],
 }
 
@@ -112,6 +112,7 @@ impl Port {
     {
         listener.set_nonblocking(true)?;
         let listener = {
+            // A listener belongs to the runtime in whose context it is made.
             let _inside = on.enter();
             TcpListener::from_std(listener)?
         };
@@ -121,12 +122,12 @@ impl Port {
         Ok(())
     }
 
-    /// What is counted.
+    /// How many were accepted, and why others were refused or cut.
     pub fn counts(&self) -> &Arc<Counts> {
         self.gate.counts()
     }
 
-    /// Connections open now.
+    /// Connections open now, over all accept loops of the port.
     pub fn open(&self) -> usize {
         self.gate.open()
     }
@@ -185,6 +186,7 @@ impl Port {
                 Err(e) if is_clients(&e) => {}
                 Err(e) => {
                     self.counts().note(Reason::AcceptFailed, &e);
+                    // Most likely the process is out of descriptors: idle connections give theirs.
                     self.gate.evict();
                     tokio::select! {
                         () = tokio::time::sleep(nap) => {}
@@ -221,6 +223,7 @@ impl Port {
             Ok(place) => place,
             Err(reason) => return self.refuse(stream, from, reason),
         };
+        // It fails only on a connection that is gone already.
         let _ = stream.set_nodelay(true);
         let tell = place.served_by();
         let (serve, Seat { on: to, held }) = (serve.clone(), at());
@@ -230,11 +233,11 @@ impl Port {
                 serve(Accepted { stream, from, place }).await;
             })
         } else {
+            // Taken out of this thread's reactor: only the runtime that serves it may watch it.
             let stream = stream.into_std();
             let counts = self.counts().clone();
             let moved = async move {
                 let _held = held;
-                // Watched from now on by the runtime that serves it.
                 match stream.and_then(TcpStream::from_std) {
                     Ok(stream) => serve(Accepted { stream, from, place }).await,
                     Err(e) => counts.note(Reason::AcceptFailed, &e),
@@ -253,6 +256,7 @@ impl Port {
         if words.is_empty() || self.refusing.load(Relaxed) >= MOST_REFUSALS {
             return;
         }
+        // Two that come at once may both be the last: one too many does no harm.
         self.refusing.fetch_add(1, Relaxed);
         let refusing = self.refusing.clone();
         self.tasks.spawn(async move {

@@ -16,10 +16,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// First byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
-/// The bytes below HTTP.
+/// The byte stream below HTTP: a socket, with TLS on it or without.
 #[derive(Debug)]
 pub enum Io {
-    /// As they came.
+    /// No TLS: what the socket carries is HTTP.
     Plain(TcpStream),
     /// Boxed: its kilobyte would be in every future that holds a connection, TLS or not.
     Tls(Box<TlsStream<TcpStream>>),
@@ -65,7 +65,7 @@ async fn shake(acceptor: &TlsAcceptor, mut stream: TcpStream) -> io::Result<Io> 
 }
 
 impl Io {
-    /// The socket.
+    /// The socket, below TLS if there is any.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Io::Plain(stream) => stream,

@@ -15,10 +15,10 @@ pub struct EndpointId(Arc<str>);
 /// Why a name is no endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
-    /// The name is empty.
+    /// Nothing is there, or nothing after `*.`.
     #[error("an endpoint name cannot be empty")]
     Empty,
-    /// The name is too long.
+    /// The name has that many bytes, more than [`MAX_ENDPOINT_LEN`].
     #[error("an endpoint name has at most {MAX_ENDPOINT_LEN} bytes, this one has {0}")]
     TooLong(usize),
     /// A character that is not allowed.
@@ -29,7 +29,7 @@ pub enum InvalidEndpoint {
 }
 
 impl EndpointId {
-    /// The name.
+    /// The name as it was given, `*.` included.
     pub fn as_str(&self) -> &str {
         &self.0
     }

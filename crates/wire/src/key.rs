@@ -34,7 +34,7 @@ pub struct InvalidTenant;
 /// An endpoint of a tenant. The same name in two tenants is two endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointKey {
-    /// The owner; `None` is the default tenant, which has no name.
+    /// The owner. `None` is the default tenant, which has no name.
     pub tenant: Option<TenantId>,
     /// The owner's name for it.
     pub endpoint: EndpointId,
@@ -43,14 +43,14 @@ pub struct EndpointKey {
 /// What a request is routed by: an endpoint and the protocol the request needs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteKey {
-    /// Where to.
+    /// Whose endpoint it is, and its name.
     pub endpoint: EndpointKey,
     /// Requests go to listeners of requests, bytes to listeners of bytes.
     pub protocol: Protocol,
 }
 
 impl TenantId {
-    /// The id.
+    /// The id as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -72,6 +72,7 @@ impl EndpointKey {
         match text.split_once('/') {
             None => Ok(EndpointKey { tenant: tenant.cloned(), endpoint: text.parse()? }),
             Some((owner, name)) => {
+                // Without a good tenant before it, the text is to its author an endpoint with a wrong character.
                 let owner = owner.parse().map_err(|InvalidTenant| InvalidEndpoint::Character('/'))?;
                 Ok(EndpointKey { tenant: Some(owner), endpoint: name.parse()? })
             }
@@ -89,7 +90,7 @@ impl EndpointKey {
         std::iter::once((LISTENER, self.endpoint.as_str())).chain(tenant)
     }
 
-    /// What another node's stream is for; `None` where that is not said, or not well.
+    /// What another node's stream is for. Returns `None` where the headers do not say it, or not well.
     pub fn of_stream(headers: &HeaderMap) -> Option<Self> {
         let endpoint = headers.get(LISTENER)?.to_str().ok()?.parse().ok()?;
         let tenant = match headers.get(TENANT_ID) {

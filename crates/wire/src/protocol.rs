@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
-    /// HTTP requests and WebSockets.
+    /// HTTP requests, and what they upgrade to.
     #[default]
     Http,
-    /// Bytes.
+    /// Plain bytes, both ways, of a protocol that we do not know.
     Tcp,
 }
