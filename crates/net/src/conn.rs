@@ -143,7 +143,7 @@ impl Conn {
         }
     }
 
-    /// The client's address: the socket's, or what a PROXY header said of it.
+    /// The client's address, as it was when the connection was accepted.
     pub fn from(&self) -> SocketAddr {
         self.from
     }

@@ -98,7 +98,7 @@ impl Watch {
             let whole = frame.flags & END_HEADERS != 0;
             match frame.kind {
                 DATA if frame.len >= REAL_DATA => control.give(DATA_IN_EARNS),
-                // A small piece (an event, a keystroke) neither earns nor costs. An empty one that ends nothing costs.
+                // A small piece (an event, a keystroke) is free. An empty one that ends nothing costs, below.
                 DATA if frame.len > 0 || frame.flags & END_STREAM != 0 => {}
                 HEADERS if frame.stream > *last_stream => {
                     *last_stream = frame.stream;

@@ -12,7 +12,7 @@ const FAILURES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 /// The first pause; doubles with each trial that fails.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
+/// A plugin that was repaired waits at most so long for its next trial.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// One per version of a plugin.
@@ -61,6 +61,7 @@ impl Breaker {
         let mut state = self.state.lock();
         let now = Instant::now();
         if state.until.is_some() {
+            // The trial failed, or a call from before it opened: either way the pause becomes longer.
             state.pause = (state.pause * 2).min(LONGEST_PAUSE);
             state.until = Some(now + state.pause);
             return false;

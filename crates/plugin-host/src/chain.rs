@@ -21,10 +21,10 @@ pub enum Outcome {
     Next {
         /// In the order they were made.
         edits: Vec<Edit>,
-        /// Where it goes.
+        /// The endpoint it goes to now. `None` if neither the client nor a plugin named one.
         endpoint: Option<SmolStr>,
     },
-    /// A plugin answers it.
+    /// A plugin answers it: no upstream sees the request, and no later plugin.
     Answer(Answer),
     /// A plugin failed, and may not be left out.
     Failed,
@@ -37,7 +37,7 @@ pub struct Taken {
 }
 
 impl Chain {
-    /// No plugins?
+    /// Is there no plugin? Then heads need not be copied for one.
     pub fn is_empty(&self) -> bool {
         self.plugins.is_empty()
     }
@@ -51,6 +51,7 @@ impl Chain {
             if !plugin.matches(head.endpoint.as_deref()) {
                 continue;
             }
+            // Also a plugin without a request hook: its response hook sees the response.
             taken.saw |= 1 << i;
             if !plugin.hooks().request {
                 continue;
@@ -59,6 +60,7 @@ impl Chain {
                 Step::Next { edits, endpoint } => {
                     let last = i + 1 == self.plugins.len();
                     let head = Arc::make_mut(&mut head);
+                    // Nobody reads what the last one edited: the fields need not be copied for it.
                     if !edits.is_empty() && !last {
                         let headers = Arc::make_mut(&mut head.headers);
                         edits.iter().for_each(|edit| edit.apply(headers));
@@ -85,7 +87,7 @@ impl Taken {
         self.saw & (1 << i) != 0 && plugin.hooks().response
     }
 
-    /// Asks the same plugins in the opposite order. `None`: one failed, and may not be left out.
+    /// Asks the same plugins in the opposite order. Returns `None` if one failed and may not be left out.
     pub async fn on_response(&self, mut head: ResponseHead) -> Option<(StatusCode, Vec<Edit>)> {
         let mut all = Vec::new();
         for (i, plugin) in self.chain.plugins.iter().enumerate().rev() {

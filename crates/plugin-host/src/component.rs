@@ -11,7 +11,7 @@ use crate::store::State;
 
 /// The package, its version after it.
 const PACKAGE: &str = "piko:plugin/";
-/// The version spoken here.
+/// The version of the contract spoken here, the one in `wit/plugin.wit`.
 const VERSION: &str = "0.1.0";
 /// Interfaces a plugin may import.
 const IMPORTS: [&str; 7] = ["types", "http", "log", "clock", "metrics", "kv", "router"];
@@ -24,18 +24,18 @@ pub enum LoadError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Read(#[from] std::io::Error),
-    /// Too large.
+    /// The file has that many bytes, more than any real plugin.
     #[error("has {0} bytes, more than {MAX_FILE}")]
     TooLarge(u64),
     /// Not the file that was meant.
     #[error("has sha256 {got}, but the configuration wants {want}")]
     Digest {
-        /// Configured.
+        /// `sha256` of the configuration.
         want: String,
-        /// The file's.
+        /// The digest of the file that is there.
         got: String,
     },
-    /// Not WebAssembly at all.
+    /// Does not begin like WebAssembly: most likely another file, or an empty one.
     #[error("is no WebAssembly component: it does not begin with \\0asm")]
     NotWasm,
     /// WebAssembly, but not a component.
@@ -50,17 +50,17 @@ pub enum LoadError {
     /// Asks for something no plugin gets.
     #[error("imports {name}, which no plugin gets; {hint}")]
     Import {
-        /// The interface.
+        /// The interface, with its version.
         name: String,
-        /// What to do.
+        /// How to build the plugin without it.
         hint: String,
     },
     /// Lacks what every plugin has.
     #[error("exports no {PACKAGE}{missing}@{VERSION}{}", found(.exports))]
     World {
-        /// What is missing.
+        /// The interface that it should export.
         missing: &'static str,
-        /// What there is.
+        /// The names that it does export: often the right one of another version.
         exports: Vec<String>,
     },
     /// Names fit, functions do not.
@@ -69,7 +69,7 @@ pub enum LoadError {
     /// `init` said no. The reason is the plugin's, as long as a log message of it may be.
     #[error("refuses its config: {0}")]
     Refused(String),
-    /// `init` failed.
+    /// `init` trapped, took too long or asked for too much memory.
     #[error("fails in init: {0}")]
     Init(String),
 }
@@ -84,13 +84,13 @@ fn found(exports: &[String]) -> String {
 /// Which hooks a plugin has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hooks {
-    /// `on-request`
+    /// Does it export `on-request`?
     pub request: bool,
-    /// `on-response`
+    /// Does it export `on-response`?
     pub response: bool,
 }
 
-/// A component that fits.
+/// A component that fits the contract, linked: instances are made from it without another check.
 pub(crate) struct Compiled {
     pub(crate) digest: String,
     pub(crate) size: usize,
@@ -115,6 +115,7 @@ pub(crate) fn load(
     sha256: &str,
 ) -> Result<Compiled, LoadError> {
     let size = std::fs::metadata(path)?.len();
+    // Before it is read: a wrong path to a disk image must not fill the memory.
     if size > MAX_FILE {
         return Err(LoadError::TooLarge(size));
     }
@@ -173,7 +174,7 @@ fn check_imports(runtime: &Runtime, component: &Component) -> Result<Vec<String>
     Ok(names)
 }
 
-/// What to do about an import; `None` where it is fine.
+/// What to do about an import. Returns `None` where it is fine.
 fn hint(name: &str) -> Option<String> {
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     let ours = interface.strip_prefix(PACKAGE);

@@ -4,7 +4,7 @@
 pub trait Directory: Send + Sync + 'static {
     /// Endpoints with an upstream whose name starts with `prefix`, in order, at most `limit`.
     fn endpoints(&self, prefix: &str, limit: usize) -> Vec<String>;
-    /// Upstreams of an endpoint.
+    /// How many upstreams an endpoint has, on all nodes together.
     fn upstreams(&self, endpoint: &str) -> u32;
     /// Is this a well-formed endpoint name?
     fn is_endpoint(&self, name: &str) -> bool;

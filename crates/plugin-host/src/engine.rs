@@ -19,7 +19,7 @@ const MAX_ALIVE: u32 = 2 * MAX_CONFIGURED;
 /// Memory kept resident in a free slot, bytes: 1 MiB costs three times the time of 64 KiB.
 const KEEP_RESIDENT: usize = 64 << 10;
 
-/// Compiles and links plugins.
+/// The engine that compiles plugins, the linker with all they may import, and the threads they need.
 pub(crate) struct Runtime {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
@@ -73,6 +73,7 @@ impl Runtime {
     /// Keeps the clock going until the guard drops.
     pub(crate) fn ticking(&self) -> Counted<'_> {
         let ticking = Counted::new(&self.ticker.active);
+        // Counted before this is read: a clock that is going to sleep sees the call, or is seen asleep here.
         if self.ticker.asleep.load(Ordering::SeqCst)
             && let Some(thread) = &self.thread
         {
@@ -90,6 +91,7 @@ impl Drop for Runtime {
             let _ = thread.join();
         }
         if let Some(slow) = self.slow.take() {
+            // Not waited for: this may be dropped inside of a task, where tokio panics if a runtime waits.
             slow.shutdown_background();
         }
     }
@@ -99,7 +101,7 @@ impl Drop for Runtime {
 /// It is quick while there are slow calls.
 #[derive(Default)]
 struct Ticker {
-    /// Calls under way.
+    /// Calls under way: while there are any, the clock ticks.
     active: AtomicUsize,
     /// Those of them that are slow.
     slow: AtomicUsize,

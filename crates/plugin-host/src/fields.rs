@@ -26,11 +26,11 @@ const FIELD_OVERHEAD: usize = 32;
 /// One checked change of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Edit {
-    /// Replaces all values.
+    /// Replaces all values of that name by this one.
     Set(HeaderName, HeaderValue),
-    /// Adds one.
+    /// Adds this value to those there are.
     Append(HeaderName, HeaderValue),
-    /// Removes all.
+    /// Removes all values of that name. None need be there.
     Remove(HeaderName),
 }
 
@@ -41,7 +41,7 @@ impl Edit {
         }
     }
 
-    /// Makes the change.
+    /// Makes the change. It was checked when the plugin asked for it.
     pub fn apply(&self, headers: &mut HeaderMap) {
         match self {
             Edit::Set(name, value) => drop(headers.insert(name, value.clone())),
@@ -54,11 +54,11 @@ impl Edit {
 /// An answer of a plugin, checked.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// 200 to 599.
+    /// A final status, 200 to 599.
     pub status: StatusCode,
     /// Without framing and hop-by-hop fields.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The whole body, at most 1 MiB.
     pub body: Bytes,
 }
 

@@ -10,21 +10,21 @@ use smol_str::SmolStr;
 /// The request as hooks see it.
 #[derive(Debug, Clone, Default)]
 pub struct RequestHead {
-    /// `GET`
+    /// The method as the client sent it. Plugins cannot change it.
     pub method: Method,
     /// Path and query as the client sent them.
     pub target: String,
-    /// Host, or `:authority`.
+    /// The client's `Host`, or `:authority` in HTTP/2.
     pub authority: String,
-    /// `http` or `https`.
+    /// `http` or `https`, as the client sees it.
     pub scheme: String,
-    /// Who connected.
+    /// The client's address. `None` if it is not known.
     pub client: Option<IpAddr>,
-    /// Verified claims, JSON.
+    /// The claims of a token that was verified, as a JSON object. `None` without one.
     pub claims: Option<Bytes>,
-    /// Where it goes.
+    /// The endpoint it goes to, after the plugins before this one. `None` if nobody named one.
     pub endpoint: Option<SmolStr>,
-    /// All fields.
+    /// The client's fields, with the edits of the plugins before this one.
     pub headers: Arc<HeaderMap>,
 }
 
@@ -33,8 +33,8 @@ pub struct RequestHead {
 pub struct ResponseHead {
     /// 101, or 200 to 599.
     pub status: StatusCode,
-    /// Which endpoint answered.
+    /// The endpoint that the request went to.
     pub endpoint: SmolStr,
-    /// All fields.
+    /// The service's fields, with the edits of the plugins that saw the response before.
     pub headers: Arc<HeaderMap>,
 }

@@ -26,54 +26,54 @@ use crate::version::Version;
 /// How often plugin files are looked at. A change counts once it looks the same twice.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// What a host needs.
+/// What a host needs of its node.
 pub struct HostOptions {
-    /// What plugins may ask.
+    /// What plugins may ask about the cluster.
     pub directory: Arc<dyn Directory>,
-    /// Where metrics are registered.
+    /// The node's registry, for the metrics of all plugins.
     pub registry: Registry,
-    /// Where compiled plugins are kept. `None`: nowhere.
+    /// Where compiled plugins are kept. With `None` nowhere: each start compiles them anew.
     pub cache: Option<PathBuf>,
 }
 
 /// A plugin that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The engine cannot start.
+    /// The engine cannot start: wasmtime could not reserve its memory, or no thread could be made.
     #[error("plugins: the engine cannot start: {0}")]
     Engine(String),
     /// The directory of compiled plugins is not good.
     #[error("plugin_cache_dir: {}: {source}", path.display())]
     Cache {
-        /// The directory.
+        /// The directory as configured.
         path: PathBuf,
-        /// What is wrong.
+        /// The system's error, or whose the directory should be.
         source: std::io::Error,
     },
-    /// One of the list.
+    /// One plugin of the list cannot be loaded. None of the new list is taken then.
     #[error("plugins[{index}].path: plugin {name:?}: {} {source}", path.display())]
     Plugin {
-        /// From 0.
+        /// Its place in the list, from 0.
         index: usize,
-        /// Its name.
+        /// Its configured name.
         name: String,
-        /// Its file.
+        /// The file that was read for it.
         path: PathBuf,
         /// What is wrong with it.
         source: LoadError,
     },
 }
 
-/// What a reload did.
+/// How much a reload changed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reloaded {
-    /// Plugins loaded anew.
+    /// Plugins that were loaded anew, for a new file or a new configuration.
     pub loaded: usize,
     /// Plugins in the chain now.
     pub total: usize,
 }
 
-/// A plugin, for people.
+/// A plugin as `/status/plugins` shows it.
 #[derive(Debug, Serialize)]
 pub struct PluginStatus {
     name: String,
@@ -96,7 +96,7 @@ pub struct PluginStatus {
     /// Why the newest file is not the one that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
-    /// What it imports.
+    /// The interfaces it imports, with their versions.
     imports: Vec<String>,
 }
 
@@ -171,6 +171,7 @@ impl Host {
         let mut slots = Vec::with_capacity(plugins.len());
         let mut loaded = 0;
         for (index, config) in plugins.iter().enumerate() {
+            // Before the file is read: if it changes in between, `watch` still sees something new.
             let stamp = Stamp::of(&config.path);
             let before = old.iter().find(|slot| slot.version.config.name == config.name);
             if let Some(same) = before.filter(|slot| slot.version.config == *config && slot.stamp == stamp) {
@@ -213,8 +214,10 @@ impl Host {
     async fn reload_file(&self, name: &str) {
         let _one = self.reloading.lock().await;
         let mut slots = self.slots.lock().clone();
+        // A reload of the list may have taken it out since `watch` looked.
         let Some(at) = slots.iter().position(|slot| slot.version.config.name == name) else { return };
         let before = slots[at].clone();
+        // Before the file is read, as in `reload`.
         let stamp = Stamp::of(&before.version.config.path);
         match self.load(&before.version.config, Some(&before)).await {
             Ok(version) => slots[at] = slot(version, Some(&before), stamp),
@@ -247,7 +250,7 @@ impl Host {
         self.current.store(Arc::new(Chain { plugins }));
     }
 
-    /// Every plugin, in order.
+    /// Every plugin, in the order requests pass them.
     pub fn status(&self) -> Vec<PluginStatus> {
         let show = |slot: &Slot| {
             let (version, shared) = (&slot.version, &slot.version.shared);

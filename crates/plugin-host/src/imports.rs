@@ -107,6 +107,7 @@ impl wit::HostResponseHead for State {
     }
 
     fn set_status(&mut self, _: Resource<ResponseRes>, status: u16) -> Result<(), EditError> {
+        // These have no body (RFC 9110, section 15), and the service's body is on its way already.
         let frames = |status: StatusCode| {
             let bodiless = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
             status.is_informational() || bodiless.contains(&status)
@@ -132,7 +133,7 @@ impl types::Host for State {}
 impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String) {
         let (plugin, message) = (self.shared.name.as_str(), cut(&message));
-        // What nobody reads counts for nothing.
+        // A line below the log's level is not written, so it costs the plugin nothing of its share.
         macro_rules! line {
             ($level:ident, $write:ident) => {
                 if enabled!(Level::$level) && self.shared.may_log() {

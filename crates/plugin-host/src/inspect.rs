@@ -25,14 +25,14 @@ pub fn inspect(path: &Path) -> Result<Found, LoadError> {
     Ok(Found { hooks, imports: compiled.imports, size: compiled.size, digest: compiled.digest })
 }
 
-/// What a component has.
+/// What was found in a file that fits.
 #[derive(Debug)]
 pub struct Found {
-    /// Its hooks.
+    /// The hooks it exports, at least one.
     pub hooks: Hooks,
-    /// The interfaces it imports.
+    /// The interfaces it imports, with their versions.
     pub imports: Vec<String>,
-    /// Bytes of the file.
+    /// How large the file is, bytes.
     pub size: usize,
     /// SHA-256 of the file, in hexadecimal.
     pub digest: String,

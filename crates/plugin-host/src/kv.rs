@@ -8,18 +8,18 @@ use tokio::time::Instant;
 
 use crate::bindings::piko::plugin::kv::KvError;
 
-/// Keys at most.
+/// Keys of one plugin at most.
 const MAX_KEYS: usize = 65_536;
 /// Keys and values together, bytes.
 const MAX_BYTES: usize = 16 << 20;
-/// One key, bytes.
+/// Longest key of an entry, bytes.
 const MAX_KEY: usize = 1 << 10;
-/// One value, bytes.
+/// Largest value of an entry, bytes.
 const MAX_VALUE: usize = 64 << 10;
 /// What an entry costs beside its key and value, bytes: about.
 const OVERHEAD: usize = 64;
 
-/// One per plugin name.
+/// The keys of one plugin, by its name: a new version finds what the one before it wrote.
 #[derive(Default)]
 pub(crate) struct Kv {
     inner: Mutex<Inner>,
@@ -71,6 +71,7 @@ impl Kv {
         let mut inner = self.inner.lock();
         match inner.entries.get_mut(&key).filter(|entry| entry.lives()) {
             Some(Entry { value: Value::Counter(n), .. }) => {
+                // The time to live stays: a counter of one minute ends with it, however often it grows.
                 *n = n.saturating_add(delta);
                 Ok(*n)
             }

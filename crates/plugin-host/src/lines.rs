@@ -8,7 +8,7 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// Longest log message, bytes.
+/// Longest log message, bytes. The rest of a longer one is cut off.
 const MAX_MESSAGE: usize = 4 << 10;
 /// Lines within [`WINDOW`]: enough to follow a plugin that is tried out, and at 4 KiB a line no more than
 /// 400 KiB a second.
@@ -16,7 +16,7 @@ const MOST: u32 = 100;
 /// What is counted at a time.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// One per plugin name.
+/// The log lines of one plugin, by its name: a new version gets no new share.
 pub(crate) struct Lines {
     window: Mutex<Window>,
     dropped: IntCounter,
@@ -41,7 +41,7 @@ impl Lines {
         Lines { window: Mutex::new(Window { began: Instant::now(), lines: 0 }), dropped }
     }
 
-    /// Lines dropped so far.
+    /// How many lines were dropped since the node started.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.get()
     }

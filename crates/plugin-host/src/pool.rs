@@ -35,7 +35,7 @@ pub(crate) struct Failed {
     pub(crate) detail: String,
 }
 
-/// The instances.
+/// The instances of one version, and what making and calling one needs.
 pub(crate) struct Pool {
     runtime: Arc<Runtime>,
     pub(crate) compiled: Compiled,
@@ -129,8 +129,9 @@ impl Pool {
                 Err(e) => Err(classify(&e, &instance.store)),
             }
         });
-        // Two at once may meet at the last: it stays at 0.
+        // `checked_sub` stops at 0, so a race for the last one is harmless.
         let wary = self.wary.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        // Polled once: a call that is not ready by then has run for a tick, and holds up the requests of this thread.
         if !wary && let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await {
             return done;
         }
@@ -145,6 +146,7 @@ impl Pool {
 
     /// An instance, armed for one call. Dropped with the call unless it is put back.
     async fn take(&self, subject: Subject) -> Result<(SemaphorePermit<'_>, Instance), Failed> {
+        // First without a timer: mostly an instance is free.
         let permit = match self.permits.try_acquire() {
             Ok(permit) => permit,
             Err(_) => match tokio::time::timeout(self.timeout, self.permits.acquire()).await {
@@ -167,6 +169,7 @@ impl Pool {
         let state = instance.store.data_mut();
         state.subject = subject;
         state.clock = CallClock::start(self.timeout);
+        // Counted from now: an instance out of the pool has passed its old deadline long ago.
         instance.store.set_epoch_deadline(1);
         Ok((permit, instance))
     }
@@ -224,17 +227,18 @@ fn no_hook() -> Failed {
     Failed { cause: Cause::Init, detail: "has no such hook".into() }
 }
 
-/// Why wasmtime stopped it.
+/// Why wasmtime stopped a call: what the metrics count it as, and the words for the log.
 fn classify(e: &wasmtime::Error, store: &Store<State>) -> Failed {
     let limiter = &store.data().limiter;
     if e.downcast_ref::<TimeIsUp>().is_some() {
         return Failed { cause: Cause::Deadline, detail: "took longer than its timeout".into() };
     }
+    // A guest that gets no memory mostly traps: the limit is the cause then, not the trap.
     if limiter.refused {
         let detail = format!("asked for more memory than {} bytes", limiter.most);
         return Failed { cause: Cause::Memory, detail };
     }
-    // wasmtime has no type for it.
+    // wasmtime has no type for this error, only these words.
     if e.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted") {
         let most = limiter.most.min(MAX_PASSED);
         let detail = format!("passed more than {most} bytes to the node in one call");

@@ -33,7 +33,7 @@ pub(crate) enum Cause {
     Init,
     /// It answered what no client may be sent.
     Invalid,
-    /// The breaker is open.
+    /// It was not called: it has failed too often, and is left alone for a while.
     Open,
 }
 
@@ -54,14 +54,14 @@ impl Cause {
     }
 }
 
-/// The two hooks.
+/// The hook a call is of, for its counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Hook {
     Request,
     Response,
 }
 
-/// One per plugin name.
+/// What all versions of one plugin share, by its name.
 pub(crate) struct Shared {
     pub(crate) name: SmolStr,
     pub(crate) kv: Kv,
@@ -110,7 +110,7 @@ impl Shared {
         self.metrics.reloads.with_label_values(&[self.name.as_str(), result]).inc();
     }
 
-    /// Calls of both hooks.
+    /// Calls of both hooks since the node started, failed ones included.
     pub(crate) fn total_calls(&self) -> u64 {
         self.calls.iter().map(|(count, _)| count.get()).sum()
     }

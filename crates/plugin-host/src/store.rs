@@ -49,7 +49,7 @@ impl Subject {
         }
     }
 
-    /// Something of the request's head; empty where the call is about a response.
+    /// Something of the request's head. It is empty where the call is about a response.
     pub(crate) fn read<T: Default>(&self, read: impl FnOnce(&RequestHead) -> T) -> T {
         self.request.as_deref().map(read).unwrap_or_default()
     }

@@ -58,6 +58,7 @@ pub(crate) fn keep_apart(half: Half) {
     };
     let mut mine = CpuSet::new();
     half.iter().for_each(|&cpu| mine.set(cpu));
+    // On a single core there is nothing to divide.
     if !half.is_empty() {
         // Where the system forbids it, a slow call may hold up others for longer.
         let _ = sched_setaffinity(None, &mine);

@@ -20,7 +20,7 @@ use crate::pool::{Failed, Pool};
 use crate::shared::{Cause, Hook, Shared};
 use crate::store::Subject;
 
-/// A loaded plugin.
+/// A plugin as it was loaded from one file with one configuration.
 pub(crate) struct Version {
     pub(crate) config: PluginConfig,
     pub(crate) shared: Arc<Shared>,
@@ -51,7 +51,7 @@ impl Version {
         config: PluginConfig,
     ) -> Result<Version, LoadError> {
         let (path, sha256, with) = (config.path.clone(), config.sha256.clone(), runtime.clone());
-        // Compiling takes a core for a while.
+        // Compiling takes up to half a minute: on this thread, requests would wait for it.
         let compile = move || component::load(&with, cache.as_deref(), Path::new(&path), &sha256);
         let compiled = tokio::task::spawn_blocking(compile).await;
         let compiled = compiled.map_err(|e| LoadError::Compile(e.to_string()))??;
