@@ -12,7 +12,7 @@ use crate::auth::Denied;
 /// Why a node answers a request itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// No good token.
+    /// The token is missing, not good or cannot be checked.
     Denied(Denied),
     /// The token is not good for this endpoint.
     NotPermitted,
@@ -70,7 +70,7 @@ pub enum Failure {
     Draining,
     /// A plugin failed, and may not be left out.
     Plugin,
-    /// A bug of ours.
+    /// Something that cannot happen did: a bug of ours.
     Internal,
     /// The client sends nothing more of its request's body.
     RequestTimeout,
@@ -88,7 +88,7 @@ const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
 
 /// A row of the table.
 pub struct Reply {
-    /// The status.
+    /// The HTTP status of the answer.
     pub status: StatusCode,
     /// Stable code: `x-piko-error`, the JSON's `code`, the label of `piko_proxy_errors_total`.
     pub code: &'static str,
@@ -141,7 +141,7 @@ impl Failure {
         Failure::ClientStalled,
     ];
 
-    /// The table.
+    /// What the client reads of this failure, and what it is counted as.
     pub const fn reply(self) -> Reply {
         let (status, code, words) = match self {
             Failure::Denied(denied) => (denied.status(), denied.code(), denied.words()),
@@ -307,6 +307,7 @@ impl Reply {
     /// The JSON body, newline included, as Piko's. `gone`: for how long the endpoint has had no upstream.
     pub fn body(&self, gone: Option<Duration>) -> String {
         let gone = gone.map(|gone| format!(",\"gone_s\":{}", gone.as_secs())).unwrap_or_default();
+        // Written out, since words and codes are constants with nothing to escape.
         format!("{{\"error\":\"{}\",\"code\":\"{}\"{gone}}}\n", self.words, self.code)
     }
 }

@@ -45,7 +45,6 @@ impl Heartbeat {
         u128::from(silent) > limit.as_millis()
     }
 
-    /// Changes with each beat.
     fn last(&self) -> u64 {
         self.last.load(Relaxed)
     }

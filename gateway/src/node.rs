@@ -62,15 +62,15 @@ pub(crate) struct Parts {
 /// The addresses a node is bound to.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalAddrs {
-    /// For clients.
+    /// The proxy port, for clients.
     pub proxy: SocketAddr,
-    /// For agents.
+    /// The upstream port, for agents.
     pub upstream: SocketAddr,
-    /// For people and probes.
+    /// The admin port, for people and probes.
     pub admin: SocketAddr,
-    /// For membership.
+    /// The gossip port, UDP and TCP.
     pub gossip: SocketAddr,
-    /// For other nodes' requests.
+    /// The peer port, for requests of other nodes.
     pub peer: SocketAddr,
 }
 
@@ -80,11 +80,11 @@ pub enum StartError {
     /// A port could not be bound.
     #[error("{key}: cannot listen on {addr}: {source}")]
     Bind {
-        /// The configuration key.
+        /// The key of the address in the configuration.
         key: &'static str,
-        /// The address as configured.
+        /// The address as it was given there.
         addr: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A port could not be set up.
@@ -119,7 +119,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Is the configuration to blame, so that another try with the same one is in vain?
+    /// True if another try with the same configuration cannot succeed.
     pub fn is_config(&self) -> bool {
         match self {
             StartError::Bind { .. }
@@ -152,6 +152,7 @@ impl Node {
         let directory = Arc::new(ClusterDirectory::default());
         let cache = config.plugin_cache_dir.clone();
         let plugins = Arc::new(Plugins::new(directory.clone(), metrics.registry(), cache));
+        // Before ports are bound: compiling takes a while, and clients would wait at a port that nobody serves.
         plugins.load(&config.plugins).await?;
         let listeners = Listeners::bind(&config)?;
         let bound = listeners.addrs(config.cluster.gossip_bind().socket())?;
@@ -321,7 +322,7 @@ impl Node {
         self.id.as_str()
     }
 
-    /// Where it is bound.
+    /// The addresses it is bound to, with the ports that the system chose for 0.
     pub fn local(&self) -> &LocalAddrs {
         &self.local
     }
@@ -371,6 +372,7 @@ fn bind(key: &'static str, addr: &BindAddr) -> Result<StdListener, StartError> {
         let addr = addr.socket();
         let domain = socket2::Domain::for_address(addr);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        // After a restart, old connections in TIME_WAIT would keep the port.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;

@@ -51,7 +51,7 @@ pub fn is_endpoint(name: &str) -> bool {
 pub struct Plugins {
     directory: Arc<ClusterDirectory>,
     registry: Registry,
-    /// As configured.
+    /// `plugin_cache_dir` of the configuration. `None` is the default one.
     cache: Option<PathBuf>,
     host: OnceLock<Arc<Host>>,
     /// One start at a time.
@@ -60,18 +60,18 @@ pub struct Plugins {
 }
 
 impl Plugins {
-    /// None yet.
+    /// Without a plugin yet: [`Plugins::load`] takes the list.
     pub(crate) fn new(directory: Arc<ClusterDirectory>, registry: Registry, cache: Option<PathBuf>) -> Self {
         let (host, starting, started) = (OnceLock::new(), Mutex::default(), Notify::new());
         Plugins { directory, registry, cache, host, starting, started }
     }
 
-    /// The chain requests go through; `None` where there is no plugin.
+    /// The chain requests go through. `None` where there is no plugin.
     pub(crate) fn current(&self) -> Option<Arc<Chain>> {
         self.host.get().map(|host| host.current()).filter(|chain| !chain.is_empty())
     }
 
-    /// Every plugin, in order.
+    /// Every plugin, in the order requests pass them.
     pub(crate) fn status(&self) -> Vec<PluginStatus> {
         self.host.get().map(|host| host.status()).unwrap_or_default()
     }

@@ -57,6 +57,7 @@ async fn run(parts: Parts, delay: Duration, grace: Duration) {
     if cut > 0 {
         warn!(connections = cut, "requests did not finish within the grace period");
     }
+    // Not sooner: the requests that finish above need the tunnels.
     upstream.stop().await;
 
     info!("shutting down: leaving the cluster");

@@ -20,7 +20,7 @@ use crate::config::{Config, NodeTlsConfig};
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {source}")]
 pub struct PortTlsError {
-    /// The configuration key.
+    /// The key of the configuration that names the file.
     pub key: &'static str,
     source: TlsError,
 }
@@ -88,7 +88,7 @@ impl Acceptor {
         Ok(Acceptor(config.map(with_alpn)))
     }
 
-    /// The bytes below HTTP; `None` where they did not come.
+    /// The connection below HTTP. Returns `None` if its first bytes did not come, or were no TLS; that was counted.
     pub(crate) async fn open(&self, accepted: Accepted, limits: ConnLimits) -> Option<Conn> {
         Conn::open(accepted, self.0.as_ref(), limits).await
     }

@@ -55,17 +55,17 @@ impl Workers {
         Ok(Arc::new(Workers { handles, _running: running, hearts, next: AtomicUsize::new(0) }))
     }
 
-    /// All of them.
+    /// All workers, by their numbers.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Handle> {
         self.handles.iter()
     }
 
-    /// How many.
+    /// How many workers there are: so many lanes an agent may have.
     pub(crate) fn count(&self) -> usize {
         self.handles.len()
     }
 
-    /// Their pulses, one each.
+    /// The pulse of each worker, for the task that watches them.
     pub fn hearts(&self) -> &[Arc<Heartbeat>] {
         &self.hearts
     }
@@ -85,7 +85,7 @@ fn start_one(index: usize) -> std::io::Result<(Handle, oneshot::Sender<()>)> {
     let (running, ended) = oneshot::channel();
     thread::Builder::new().name("worker".into()).spawn(move || {
         INDEX.set(Some(index));
-        // An error: the workers were dropped.
+        // It ends with an error when the workers are dropped: that is how a thread is told to end.
         let _ = runtime.block_on(ended);
     })?;
     Ok((handle, running))

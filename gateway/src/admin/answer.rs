@@ -8,7 +8,7 @@ use serde::Serialize;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// 200 with a value.
+/// 200 with a value as JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Answer {
     match serde_json::to_vec(value) {
         Ok(body) => with_type(StatusCode::OK, "application/json; charset=utf-8", body.into()),
@@ -16,7 +16,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Answer {
     }
 }
 
-/// A status alone.
+/// A status without a body.
 pub(super) fn status(status: StatusCode) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;

@@ -42,7 +42,7 @@ const LIFETIME: Duration = Duration::from_secs(600);
 /// How long answers under way may take when the node stops, or the connection's time is over.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A running admin port.
+/// A running admin port. Its connections end with [`Admin::stop`].
 pub struct Admin {
     port: Port,
     stop: CancellationToken,

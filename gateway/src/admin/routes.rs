@@ -101,6 +101,7 @@ fn metrics(state: &State) -> Answer {
     gauges.entries.reset();
     for node in &nodes {
         let entries = gauges.entries.with_label_values(&[node.identity.id.as_str(), "false", "false"]);
+        // And its two addresses, which `/status/gossip` shows as entries, too.
         entries.set(node.endpoints.len() as i64 + 2);
     }
     match state.metrics.render() {

@@ -19,9 +19,9 @@ pub struct State {
     pub table: Arc<Table>,
     /// The agents of this node.
     pub registry: Arc<Registry>,
-    /// What is counted.
+    /// The node's metrics, for `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// What decides about requests.
+    /// The plugins, for `/status/plugins`.
     pub plugins: Arc<Plugins>,
     /// May balancers send traffic here?
     pub ready: watch::Receiver<bool>,
@@ -29,10 +29,10 @@ pub struct State {
     pub pulses: Arc<Pulses>,
     /// Under which names the port is asked.
     pub(crate) hosts: Hosts,
-    /// Whose questions are answered.
+    /// Checks the tokens of those who ask.
     pub auth: Guard,
     /// The links to other nodes, for `?forward=`.
     pub links: Arc<Links>,
-    /// This node's gossip address.
+    /// This node's own gossip address, which its table does not have.
     pub gossip_addr: SocketAddr,
 }

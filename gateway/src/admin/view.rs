@@ -24,7 +24,7 @@ pub(super) struct NodeRow {
     links: BTreeSet<NodeId>,
 }
 
-/// `GET /status/cluster/nodes`, by id.
+/// `GET /status/cluster/nodes`: all nodes, by id, with how many endpoints each has.
 pub(super) fn nodes(nodes: &[NodeView]) -> Vec<NodeRow> {
     let count = |node: &NodeView| {
         let mut endpoints: Vec<_> = node.endpoints.keys().map(|route| &route.endpoint).collect();
@@ -43,7 +43,7 @@ pub(super) fn nodes(nodes: &[NodeView]) -> Vec<NodeRow> {
     nodes.iter().map(row).collect()
 }
 
-/// `GET /status/cluster/nodes/:id`
+/// `GET /status/cluster/nodes/:id`: one node with its endpoints. `None` if it is not known.
 pub(super) fn node(state: &State, id: &str) -> Option<Value> {
     let node = find(state, id)?;
     Some(json!({
@@ -148,12 +148,12 @@ pub(super) fn set_aside(registry: &Registry) -> Vec<AsideRow> {
     upstreams.filter_map(row).collect()
 }
 
-/// `GET /status/gossip/nodes`
+/// `GET /status/gossip/nodes`: all nodes, in the shape of Piko's gossip.
 pub(super) fn gossip_nodes(state: &State) -> Vec<Value> {
     state.table.nodes().iter().map(|node| gossip_meta(state, node)).collect()
 }
 
-/// `GET /status/gossip/nodes/:id`
+/// `GET /status/gossip/nodes/:id`: one node with its entries. `None` if it is not known.
 pub(super) fn gossip_node(state: &State, id: &str) -> Option<Value> {
     let node = find(state, id)?;
     let entry = |key: String, value: String| json!({ "key": key, "value": value, "version": node.version, "internal": false, "deleted": false });

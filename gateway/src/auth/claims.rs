@@ -78,6 +78,7 @@ impl Payload {
             (false, _) if unknown.is_empty() || allow_all => {
                 Endpoints::These(endpoints.into_iter().collect())
             }
+            // No endpoint is named; or there is something unknown, which may have been meant to restrict the token.
             _ => Endpoints::default(),
         };
         let expires = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(seconds));
@@ -119,7 +120,7 @@ impl Claims {
         Some(self)
     }
 
-    /// How long what the token opened may last; `None`: for ever.
+    /// How long what the token opened may last. `None` is for ever.
     pub fn remaining(&self) -> Option<Duration> {
         self.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default())
     }
@@ -130,7 +131,7 @@ impl Claims {
         self
     }
 
-    /// All claims, as JSON.
+    /// Everything the token says, as it was signed, for plugins.
     pub fn json(&self) -> &Map<String, Value> {
         &self.all
     }

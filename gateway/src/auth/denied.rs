@@ -5,7 +5,7 @@ use http::StatusCode;
 /// Why a request may not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// No token.
+    /// Neither header has a token.
     #[error("{}", self.words())]
     Missing,
     /// `Authorization` of another kind than `Bearer`.
@@ -26,7 +26,7 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// For people.
+    /// The JSON's `error`, for people. It does not say what is wrong with an invalid token.
     pub const fn words(self) -> &'static str {
         match self {
             Denied::Missing => "missing authorization",
@@ -38,7 +38,7 @@ impl Denied {
         }
     }
 
-    /// The stable code.
+    /// Stable code: `x-piko-error`, the JSON's `code`, the label of metrics.
     pub const fn code(self) -> &'static str {
         match self {
             Denied::Missing => "missing_authorization",

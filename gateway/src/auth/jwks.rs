@@ -49,7 +49,7 @@ enum Source {
 pub(super) enum Fetch {
     /// A fetch is under way, or the first is about to be.
     Running,
-    /// The last one succeeded.
+    /// The last one succeeded, and the keys are not old yet.
     Done,
     /// That many have failed in a row.
     Failed { times: u32 },
@@ -61,7 +61,7 @@ struct Fetched {
     at: Instant,
 }
 
-/// A key set.
+/// A key set, as it was last fetched, and the task that fetches it.
 pub struct Jwks {
     source: Source,
     /// The source as it is logged: what may be secret in a URL is left out.
@@ -176,6 +176,7 @@ impl Jwks {
             self.state.send_replace(state);
             let rest = pause(state, floor, self.ttl).saturating_sub(floor);
             let due = async {
+                // Whatever is wanted, no sooner: anyone can make up a `kid`.
                 sleep(floor).await;
                 tokio::select! {
                     () = sleep(rest) => {}
@@ -193,7 +194,7 @@ impl Jwks {
     /// # Errors
     /// If there is no such key, or there are no keys at all.
     pub(super) async fn key(&self, kid: &str) -> Result<Arc<JwksKey>, Denied> {
-        // Whoever asks has the next fetch come as soon as it may, but only an unknown name waits for it.
+        // Without any keys the request fails at once, and has the next fetch come early. Only an unknown name waits.
         let known = self.known().inspect_err(|_| self.wanted.notify_one())?;
         if let Some(key) = known.keys.get(kid) {
             return Ok(key.clone());
@@ -225,6 +226,7 @@ impl Jwks {
     /// Asks for a fetch and waits for its end, but not for long.
     async fn fetched_again(&self) {
         let mut state = self.state.subscribe();
+        // Subscribed first: the fetch might end before this listens.
         self.wanted.notify_one();
         let ended =
             async { while state.changed().await.is_ok() && !state.borrow_and_update().has_ended() {} };

@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 /// Smallest RSA key, bits (RFC 7518, sections 3.3 and 3.5).
 pub(super) const MIN_RSA_BITS: usize = 2048;
 
-/// One key.
+/// A public key, and the algorithms it may be used with (RFC 8725, section 3.1).
 pub(super) struct JwksKey {
     pub(super) key: DecodingKey,
     algorithms: Vec<Algorithm>,
@@ -64,7 +64,7 @@ impl JwksKey {
             AlgorithmParameters::OctetKeyPair(params) if params.curve == EllipticCurve::Ed25519 => {
                 vec![EdDSA]
             }
-            // A secret that is published is none: whoever reads the set could make tokens.
+            // A secret that is published is none: every reader of the set could make tokens.
             AlgorithmParameters::OctetKey(_) | AlgorithmParameters::OctetKeyPair(_) => return None,
         };
         if let Some(only) = jwk.common.key_algorithm {
@@ -113,6 +113,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8])> {
         return Some((tag, rest.get(..length.into())?));
     }
     let (digits, rest) = rest.split_at_checked((length & 0x7f).into())?;
+    // No key is that long, and the length below must not overflow.
     if digits.len() > 4 {
         return None;
     }

@@ -33,7 +33,7 @@ pub struct Verifier {
 enum Keys {
     /// The configuration: one of each kind.
     Static { hmac: Option<DecodingKey>, rsa: Option<DecodingKey>, ecdsa: Option<DecodingKey> },
-    /// Whoever makes the tokens.
+    /// The issuer of the tokens, which publishes them.
     Jwks(Arc<Jwks>),
 }
 
@@ -152,6 +152,7 @@ impl Verifier {
         let mut validation = Validation::new(algorithm);
         validation.leeway = 0;
         validation.validate_nbf = true;
+        // `exp` is among them by default, but a token without it is good: it does not expire.
         validation.required_spec_claims.clear();
         validation.validate_aud = !self.audience.is_empty();
         if !self.audience.is_empty() {

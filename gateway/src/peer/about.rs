@@ -20,7 +20,7 @@ use crate::cluster::{Link, RemoteNode, Table};
 const NEWS: &str = "/news";
 /// The id of the node that answers.
 const NODE: HeaderName = handshake::NODE_ID;
-/// Its process.
+/// The epoch of its process: a successor at the same address has another.
 const EPOCH: HeaderName = HeaderName::from_static("x-piko-node-epoch");
 
 /// Is the process at the other end of a link the one that it was dialled for?

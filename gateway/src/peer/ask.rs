@@ -32,7 +32,7 @@ const PREFIX: &str = "/piko/v1/node";
 /// Why a node gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// No link to it.
+    /// There is no link to it, and none came within [`LINK`].
     #[error("no link to that node")]
     NoLink,
     /// The link broke, or it would not.
@@ -52,7 +52,7 @@ pub(crate) enum AskError {
 /// What this node says of itself to another one that asks: a method, a path, and what is behind its question mark.
 pub(crate) type Answers = Arc<dyn Fn(&Method, &str, Option<&str>) -> Response<Full<Bytes>> + Send + Sync>;
 
-/// A node's answer.
+/// A node's answer, held whole: at most [`MAX_ANSWER`] bytes.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -129,7 +129,7 @@ pub(super) fn question<B>(request: &Request<B>) -> Option<&str> {
     request.uri().path().strip_prefix(PREFIX).filter(|path| path.starts_with('/'))
 }
 
-/// Answers a peer's question.
+/// Answers a peer's question. A stream that is none is reset.
 pub(super) async fn answer(incoming: Incoming, answers: &Answers) {
     let Incoming { request, mut respond } = incoming;
     let Some(path) = question(&request) else { return respond.send_reset(Reason::PROTOCOL_ERROR) };

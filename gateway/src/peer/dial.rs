@@ -97,6 +97,7 @@ impl Dialler {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { break },
+                // Ended links are taken out, so that they do not pile up.
                 Some(_) = tasks.join_next() => {}
                 () = stop.cancelled() => break,
             }
@@ -148,6 +149,7 @@ impl Dialler {
             node_session::handshake(io, &self.settings).await?;
         let mut driving: Driving = Box::pin(driver.run());
         let is_it = tokio::select! {
+            // The link moves only while it is driven: the question alone would never leave.
             ended = &mut driving => return Err(ended.into()),
             is_it = about::is_it(&opener, node) => is_it?,
         };
@@ -190,7 +192,7 @@ async fn watch(node: &str, target: &Target, entry: &Entry<'_>) -> Infallible {
         if timeout(ANSWER, &mut answer).await.is_err() {
             warn!(node.id = node, "peer link does not answer: going round it");
             entry.set_good(false);
-            // Without an end only as long as the link itself is not found dead.
+            // Without a limit: if the link is dead, its own PINGs find out and end this with it.
             answer.await;
             info!(node.id = node, "peer link answers again");
             entry.set_good(true);

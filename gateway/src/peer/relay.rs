@@ -169,11 +169,12 @@ impl Watch<'_> {
     async fn head(&self, response: &mut ResponseFuture, opener: &Opener) -> Result<Head, Stop> {
         let head = async {
             let mut head = std::pin::pin!(next_head(response));
-            // Doubt takes longer than that.
+            // No tunnel is doubted sooner than that, and most answers come sooner: nothing else is watched yet.
             if let Ok(head) = timeout(ASK_AFTER, &mut head).await {
                 return head.map_err(|e| reason(&e).into());
             }
             tokio::select! {
+                // An answer that has come counts, doubt or not.
                 biased;
                 head = head => head.map_err(|e| reason(&e).into()),
                 () = self.leave(opener) => Err(Stop::Elsewhere),
@@ -291,6 +292,7 @@ async fn send_down(
             }
         };
         match head {
+            // More are dropped, and the wait goes on: no client needs them.
             Head::Informational(_) if informational == MAX_INFORMATIONAL => {}
             Head::Informational(head) => {
                 informational += 1;
@@ -299,6 +301,7 @@ async fn send_down(
             Head::Final(response) => break response,
         }
     };
+    // The head is here: from now on the service may be silent, and that is no reason to doubt the tunnel.
     drop(waiting);
     let (parts, body) = response.into_parts();
     let body = opener.windows().receive(body);

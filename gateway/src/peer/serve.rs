@@ -29,7 +29,7 @@ const FIRST_BYTE: Duration = Duration::from_secs(2);
 /// How long what was cut may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A running peer port.
+/// A running peer port. Everything it started ends with [`PeerPort::stop`].
 pub struct PeerPort {
     addr: SocketAddr,
     port: Port,
@@ -92,7 +92,7 @@ impl PeerPort {
         Ok(peer)
     }
 
-    /// The bound address.
+    /// The address it is bound to, with the port that the system chose for 0.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -132,6 +132,7 @@ async fn link(accepted: Accepted, shared: Shared) {
             return place.counts().note(Reason::Unproven, &detail);
         }
     };
+    // It has proved that it is a node: it is not cut for another any more.
     place.set(Standing::Busy);
     let (mut session, control) = match AgentSession::handshake(io, &shared.settings).await {
         Ok(parts) => parts,

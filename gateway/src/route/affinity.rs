@@ -117,8 +117,10 @@ impl Rings {
         let ring = Arc::new(Continuum::new(&buckets));
         let mut kept = self.kept.write();
         if kept.len() >= KEPT {
+            // All at once: an order of last use would cost each request something, and a ring is soon made anew.
             kept.clear();
         }
+        // Another thread may have made the same ring meanwhile: either will do.
         kept.insert(seats.into(), ring.clone());
         ring
     }

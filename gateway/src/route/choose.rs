@@ -22,7 +22,7 @@ pub(super) struct Candidate<'a> {
     pub(super) through: Option<Arc<RemoteNode>>,
 }
 
-/// Where a candidate is.
+/// Where a candidate is, and what is known of it there.
 pub(super) enum Place<'a> {
     /// An agent of this node.
     Here(Arc<Upstream>),
@@ -32,7 +32,7 @@ pub(super) enum Place<'a> {
     Away(&'a RemoteRoute),
 }
 
-/// The choices there are.
+/// The ways a request could take, the better ones apart.
 #[derive(Default)]
 pub(super) struct Choices<'a> {
     pub(super) good: Vec<Candidate<'a>>,
@@ -77,6 +77,7 @@ pub(super) fn by_key<'a>(
     let mut owner = rings.owner(seats, key)?;
     let among_own = own == Some(owner);
     if among_own {
+        // On the ring of all nodes this one has a single place. Which of its agents it is, a ring of theirs says.
         owner = rings.owner(candidates.iter().filter_map(Candidate::agent).collect(), key)?;
     }
     let leads_there = |one: &Candidate| match among_own {

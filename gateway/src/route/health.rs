@@ -54,9 +54,9 @@ pub enum Fault {
 /// What an answer says about the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It works.
+    /// It works: it answered, if only that the request was wrong.
     Good,
-    /// It does not.
+    /// It does not, and this is how that showed.
     Bad(Fault),
 }
 
@@ -70,7 +70,7 @@ pub struct Health {
     recent: VecDeque<(Instant, u64)>,
     /// How often it was set aside without having been well for long in between.
     times: u32,
-    /// When it came back.
+    /// When it last came back. Well for longer than [`Rules::max`], it begins with the shortest time again.
     back: Option<Instant>,
     out: Option<Out>,
 }
@@ -78,9 +78,9 @@ pub struct Health {
 /// An upstream that is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Out {
-    /// What it did last.
+    /// The fault of the last request or trial.
     pub why: Fault,
-    /// Since when, trials included.
+    /// When it was set aside first. Failed trials do not change it.
     pub since: Instant,
     /// When a request tries it again.
     pub until: Instant,
@@ -90,14 +90,14 @@ pub struct Out {
     pub on_trial: bool,
 }
 
-/// May requests go there?
+/// Whether requests may go to an upstream, by what its service did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Yes.
+    /// Any request may.
     In,
     /// Not while there is another.
     Out,
-    /// One, to see; for so long that may be done.
+    /// One may, to see whether it works again. It has been waiting for one for so long.
     Due(Duration),
 }
 
@@ -183,6 +183,7 @@ impl Health {
     }
 
     fn set_aside(&mut self, why: Fault, since: Instant, now: Instant, rules: &Rules) {
+        // After 16 doublings `max` counts in any case, and the shift must not overflow.
         let doubled = rules.base.saturating_mul(1 << self.times.min(16));
         let lasts = doubled.min(rules.max);
         self.times = self.times.saturating_add(1);
@@ -191,7 +192,7 @@ impl Health {
         self.out = Some(Out { why, since, until: now + lasts, lasts, on_trial: false });
     }
 
-    /// May requests go there?
+    /// Whether requests may go there now.
     pub fn standing(&self, now: Instant) -> Standing {
         match self.out {
             None => Standing::In,
@@ -212,7 +213,7 @@ impl Health {
         Some(out.lasts)
     }
 
-    /// Its service has answered.
+    /// The service has answered the trial well: it is in again.
     pub fn trial_passed(&mut self, now: Instant) {
         if self.out.take().is_some() {
             self.back = Some(now);

@@ -50,14 +50,14 @@ struct Local {
 }
 
 impl InFlight {
-    /// At another node.
+    /// A request to another node, or through its link to the node `through`.
     pub(super) fn away(target: Arc<Target>, load: Load, through: Option<Arc<RemoteNode>>) -> InFlight {
         let mut there = InFlight::enter(target, load, None);
         there.through = through;
         there
     }
 
-    /// At an agent of this node.
+    /// A request to an agent of this node. With `trial`, it finds out for so long whether the service works again.
     pub(super) fn here(
         registry: &Arc<Registry>,
         upstream: Arc<Upstream>,
@@ -75,7 +75,7 @@ impl InFlight {
         InFlight { target, load, working: AtomicBool::new(true), through: None, local }
     }
 
-    /// Where the request is.
+    /// The tunnel or link that the request is on.
     pub fn target(&self) -> &Arc<Target> {
         &self.target
     }

@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use super::target::Target;
 use crate::cluster::{self, RemoteNode, Table};
 
-/// One of them.
 struct Link {
     node: Arc<RemoteNode>,
     target: Arc<Target>,
@@ -26,7 +25,7 @@ pub struct Links {
 }
 
 impl Links {
-    /// None yet.
+    /// Without a link yet. Each that comes or goes is told to `table`, and so to the cluster.
     pub(crate) fn new(table: Arc<Table>) -> Arc<Self> {
         Arc::new(Links { live: RwLock::default(), table, changes: watch::Sender::new(0) })
     }
@@ -94,8 +93,10 @@ impl Drop for Entry<'_> {
         self.target.set_leaving();
         let mut live = self.links.live.write();
         let far = self.node.as_link();
+        // A newer link to the same process may have taken the place.
         if live.get(&far).is_some_and(|link| link.target.id() == self.target.id()) {
             live.remove(&far);
+            // First: those that are told read the map.
             drop(live);
             self.set_good(false);
         }

@@ -78,13 +78,13 @@ impl Ask<'_> {
 pub struct Others {
     /// To an agent of this node.
     pub here: bool,
-    /// To another node.
+    /// To an agent of another node, over a good link.
     pub away: bool,
 }
 
 /// A way to another node.
 struct Way {
-    /// The link to take.
+    /// The link to take, to the node itself or to one that passes the request on.
     target: Arc<Target>,
     /// The node to be reached, where the link is to another one that has a link to it.
     through: Option<Arc<RemoteNode>>,
@@ -134,6 +134,7 @@ impl Router {
             return None;
         }
         let deadline = Instant::now() + self.grace;
+        // Before looking again: a change between the two would be slept through.
         let mut local = self.registry.subscribe();
         let mut remote = self.table.subscribe_changes();
         let mut links = self.links.subscribe();
@@ -174,8 +175,8 @@ impl Router {
         (why, None)
     }
 
-    /// How long ago the last listener of an endpoint left, or of a wildcard that it is below. `None`: this node has
-    /// seen none.
+    /// How long ago the last listener of an endpoint left, or of a wildcard that it is below. Returns `None` if this
+    /// node has seen none.
     fn gone_for(&self, endpoint: &EndpointKey) -> Option<Duration> {
         let has_wildcards = self.table.names().has_wildcards();
         let wild = has_wildcards.then(|| endpoint.endpoint.wildcards()).into_iter().flatten();
@@ -222,6 +223,7 @@ impl Router {
     fn pick(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
         let local = self.registry.lookup(route);
         let remote = self.table.remote(route);
+        // The usual case, without a list of choices. A doubted tunnel is taken, too: there is no other.
         if let (Some(local), None) = (&local, &remote)
             && let [only] = &local[..]
             && only.mark() == Mark::In
@@ -307,7 +309,7 @@ impl Router {
         None
     }
 
-    /// One of the others.
+    /// One of the choices for want of good ones.
     fn settle_aside(&self, mut choices: Choices<'_>, ask: Ask<'_>, own: Option<Seat>) -> Option<InFlight> {
         let chosen = match ask.key {
             Some(key) => choose::by_key(&self.rings, key, own, &mut choices.aside),

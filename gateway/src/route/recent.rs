@@ -34,8 +34,10 @@ impl Recent {
         }
         let mut seen = self.seen.write();
         if seen.len() >= CAPACITY {
+            // `min`: another thread may have noted a later moment than this one's `now`.
             seen.retain(|_, at| now - at.load(Relaxed).min(now) < MEMORY.as_millis() as u64);
         }
+        // Still full: this endpoint is not remembered, and a request for it not kept waiting should its agent leave.
         if seen.len() < CAPACITY {
             seen.insert(route.clone(), AtomicU64::new(now));
         }

@@ -42,7 +42,7 @@ pub struct Registry {
 /// One upstream, as status shows it.
 #[derive(Debug, Clone)]
 pub struct UpstreamView {
-    /// What it serves there.
+    /// The endpoint it is an upstream of, and the protocol.
     pub route: RouteKey,
     /// Where the agent's connection comes from.
     pub addr: SocketAddr,
@@ -50,7 +50,7 @@ pub struct UpstreamView {
     pub agent_id: String,
     /// Requests in flight on its tunnel.
     pub inflight: usize,
-    /// Its tunnel's number.
+    /// The tunnel it is on, by which those of one agent are told apart.
     pub tunnel: TargetId,
     /// Its agent, as other nodes know it.
     pub key: Option<u32>,
@@ -99,7 +99,7 @@ impl Registry {
         self.changes.subscribe()
     }
 
-    /// What decides about health.
+    /// When an upstream is set aside, and for how long.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
@@ -158,6 +158,7 @@ impl Registry {
             return;
         }
         upstream.set_mark(Mark::Out);
+        // Marked by now, so that the next decision counts it.
         drop(deciding);
         self.aside.lock().push(Arc::downgrade(upstream));
         self.more.notify_one();
@@ -180,14 +181,14 @@ impl Registry {
         health::has_room(all, out)
     }
 
-    /// Lets a request try an upstream that is due. `None`: another does.
+    /// Lets a request try an upstream that is due. Returns `None` if another one does already.
     pub(super) fn begin_trial(&self, upstream: &Arc<Upstream>) -> Option<Duration> {
         let patience = upstream.health.lock().begin_trial(Instant::now())?;
         self.set(upstream, Mark::Out);
         Some(patience)
     }
 
-    /// A trial has told nothing.
+    /// Ends a trial that has told nothing: the upstream is due for another.
     pub(super) fn trial_ended(&self, upstream: &Arc<Upstream>) {
         upstream.health.lock().trial_ended();
         self.set(upstream, Mark::Due);
@@ -204,6 +205,7 @@ impl Registry {
         loop {
             let next = async {
                 if self.aside.lock().is_empty() {
+                    // `Notify` keeps a permit: one that was set aside since the look above is not missed.
                     self.more.notified().await;
                 }
                 sleep(DUE_EVERY).await;
@@ -212,6 +214,7 @@ impl Registry {
                 return;
             }
             let mut all = Vec::new();
+            // Collected, since `set` below takes other locks.
             self.aside.lock().retain(|one| {
                 let kept = one.upgrade().filter(|upstream| upstream.by_requests() != Mark::In);
                 all.extend(kept.clone());

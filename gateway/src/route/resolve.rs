@@ -14,7 +14,7 @@ const MAX_LABELS: usize = 10;
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked<'a> {
-    /// This endpoint.
+    /// This very endpoint, by header, path or plugin.
     Exact(EndpointId),
     /// What a host has before a domain that is configured: `my-endpoint`, or `bucket.s3`.
     Under(&'a str),
@@ -22,7 +22,7 @@ pub enum Asked<'a> {
     Host(&'a str),
 }
 
-/// Where a request goes.
+/// Which endpoint a request means, and which listener serves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// The endpoint it asks for, as it is registered.
@@ -39,7 +39,7 @@ impl Destination {
         Destination { endpoint, wildcard: None, by_host: false }
     }
 
-    /// What is routed by.
+    /// The listener that requests are routed to: the wildcard, if there is one.
     pub fn listener(&self) -> EndpointKey {
         let endpoint = self.wildcard.as_ref().unwrap_or(&self.endpoint.endpoint);
         EndpointKey { tenant: self.endpoint.tenant.clone(), endpoint: endpoint.clone() }
@@ -149,6 +149,7 @@ fn wild(names: &Names, tenant: &Option<TenantId>, host: &str, whole: bool) -> Ve
     for length in (1..labels.len()).rev() {
         for start in 1..=labels.len() - length {
             let end = start + length;
+            // The domain was cut off already: the pattern has to reach to the end of what is left.
             if !whole && end != labels.len() {
                 continue;
             }

@@ -15,16 +15,16 @@ use crate::workers;
 pub enum Kind {
     /// An agent connected to this node.
     Agent {
-        /// Where it connects from.
+        /// The address its connection comes from, a balancer's if there is one.
         addr: SocketAddr,
-        /// What it calls itself.
+        /// The id it gave in its handshake, which nobody checks.
         agent_id: String,
         /// The same in short, see [`agent_key`].
         key: u32,
     },
-    /// Another node.
+    /// Another node, over the link to it.
     Node {
-        /// Its id.
+        /// The id by which the cluster knows it.
         id: NodeId,
     },
 }
@@ -37,7 +37,7 @@ pub fn agent_key(id: &str) -> u32 {
 }
 
 impl Kind {
-    /// The agent, in short.
+    /// The agent's key. `None` for a node.
     pub fn agent_key(&self) -> Option<u32> {
         match self {
             Kind::Agent { key, .. } => Some(*key),
@@ -45,7 +45,7 @@ impl Kind {
         }
     }
 
-    /// What it calls itself.
+    /// The id of the agent or node, for logs.
     pub fn name(&self) -> &str {
         match self {
             Kind::Agent { agent_id, .. } => agent_id,
@@ -126,6 +126,7 @@ impl Target {
         if self.has_lane(worker) {
             return None;
         }
+        // Only the worker's own thread adds its lane, so nothing comes between these lines.
         self.set_lane(worker, Some(opener));
         Some(LaneGuard { target: self.clone(), worker })
     }
@@ -141,7 +142,7 @@ impl Target {
         });
     }
 
-    /// Requests in flight.
+    /// Requests in flight, byte streams that rest included.
     pub fn inflight(&self) -> usize {
         self.inflight.load(Relaxed)
     }
@@ -175,7 +176,7 @@ impl Target {
 
 /// A way to a target.
 pub struct Lane {
-    /// Opens streams on it.
+    /// Opens streams on that lane.
     pub opener: Opener,
     /// It ends with the target. Should another lane break, the target may still be reached by this one.
     pub first: bool,

@@ -18,7 +18,7 @@ pub struct Upstream {
     pub(super) target: Arc<Target>,
     pub(super) route: RouteKey,
     pub(super) load: Load,
-    /// Good answers so far.
+    /// Good answers so far: a streak of failures is one in which this did not move.
     pub(super) served: AtomicU64,
     mark: AtomicU8,
     /// Its agent's probe says that the service does not work.
@@ -30,11 +30,11 @@ pub struct Upstream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Mark {
-    /// Requests go there.
+    /// Requests go there as to any other.
     In,
     /// None does while there is another.
     Out,
-    /// One may try it.
+    /// One request may try it.
     Due,
 }
 
@@ -54,12 +54,12 @@ impl Upstream {
         self.down.load(Relaxed)
     }
 
-    /// True: it was otherwise before.
+    /// Returns true if it was otherwise before.
     pub(super) fn set_down(&self, down: bool) -> bool {
         self.down.swap(down, Relaxed) != down
     }
 
-    /// What requests say alone.
+    /// What requests say, whatever the probe does.
     pub(super) fn by_requests(&self) -> Mark {
         match self.mark.load(Relaxed) {
             0 => Mark::In,

@@ -17,9 +17,9 @@ const NAME: &str = "piko";
 /// Both ends of such TLS. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Ephemeral {
-    /// To connect with.
+    /// Takes any certificate: the proof that follows says whose it is.
     pub(super) client: Arc<ClientConfig>,
-    /// To accept with.
+    /// Has this process's key, and asks for no certificate.
     pub(super) server: Arc<ServerConfig>,
 }
 

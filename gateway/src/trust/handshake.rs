@@ -31,7 +31,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 pub(crate) enum Purpose {
     /// Requests from node to node.
     Peer,
-    /// Membership and tables.
+    /// memberlist's streams and tables.
     Gossip,
 }
 
@@ -65,16 +65,16 @@ pub enum HandshakeError {
     /// The bytes are another protocol's, or another version's.
     #[error("the other end does not speak this protocol of piko's nodes")]
     NotPeer,
-    /// The secrets differ.
+    /// The other end's proof is wrong, or it took ours for wrong: the secrets differ.
     #[error("the other end does not know the cluster secret")]
     WrongSecret,
     /// Too many others are at the door.
     #[error("too many connections wait to be let in")]
     Crowded,
-    /// Too slow.
+    /// The exchange, or the TLS before it, took longer than `WITHIN`.
     #[error("no answer within {WITHIN:?}")]
     Late,
-    /// The connection failed.
+    /// The connection, or its TLS, failed.
     #[error("connection failed: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -102,7 +102,7 @@ impl Secret {
     }
 }
 
-/// The end that dialled.
+/// Proves this end and checks the other, as the end that dialled.
 pub(super) async fn dial<S>(
     io: &mut S,
     secret: &Secret,
@@ -122,7 +122,7 @@ where
     timeout(WITHIN, exchange).await.map_err(|_| HandshakeError::Late)?
 }
 
-/// The end that was dialled.
+/// Checks the other end and proves this one, as the end that was dialled.
 pub(super) async fn accept<S>(
     io: &mut S,
     secret: &Secret,
@@ -134,6 +134,7 @@ where
     let exchange = async {
         let theirs = read_hello(io, secret.purpose).await?;
         let ours = hello(io, secret.purpose).await?;
+        // Before its own proof, so that a stranger gets nothing to try secrets on.
         check(io, secret.proof(b"dial", &theirs, &ours, binding)).await?;
         let proof = secret.proof(b"accept", &theirs, &ours, binding).finalize().into_bytes();
         io.write_all(&proof).await?;
@@ -166,6 +167,7 @@ async fn read_hello<S: AsyncRead + Unpin>(
 async fn check<S: AsyncRead + Unpin>(io: &mut S, expected: Hmac<Sha256>) -> Result<(), HandshakeError> {
     let mut proof = [0; PROOF];
     match io.read_exact(&mut proof).await {
+        // In constant time: how much of a guess was right does not show.
         Ok(_) => expected.verify_slice(&proof).map_err(|_| HandshakeError::WrongSecret),
         // The acceptor hangs up on a wrong proof.
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(HandshakeError::WrongSecret),

@@ -25,10 +25,10 @@ pub struct ClusterKey(Hkdf<Sha256>);
 /// Why a text is no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// Nothing in it.
+    /// Nothing in it but spaces.
     #[error("is empty; a secret has {MIN_SECRET} bytes or more, `openssl rand -base64 32` makes one")]
     Empty,
-    /// Too few bytes.
+    /// It has that many bytes, fewer than [`MIN_SECRET`].
     #[error("has {0} bytes; a secret has {MIN_SECRET} bytes or more, `openssl rand -base64 32` makes one")]
     Short(usize),
     /// Its file cannot be read.

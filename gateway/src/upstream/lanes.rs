@@ -29,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(300);
 #[derive(Default)]
 pub(super) struct Bundles(Mutex<HashMap<String, Bundle>>);
 
-/// One agent's tunnels.
+/// What a lane has to know of the tunnel it belongs to.
 #[derive(Clone)]
 pub(super) struct Bundle {
     target: Weak<Target>,
@@ -133,6 +133,7 @@ impl Bundle {
 async fn leave(control: ControlStream, lane: LaneGuard) {
     let (mut sender, mut receiver) = control.split();
     while let Ok(Some(_)) = receiver.recv().await {}
+    // Before the agent is told: no request may begin on the lane after that.
     drop(lane);
     sender.finish();
     std::future::pending().await

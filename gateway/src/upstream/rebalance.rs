@@ -52,6 +52,7 @@ impl Tunnels {
         for id in ids {
             let fits = |tunnel: &Tunnel| tunnel.listeners > 0 && going + tunnel.listeners <= upstreams;
             if tunnels.get(&id).is_some_and(fits)
+                // Taken out, so that the next look does not send it away again.
                 && let Some(tunnel) = tunnels.remove(&id)
             {
                 going += tunnel.listeners;

@@ -104,7 +104,7 @@ impl UpstreamPort {
         Ok(upstream)
     }
 
-    /// The bound address.
+    /// The address it is bound to, with the port that the system chose for 0.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -184,6 +184,7 @@ async fn answer(
             return refuse(denied.status(), denied.code(), denied.words());
         }
     };
+    // Only after its token: a stranger learns no node's id this way.
     if handshake::is_known(request.headers(), shared.options.node_id.as_str()) {
         shared.metrics.upstream.handshake_refused("already_connected");
         return refuse(StatusCode::CONFLICT, "already_connected", "this agent has a tunnel to this node");
@@ -210,6 +211,7 @@ async fn answer(
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
+    // A task of its own, since this one ends as soon as hyper has sent the 101.
     shared.tunnels.clone().spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
@@ -234,6 +236,7 @@ async fn raw(upgraded: Upgraded, kind: Upgrade) -> BoxIo {
     let io: BoxIo = match upgraded.downcast::<TokioIo<Conn>>() {
         Ok(parts) if parts.read_buf.is_empty() => Box::new(parts.io.into_inner()),
         Ok(parts) => {
+            // hyper read on behind the request. These bytes are the tunnel's first.
             let read = std::io::Cursor::new(parts.read_buf);
             let (rest, write) = tokio::io::split(parts.io.into_inner());
             Box::new(tokio::io::join(tokio::io::AsyncReadExt::chain(read, rest), write))

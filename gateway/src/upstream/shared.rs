@@ -26,17 +26,17 @@ pub struct UpstreamOptions {
     pub node_id: NodeId,
     /// Windows and liveness of tunnels.
     pub tunnel: Settings,
-    /// Whose tunnels are taken.
+    /// Checks agents' tokens, and says whose endpoints they may listen on.
     pub auth: Guard,
-    /// What the port speaks.
+    /// TLS of the port, or none.
     pub(crate) tls: Acceptor,
     /// When agents are sent to other nodes.
     pub rebalance: RebalanceConfig,
-    /// Where tunnels live.
+    /// The threads that tunnels are dealt out to.
     pub workers: Arc<Workers>,
 }
 
-/// Of all its connections.
+/// What all connections of the port share.
 pub(super) struct Shared {
     pub(super) options: UpstreamOptions,
     pub(super) registry: Arc<Registry>,

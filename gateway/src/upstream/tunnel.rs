@@ -121,11 +121,13 @@ impl Listeners<'_> {
                 None
             }
             Message::Health { id: Some(id), healthy: Some(healthy), .. } => {
+                // There is none if it was refused: the agent may report on it before it has read that.
                 if let Some(registration) = self.open.get(&id) {
                     registration.report(healthy);
                 }
                 None
             }
+            // Load reports, and what a later version of agents may say.
             _ => None,
         }
     }
