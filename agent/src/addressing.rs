@@ -14,7 +14,7 @@ pub(crate) struct Addressing {
     pub(crate) host: Option<Authority>,
     /// The path it is below: empty, or as `/a/b`.
     pub(crate) prefix: String,
-    /// `http` or `https`.
+    /// `http` or `https`: how addresses in its answers begin.
     pub(crate) scheme: &'static str,
     /// Addresses in its answers are mapped back.
     pub(crate) map_back: bool,
@@ -66,7 +66,7 @@ impl Addressing {
     }
 }
 
-/// A path below the prefix. `None`: it stays as it is.
+/// A path below the prefix. Returns `None` if it stays as it is.
 fn below(prefix: &str, path: &PathAndQuery) -> Result<Option<PathAndQuery>, Failure> {
     if prefix.is_empty() || !path.as_str().starts_with('/') {
         return Ok(None);
@@ -135,7 +135,7 @@ impl WayBack {
         }
     }
 
-    /// A URL, or a path from the root. `None`: it is another host's, or needs no mapping.
+    /// A URL, or a path from the root. Returns `None` if it is another host's, or needs no mapping.
     fn url(&self, url: &str) -> Option<String> {
         let (scheme, rest) = match url.split_once("//") {
             Some(("", rest)) => ("", rest),
@@ -153,7 +153,7 @@ impl WayBack {
         Some(format!("{scheme}//{}{path}", self.client.authority))
     }
 
-    /// A path without the prefix. `None`: it is not below it.
+    /// A path without the prefix. Returns `None` if it is not below it.
     fn path(&self, path: &str) -> Option<String> {
         let rest = path.strip_prefix(self.prefix.as_str())?;
         match rest.chars().next() {
@@ -172,6 +172,7 @@ impl WayBack {
         for part in cookie.split(';') {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let (name, value) = (name.trim(), value.trim());
+            // The first part is the cookie's name and value, whatever it looks like; attributes follow.
             let first = mapped.is_empty();
             if !first && name.eq_ignore_ascii_case("domain") && is_within(host, value) {
                 continue;

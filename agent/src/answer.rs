@@ -127,6 +127,7 @@ pub(crate) async fn pass(
             // It has ended: what of the body is missing now never comes, and dropping it tells the body so.
             link = None;
         }
+        // Again in this turn: the connection may just have read more of it.
         sending.as_mut().poll(cx)
     })
     .await?;

@@ -18,14 +18,14 @@ use crate::hints::Hints;
 pub(crate) struct Ask {
     pub(crate) method: Method,
     pub(crate) path: PathAndQuery,
-    /// Whom the client addressed.
+    /// The name the client addressed, if it came as `:authority` and not as `Host`.
     authority: Option<Authority>,
-    /// End-to-end headers only.
+    /// The headers that go on to the service, without framing and what belongs to a hop.
     pub(crate) fields: HeaderMap,
     pub(crate) framing: Framing,
     /// The trailers the client announced.
     trailers: Option<HeaderValue>,
-    /// The protocol asked for.
+    /// The protocols asked for, in the client's order. `None` for a plain request.
     pub(crate) upgrade: Option<HeaderValue>,
     /// Its credentials log in the connection it goes on, for whatever follows there (NTLM, Negotiate).
     pub(crate) connection_auth: bool,
@@ -71,6 +71,7 @@ impl Ask {
         };
         let open = framing == Framing::Open;
         let trailers = open.then(|| headers::announced_trailers(&fields)).flatten();
+        // Here, since the lines below take away what it is read from.
         let client = ClientId::of(&fields);
         headers::strip_hop_by_hop(&mut fields);
         headers::strip_framing(&mut fields);
@@ -95,7 +96,7 @@ impl Ask {
         })
     }
 
-    /// Whom the client addressed, by the name it knows.
+    /// The host that the client addressed, by the name it knows.
     pub(crate) fn addressed(&self) -> Option<&str> {
         let host = || self.fields.get(header::HOST).and_then(|host| host.to_str().ok());
         self.authority.as_ref().map(Authority::as_str).or_else(host)

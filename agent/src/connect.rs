@@ -40,7 +40,7 @@ enum Way {
 
 struct Tls {
     name: ServerName<'static>,
-    /// Offers HTTP/2, and HTTP/1.1.
+    /// Offers HTTP/2 and HTTP/1.1: the service chooses.
     either: TlsConnector,
     /// For upgrades, which HTTP/2 does not have.
     http1: TlsConnector,

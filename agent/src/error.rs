@@ -11,12 +11,12 @@ use piko_tunnel::dial::DialError;
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// No listeners.
+    /// The configuration has no listener, so there is nothing to serve.
     #[error(
         "no listeners configured; give --endpoints my-endpoint/localhost:4000, or `listeners` in the file"
     )]
     NoListeners,
-    /// No ports to forward.
+    /// The configuration has no port, so there is nothing to forward.
     #[error("no ports configured; give `ports` in the file, or use `piko forward tcp ADDR ENDPOINT`")]
     NoPorts,
     /// The configuration makes no sense.
@@ -36,48 +36,48 @@ pub enum AgentError {
     ServiceTls {
         /// The listener's endpoint.
         endpoint: String,
-        /// What is wrong.
+        /// The file and what is wrong with it.
         source: TlsError,
     },
     /// A port of ours cannot be bound.
     #[error("{key}: cannot listen on {addr}: {source}")]
     Bind {
-        /// The configuration key.
+        /// The key of the address in the configuration.
         key: String,
-        /// The address as configured.
+        /// The address as it was given there.
         addr: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The system gives no thread.
     #[error("no thread for traffic: {0}")]
     Threads(#[source] std::io::Error),
-    /// No tunnel.
+    /// No node could be reached, or none took the agent.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The tunnel failed.
+    /// The tunnel could not be set up, or ended by itself.
     #[error(transparent)]
     Session(#[from] SessionError),
     /// The node refused a listener.
     #[error("listener refused: {message} ({code})")]
     Refused {
-        /// Stable code.
+        /// The node's stable code.
         code: String,
-        /// Words.
+        /// The node's words for it.
         message: String,
     },
     /// The first connect took too long.
     #[error("not connected within {within:?}: {last}")]
     ConnectTimeout {
-        /// The limit.
+        /// The configured `connect.timeout`.
         within: Duration,
-        /// The last failure.
+        /// What the last try failed with.
         last: String,
     },
 }
 
 impl AgentError {
-    /// Is the configuration to blame, so that another try with the same one is in vain?
+    /// True if another try with the same configuration cannot succeed.
     pub fn is_config(&self) -> bool {
         match self {
             AgentError::NoListeners

@@ -55,7 +55,7 @@ impl Dialer {
     }
 }
 
-/// Local ports, bound.
+/// Local ports that are bound, and forward as soon as [`Forwarder::run`] does.
 pub struct Forwarder {
     dialer: Arc<Dialer>,
     ports: Vec<(TcpListener, Port)>,
@@ -123,7 +123,7 @@ async fn accept(listener: TcpListener, port: Port, dialer: Arc<Dialer>, stop: Ca
 
 async fn forward(accepted: Accepted, endpoint: &EndpointId, dialer: &Dialer) {
     let Accepted { stream: mut near, from, place } = accepted;
-    // What a TCP connection waits for is not ours to judge.
+    // A TCP connection may be silent for days: it is never cut as an idle one.
     place.set(Standing::Busy);
     debug!(endpoint = %endpoint, client.addr = %from, "connection opened");
     match dialer.dial(endpoint).await {

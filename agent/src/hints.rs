@@ -74,7 +74,7 @@ impl Arriving {
         }
     }
 
-    /// Passes one on.
+    /// Passes one on, and counts it against those that may follow.
     pub(crate) fn send(&mut self, head: Response<()>, respond: &mut SendResponse<Bytes>) {
         self.left -= 1;
         // It fails on a stream that is gone, which its reset tells.

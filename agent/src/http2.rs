@@ -81,6 +81,7 @@ impl Multiplexed {
                 Broken::Silent
             }
             Some(_) => Broken::Failed(Failure::BadResponse.into()),
+            // The client's body broke off.
             None if error.is_user() => Broken::Failed(NoAnswer::ClientGone),
             None => Broken::Silent,
         })

@@ -40,6 +40,7 @@ impl Lanes {
         let mut open = JoinSet::new();
         while !self.leave.is_cancelled() {
             tokio::select! {
+                // The tunnel itself is one of them.
                 () = self.streams.busy.notified(), if open.len() + 1 < bundle.lanes => {
                     match self.leave.run_until_cancelled(self.dial(&bundle)).await {
                         Some(Some((lane, place))) => {
@@ -55,6 +56,7 @@ impl Lanes {
                 () = self.leave.cancelled() => {}
             }
         }
+        // They finish what they have. The agent's grace limits how long that takes.
         while open.join_next().await.is_some() {}
         SessionError::Closed
     }

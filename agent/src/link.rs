@@ -24,7 +24,7 @@ use crate::seats::Hold;
 /// A request's body on its way to the service: as it comes, or whole.
 pub(crate) type Body = Either<RecvBody, Full<Bytes>>;
 
-/// No body.
+/// The body of a request without one.
 pub(crate) fn empty() -> Body {
     Either::Right(Full::default())
 }

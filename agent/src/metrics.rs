@@ -37,11 +37,8 @@ pub(crate) struct Metrics {
     in_flight: IntGaugeVec,
     requests: IntCounterVec,
     latency: HistogramVec,
-    /// Is there a tunnel?
     pub(crate) connected: IntGauge,
-    /// How many.
     pub(crate) tunnels: IntGauge,
-    /// Tunnels opened.
     pub(crate) connects: IntCounter,
 }
 
@@ -74,7 +71,7 @@ impl Metrics {
     }
 }
 
-/// A request being served.
+/// A request that is being served: in flight until it is dropped.
 pub(crate) struct Counted<'a> {
     metrics: &'a Metrics,
     endpoint: &'a str,
@@ -84,7 +81,7 @@ pub(crate) struct Counted<'a> {
 }
 
 impl Counted<'_> {
-    /// It was answered.
+    /// Counts the request by its answer. A request that is dropped without was given up, and counts nowhere.
     pub(crate) fn done(self, status: StatusCode) {
         let labels = [status.as_str(), self.method, self.endpoint];
         self.metrics.requests.with_label_values(&labels).inc();

@@ -38,12 +38,12 @@ pub(crate) struct Plan {
     tries: u32,
     /// It makes do with fewer tunnels than wanted.
     resting: bool,
-    /// And has said so.
+    /// The log has a line about it: the next comes only after all were there again.
     said: bool,
     next_id: u64,
 }
 
-/// One tunnel.
+/// A tunnel that has not ended.
 #[derive(Debug)]
 struct Held {
     id: u64,
@@ -53,7 +53,7 @@ struct Held {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It takes streams.
+    /// It takes streams, and its node wants no change.
     Open,
     /// It does, but its node wants it to end. Since when.
     Draining(Instant),
@@ -61,7 +61,7 @@ enum State {
     Left,
 }
 
-/// What to do next.
+/// What the agent has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Dial a node; then [`Plan::opened`] or [`Plan::missed`] says how that went.
@@ -70,7 +70,7 @@ pub(crate) enum Next {
     Leave(u64),
     /// Say that no other node was found for as many tunnels as are wanted.
     SayFewer,
-    /// Nothing before then; `None`: before something happens.
+    /// Nothing before that moment. With `None`, nothing until something happens.
     Wait(Option<Instant>),
 }
 
@@ -124,6 +124,7 @@ impl Plan {
         self.next_id += 1;
         self.held.push(Held { id: self.next_id, node: node.to_owned(), state: State::Open });
         if self.open() >= self.wanted {
+            // All are there: should one be missing again, that is worth a line.
             self.said = false;
         }
         Some(self.next_id)
@@ -180,6 +181,7 @@ impl Plan {
                 && may_go(since)
             {
                 one.state = State::Left;
+                // Expired ones go: the list would grow with each node that ever drained.
                 self.avoided.retain(|(_, until)| now < *until);
                 self.avoided.push((one.node.clone(), now + AVOID));
                 return Next::Leave(one.id);

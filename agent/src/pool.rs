@@ -261,13 +261,14 @@ impl Pool {
         }
     }
 
-    /// Connects, and no more.
+    /// Connects, TLS included, and asks nothing.
     pub(crate) async fn reach(&self) -> Result<(), String> {
         self.connector.connect(false).await.map(drop).map_err(|failure| failure.row().words.to_owned())
     }
 
     /// Takes a connection back, if it may serve another request.
     pub(crate) fn put(&self, mut link: Box<Link>) {
+        // At most half: a service may announce a second or less.
         let announced = link.announced.map(|time| time.saturating_sub(IDLE_MARGIN.min(time / 2)));
         if let Some(hold) = link.hold.take() {
             if link.is_idle() {
@@ -280,6 +281,7 @@ impl Pool {
             (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
             (ours, theirs) => ours.or(theirs),
         };
+        // It was opened before the service was known to send so many fields.
         let too_small = self.many_fields.load(Relaxed) && !link.many_fields;
         if !link.is_idle() || too_small || keep.is_some_and(|keep| keep.is_zero()) {
             return;
@@ -287,7 +289,7 @@ impl Pool {
         self.idle.put(link, keep);
     }
 
-    /// The calling thread's.
+    /// The calling thread's connection to a service that speaks HTTP/2.
     fn slot(&self) -> &http2::Slot {
         threads::own(&self.multiplexed)
     }

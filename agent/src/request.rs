@@ -183,6 +183,7 @@ async fn first_of(
     let mut asking = pin!(progress.with(patience, asking));
     loop {
         tokio::select! {
+            // In this order: hints come while the request is polled.
             biased;
             answered = &mut asking => {
                 arriving.pass_rest(respond);

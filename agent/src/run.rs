@@ -29,17 +29,17 @@ use crate::tunnel::{Opened, Owner, Streams, Tunnel};
 /// Nodes' wishes to be rid of us that wait to be heard: each tunnel has one.
 const MAX_DRAINS: usize = 16;
 
-/// What an agent tells whoever runs it.
+/// What an agent tells the program that runs it.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// All listeners are registered on this node.
     Connected {
-        /// The node.
+        /// The id of the node.
         node_id: String,
     },
     /// The last tunnel ended; the agent is connecting again.
     Disconnected {
-        /// Why.
+        /// Why the tunnel ended, for the log.
         reason: String,
     },
 }
@@ -174,7 +174,7 @@ impl Agent {
                 Ok(Ok((Opened::Tunnel(tunnel), place))) => return Ok((*tunnel, place)),
                 Ok(Err(e)) if e.is_retryable() => last = Some(e),
                 Ok(Err(e)) => return Err(e),
-                // There is none that could be known; or the time is over.
+                // No node is known yet, so the first cannot come; the second is the end of the time.
                 Ok(Ok((Opened::Known, _))) | Err(_) => {}
             }
             let pause = backoff.pause();
@@ -223,7 +223,7 @@ struct Running<'a, T> {
     serving: JoinSet<SessionError>,
     /// The number that the plan knows a tunnel's task by, and its node.
     ids: HashMap<task::Id, (u64, String)>,
-    /// Ends a tunnel well.
+    /// By the plan's number: cancelled, the tunnel takes no more streams, finishes those it has, and ends.
     leaves: HashMap<u64, CancellationToken>,
     /// Tunnels whose nodes want to be rid of us.
     drains: mpsc::Sender<u64>,

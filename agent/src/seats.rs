@@ -52,6 +52,7 @@ impl<L> Seats<L> {
                 None => return None,
             }
         };
+        // Without the map's lock: this may wait for a whole request.
         let mut hold = seat.lock_owned().await;
         let kept = hold.take().filter(|kept| Instant::now() < kept.until);
         Some((hold, kept.map(|kept| kept.link)))
@@ -60,6 +61,7 @@ impl<L> Seats<L> {
     /// Takes a connection back into its seat. `most`: connections that may wait in seats.
     pub(crate) fn put(&self, mut hold: Hold<L>, link: Box<L>, idle_for: Duration, most: usize) {
         *hold = Some(Kept { link, until: Instant::now() + idle_for });
+        // First: `until` below would take this seat for one in use.
         drop(hold);
         self.changed.notify_one();
         let mut seats = self.of.lock();

@@ -56,6 +56,7 @@ impl<T> Shelves<T> {
 
     /// Keeps a connection of the calling thread for so long, if there is room.
     pub(crate) fn put(&self, connection: T, keep: Option<Duration>) {
+        // Counted before it is compared: two threads must not both take the last place.
         if self.count.fetch_add(1, Relaxed) >= self.most {
             self.count.fetch_sub(1, Relaxed);
             return;
@@ -69,7 +70,7 @@ impl<T> Shelves<T> {
         }
     }
 
-    /// Closes all.
+    /// Closes all idle connections, of every thread.
     pub(crate) fn clear(&self) {
         for shelf in &self.all {
             let old = std::mem::take(&mut shelf.lock().idle);

@@ -50,6 +50,7 @@ pub(crate) async fn serve(
         let reset = near.reset();
         let copying = async {
             match in_messages {
+                // The client asked by WebSocket, so its bytes travel in messages.
                 true => copy_bidirectional(&mut websocket::server(near).await, &mut far).await,
                 false => copy_bidirectional(&mut near, &mut far).await,
             }

@@ -66,6 +66,7 @@ impl Threads {
     /// A place for one more lane: where there are fewest.
     pub(crate) fn next(self: &Arc<Self>) -> Place {
         let counts = self.0.iter().map(|one| one.tunnels.load(Relaxed));
+        // Two calls at once may choose the same thread: lanes need not be spread out exactly.
         let fewest = counts.enumerate().min_by_key(|(_, count)| *count);
         self.place(fewest.map_or(0, |(index, _)| index))
     }
@@ -83,7 +84,7 @@ fn start_one(index: usize) -> std::io::Result<Thread> {
     let (running, ended) = oneshot::channel::<()>();
     thread::Builder::new().name("lane".into()).spawn(move || {
         INDEX.set(index);
-        // An error: the threads were dropped.
+        // It ends with an error when the threads are dropped: that is how one is told to end.
         let _ = runtime.block_on(ended);
         runtime.shutdown_background();
     })?;
@@ -97,7 +98,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The runtime there.
+    /// The runtime of its thread.
     pub(crate) fn on(&self) -> &Handle {
         &self.threads.0[self.index].on
     }

@@ -40,7 +40,7 @@ const BUSY: usize = 8;
 /// The streams of an agent, over all its tunnels.
 #[derive(Clone)]
 pub(crate) struct Streams {
-    /// Those being served.
+    /// One task for each stream that is being served.
     pub(crate) tasks: TaskTracker,
     /// Told when there are so many that more lanes are worth their cost.
     pub(crate) busy: Arc<Notify>,
@@ -179,6 +179,7 @@ impl Tunnel {
         let (mut leaving, mut control_open, mut told) = (false, true, Unhealthy::new());
         let (mut drains, mut unhealthy) = match owner {
             Some(Owner { id, drains, mut unhealthy }) => {
+                // A node takes every listener for healthy: the first turn tells what is known by now.
                 unhealthy.mark_changed();
                 (Some((id, drains)), Some(unhealthy))
             }
@@ -194,7 +195,7 @@ impl Tunnel {
                 message = receiver.recv(), if control_open => match message {
                     Ok(Some(Message::Drain { .. })) => {
                         if let Some((id, drains)) = drains.take() {
-                            // It has room for all that an agent may have.
+                            // It does not fail: the channel has room for all tunnels that an agent may have.
                             let _ = drains.try_send(id);
                         }
                     }
@@ -283,6 +284,7 @@ pub(crate) fn spawn(incoming: Incoming, services: &Services, streams: &Streams) 
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
     };
+    // Refused as well, and not answered: another agent may have room.
     if streams.tasks.len() >= MAX_SERVED {
         respond.send_reset(Reason::REFUSED_STREAM);
         return;
