@@ -19,7 +19,7 @@ use crate::limits::REST_OF_UPLOAD;
 use crate::link::Link;
 use crate::pool::{Carrier, Pool};
 
-/// What the head said beyond what is passed on.
+/// What a response head said of its body, for the connection it came on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Said {
     /// The body ends here, whatever follows: its length is known, but hyper reads on.

@@ -32,7 +32,7 @@ impl Pulse {
         Pulse { healthy: true, against: 0, began: false }
     }
 
-    /// Takes a result. True: the state is another one now.
+    /// Takes a result. Returns true if it changed the state.
     fn note(&mut self, good: bool, rules: &Health) -> bool {
         let first = !std::mem::replace(&mut self.began, true);
         if good == self.healthy {

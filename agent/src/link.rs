@@ -114,7 +114,7 @@ impl Link {
         }
     }
 
-    /// What was read and not understood yet.
+    /// The bytes that were read and not understood yet.
     fn into_unread(self: Box<Self>) -> bytes::Bytes {
         self.connection.into_parts().read_buf
     }
@@ -128,7 +128,7 @@ impl Link {
     }
 
     /// Waits until the request is sent whole and its answer read whole: an answer may come before the request's
-    /// end. False: the connection has ended instead.
+    /// end. Returns false if the connection has ended instead.
     pub(crate) async fn finish(&mut self) -> bool {
         poll_fn(|cx| {
             if self.over {

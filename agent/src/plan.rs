@@ -112,7 +112,8 @@ impl Plan {
         self.open() == 0 && self.tries >= TRIES
     }
 
-    /// A node was dialled. Its tunnel's number; `None` where the agent has one to it already: it is dropped.
+    /// Notes that a node was dialled, and returns the number of its tunnel. Returns `None` if the agent has one to it
+    /// already: then the new one is to be dropped.
     pub(crate) fn opened(&mut self, node: &str, now: Instant) -> Option<u64> {
         if self.nodes(now).iter().any(|known| known == node) {
             self.missed(now);
@@ -153,7 +154,7 @@ impl Plan {
         }
     }
 
-    /// A tunnel has ended. True: it was not left, and no other one is open.
+    /// Notes that a tunnel has ended. Returns true if it was not left and no other one is open.
     pub(crate) fn ended(&mut self, id: u64, now: Instant) -> bool {
         let Some(at) = self.held.iter().position(|one| one.id == id) else { return false };
         if self.held.swap_remove(at).state == State::Left {

@@ -45,7 +45,7 @@ pub(crate) struct Pool {
     multiplexed: Box<[http2::Slot]>,
 }
 
-/// What the answer's body comes on.
+/// The connection that an answer's body comes on.
 pub(crate) enum Carrier {
     Http1(Box<Link>),
     /// Held, as the connection lives no longer than its users.

@@ -26,7 +26,7 @@ use crate::service::{self, Services, Target};
 use crate::threads::{Place, Threads};
 use crate::tunnel::{Opened, Owner, Streams, Tunnel};
 
-/// Nodes' wishes to be rid of us that wait to be heard: each tunnel has one.
+/// Requests of nodes to leave them that wait to be read: at most one for each tunnel.
 const MAX_DRAINS: usize = 16;
 
 /// What an agent tells the program that runs it.
@@ -96,7 +96,7 @@ impl Agent {
         })
     }
 
-    /// What it will listen on.
+    /// The listeners it will register.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
     }
@@ -225,7 +225,7 @@ struct Running<'a, T> {
     ids: HashMap<task::Id, (u64, String)>,
     /// By the plan's number: cancelled, the tunnel takes no more streams, finishes those it has, and ends.
     leaves: HashMap<u64, CancellationToken>,
-    /// Tunnels whose nodes want to be rid of us.
+    /// The numbers of tunnels whose nodes have asked the agent to leave.
     drains: mpsc::Sender<u64>,
     /// Endpoints whose services do not work.
     unhealthy: watch::Receiver<Unhealthy>,

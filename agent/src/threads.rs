@@ -49,7 +49,7 @@ struct Thread {
 }
 
 impl Threads {
-    /// Starts that many. `None`: the runtime that calls carries all.
+    /// Starts that many. With `None`, the calling runtime carries everything.
     pub(crate) fn start(count: Option<NonZero<usize>>) -> std::io::Result<Arc<Threads>> {
         let threads = match count {
             None => vec![Thread { on: Handle::current(), tunnels: AtomicUsize::new(0), _running: None }],

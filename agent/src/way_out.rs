@@ -61,8 +61,8 @@ fn of_environment(url: &Url, variable: impl Fn(&str) -> Option<String>) -> WayOu
     }
 }
 
-/// `NO_PROXY` as the matcher reads it: names, addresses and CIDRs, without what is about another port. `None`: it
-/// excepts everything.
+/// `NO_PROXY` as the matcher reads it: names, addresses and CIDRs, without what is about another port. Returns `None`
+/// if it excepts everything.
 fn exceptions(no_proxy: &str, url: &Url) -> Option<String> {
     let port = url.port_or_known_default();
     let mut all = Vec::new();

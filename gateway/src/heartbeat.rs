@@ -26,7 +26,7 @@ impl Heartbeat {
         Arc::new(Heartbeat { name: name.into(), start: Instant::now(), last: AtomicU64::new(0) })
     }
 
-    /// What it is the heart of, for the log.
+    /// The name of its thread, for the log.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -90,7 +90,7 @@ pub enum StartError {
     /// A port could not be set up.
     #[error("cannot serve: {0}")]
     Serve(#[from] std::io::Error),
-    /// The cluster secret, or its file, is none.
+    /// The cluster secret cannot be used, or its file not be read.
     #[error("{key}: {source}")]
     Secret {
         /// The configuration key, and the file where there is one.
@@ -101,7 +101,7 @@ pub enum StartError {
     /// The node's id, or what it begins with, is none. The configuration's check says so before.
     #[error("cluster.node_id: {0}")]
     Id(#[from] InvalidNode),
-    /// A key that verifies tokens is none. The configuration's check says so before.
+    /// A key that verifies tokens cannot be used. The configuration's check says so before.
     #[error("auth: {0}")]
     Key(#[from] KeyError),
     /// A certificate cannot be used.

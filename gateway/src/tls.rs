@@ -25,7 +25,7 @@ pub struct PortTlsError {
     source: TlsError,
 }
 
-/// The TLS of all ports of a node. `None`: the port speaks none.
+/// The TLS of all ports of a node. `None` for a port that speaks none.
 pub(crate) struct NodeTls {
     pub(crate) proxy: Option<ServerTls>,
     pub(crate) upstream: Option<ServerTls>,
@@ -94,12 +94,12 @@ impl Acceptor {
     }
 }
 
-/// What both ends of one TLS connection can compute, and nobody else.
+/// A value that the two ends of one TLS connection can compute, and nobody else.
 pub(crate) type Binding = [u8; 32];
 /// The exporter's label (RFC 8446, section 7.5).
 const BINDING: &[u8] = b"EXPORTER-piko-nodes";
 
-/// What binds a proof to this connection.
+/// The value that binds a proof to this connection.
 pub(crate) fn binding<Data>(connection: &ConnectionCommon<Data>) -> io::Result<Binding> {
     connection.export_keying_material(Binding::default(), BINDING, None).map_err(io::Error::other)
 }

@@ -19,7 +19,7 @@ thread_local! {
     static INDEX: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Which worker the calling thread is, counted from 0; `None` for any other thread.
+/// Which worker the calling thread is, counted from 0. Returns `None` for any other thread.
 pub(crate) fn current() -> Option<usize> {
     INDEX.get()
 }

@@ -16,7 +16,7 @@ pub(crate) struct Reference {
     /// The reference as it is written, for places that are not expanded (keys).
     text: String,
     pub(crate) name: String,
-    /// What stands there instead. Undefined or empty and without a default: empty.
+    /// The text that takes its place: the variable's, else the default, else nothing.
     value: String,
 }
 

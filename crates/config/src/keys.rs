@@ -102,7 +102,7 @@ impl Key {
         format!("{first}{default} [env: {}]", env(&self.path))
     }
 
-    /// What was typed, as YAML.
+    /// A flag's or a variable's text as a YAML value.
     pub(crate) fn value(&self, texts: &[String]) -> Value {
         let scalar = |text: &str| match self.shape {
             Shape::Bool | Shape::Number => serde_yaml::from_str(text).unwrap_or_else(|_| text.into()),

@@ -5,7 +5,7 @@
 //! `piko config print`. What is wrong is refused before a port opens, with the file, the line, the
 //! key and what would be right.
 //!
-//! The only library that names clap and YAML: who embeds an agent needs neither.
+//! The only library that names clap and YAML: a program that embeds an agent needs neither.
 
 mod error;
 mod expand;

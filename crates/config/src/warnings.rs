@@ -27,7 +27,7 @@ pub fn variables<T: ConfigSpec>() -> Vec<String> {
     names.chain(ALWAYS_KNOWN.map(str::to_owned)).collect()
 }
 
-/// What to tell about a configuration that was loaded. `known`: variables of all commands, for one environment
+/// The warnings about a configuration that was loaded. `known`: variables of all commands, for one environment
 /// may serve several.
 pub fn warnings<T: ConfigSpec>(matches: &ArgMatches, config: &T, known: &[String]) -> Vec<String> {
     let keys = keys::of::<T>();
@@ -48,7 +48,7 @@ pub fn warnings<T: ConfigSpec>(matches: &ArgMatches, config: &T, known: &[String
     all
 }
 
-/// What to tell about one file alone.
+/// The warnings about one file alone.
 pub fn file_warnings<T: ConfigSpec>(path: &Path, expand: bool, config: &T) -> Vec<String> {
     of_config(config, &serde_json::to_value(config).unwrap_or(Json::Null), Some((path, expand)))
 }

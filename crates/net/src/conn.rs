@@ -2,7 +2,7 @@
 //!
 //! A head has to come whole within a limit, counted from the connection or from the head's first byte; between
 //! two requests there is a limit of its own; bytes that wait to be written are not waited for without end. What
-//! the connection is doing is its [`Standing`], which those who see requests begin and end set. When a deadline
+//! the connection is doing is its [`Standing`], set by the code that sees requests begin and end. When a deadline
 //! passes, the stream ends as if the client had left; a client in the middle of a head is told 408 first.
 //!
 //! Closing waits a little for the client to stop sending, as RFC 9112, section 9.6 asks: a close with bytes
@@ -96,8 +96,8 @@ enum Linger {
 }
 
 impl Conn {
-    /// What was accepted, after its first byte and TLS. `None` where they did not come in time, or were no
-    /// TLS: that was counted.
+    /// Makes a connection of what was accepted, after its first byte and TLS. Returns `None` if they did not come in
+    /// time, or were no TLS; that was counted.
     pub async fn open(
         accepted: Accepted,
         acceptor: Option<&TlsAcceptor>,
@@ -158,7 +158,7 @@ impl Conn {
         &self.place
     }
 
-    /// For those who see requests begin and end.
+    /// A hold on its standing, for the code that sees requests begin and end.
     pub fn watch(&self) -> Watch {
         self.place.watch()
     }

@@ -100,7 +100,7 @@ pub struct Counts {
 #[derive(Default)]
 struct Row {
     count: AtomicU64,
-    /// What the last log line told of.
+    /// The count at the last log line.
     told: AtomicU64,
     /// When that was, milliseconds after [`Counts::started`], plus 1. 0: never.
     told_at: AtomicU64,

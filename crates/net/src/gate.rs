@@ -1,4 +1,4 @@
-//! Who may have a connection of a port: so many in all, so many of one address, and a place for a newcomer
+//! Which connections a port may have: so many in all, so many of one address, and a place for a newcomer
 //! where others are idle.
 //!
 //! A port that is full cuts the connections that have been idle longest, not the newcomer: then no number of
@@ -67,7 +67,7 @@ pub enum Standing {
     Idle,
     /// The next request has begun: the rest of its head is awaited.
     Head,
-    /// A request is being served, or the connection has proven whose it is.
+    /// A request is being served, or the other end has proven that it is an agent or a node.
     Busy,
     /// It was cut, and is about to be gone.
     Cut,
@@ -85,7 +85,7 @@ struct Member {
 pub struct Place {
     gate: Arc<Gate>,
     member: Arc<Member>,
-    /// Whose share it counts to.
+    /// The address whose share it counts to. `None` for those without a limit.
     address: Option<IpAddr>,
     reserve: bool,
 }
@@ -283,7 +283,7 @@ impl Place {
         }
     }
 
-    /// A second hold on the standing, for those who see requests begin and end.
+    /// A second hold on the standing, for the code that sees requests begin and end.
     pub fn watch(&self) -> Watch {
         Watch { gate: self.gate.clone(), member: self.member.clone() }
     }
@@ -361,8 +361,8 @@ fn address_shard(address: IpAddr) -> usize {
     usize::from(last) % SHARDS
 }
 
-/// Whose share a connection counts to: a public IPv4 address, or the /64 of a public IPv6 address, which is
-/// what one customer has at least. `None` for loopback, private, link-local and carrier addresses.
+/// The address that a connection is counted for: a public IPv4 address, or the /64 of a public IPv6 address, which
+/// is what one customer has at least. Returns `None` for loopback, private, link-local and carrier addresses.
 fn shared_address(address: IpAddr) -> Option<IpAddr> {
     match address.to_canonical() {
         IpAddr::V4(v4) => {

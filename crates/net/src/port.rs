@@ -31,7 +31,7 @@ const REFUSAL_LINGER: Duration = Duration::from_secs(1);
 /// How many bytes it may send meanwhile: what was on its way.
 const REFUSAL_BYTES: u64 = 64 << 10;
 
-/// What a client reads that gets no place. On a port with TLS it reads nothing: that would cost a handshake.
+/// The answers to clients that get no place. On a port with TLS they get none: it would cost a handshake.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Refusals {
     /// The answer when the port is full. Empty to close without a word.
@@ -198,7 +198,7 @@ impl Port {
         }
     }
 
-    /// Takes those who were connected before the port closed: closing the listener would reset them.
+    /// Takes the clients that were connected before the port closed: closing the listener would reset them.
     async fn finish<S, F>(&self, listener: &TcpListener, at: &impl Fn() -> Seat, serve: &Arc<S>)
     where
         S: Fn(Accepted) -> F + Send + Sync + 'static,
@@ -271,7 +271,7 @@ impl Port {
     }
 }
 
-/// Errors of one connection, not of the listener (accept(2)).
+/// Is it an error of one connection, not of the listener (accept(2))?
 fn is_clients(e: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(e.kind(), ConnectionAborted | ConnectionReset | Interrupted)

@@ -22,8 +22,8 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Opens or makes the directory. One that others own or can write to is refused: whoever can write
-    /// there can run native code here.
+    /// Opens or makes the directory. One that others own or can write to is refused: a user who can write there can
+    /// run native code here.
     pub(crate) fn open(dir: &Path) -> io::Result<Cache> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let meta = fs::metadata(dir)?;

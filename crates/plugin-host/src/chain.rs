@@ -15,7 +15,7 @@ pub struct Chain {
     pub(crate) plugins: Vec<Arc<Version>>,
 }
 
-/// What becomes of a request.
+/// The decision of all plugins on a request.
 pub enum Outcome {
     /// It goes on, changed like this.
     Next {

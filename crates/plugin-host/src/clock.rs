@@ -15,7 +15,7 @@ pub(crate) struct CallClock {
     ran: Duration,
 }
 
-/// What a call does that still runs when the engine's clock has moved.
+/// How a call goes on that still runs when the engine's clock has moved.
 pub(crate) enum Turn {
     /// It has not run for long.
     Continue,
@@ -31,8 +31,8 @@ impl CallClock {
         CallClock { timeout, started: now, resumed: now, ran: Duration::ZERO }
     }
 
-    /// Time in which a busy machine ran somebody else is not the plugin's, so it has to be seen running for a
-    /// third of its timeout, too; but ten times over is over.
+    /// Time in which a busy machine ran other programs is not the plugin's. So it has to be seen running for a third
+    /// of its timeout, too; but after ten timeouts it is over in any case.
     pub(crate) fn turn(&mut self) -> Turn {
         let slow = threads::is_slow();
         let most = if slow { 2 * SLICE } else { TICK };

@@ -63,7 +63,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// `Err` says what a plugin may not answer.
+    /// Checks what a plugin answers. An error says what of it no client may be sent.
     pub(crate) fn check(response: Response) -> Result<Answer, String> {
         let status = status(response.status).ok_or_else(|| format!("status {}", response.status))?;
         if response.body.len() > MAX_BODY {
@@ -80,7 +80,7 @@ impl Answer {
     }
 }
 
-/// What an error says of text from a plugin.
+/// The piece of a plugin's text that an error repeats.
 fn repeated(text: &str) -> String {
     text.chars().take(MAX_REPEATED).collect()
 }

@@ -13,7 +13,7 @@ const MAX_MESSAGE: usize = 4 << 10;
 /// Lines within [`WINDOW`]: enough to follow a plugin that is tried out, and at 4 KiB a line no more than
 /// 400 KiB a second.
 const MOST: u32 = 100;
-/// What is counted at a time.
+/// The time over which lines are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// The log lines of one plugin, by its name: a new version gets no new share.
@@ -27,7 +27,7 @@ struct Window {
     lines: u32,
 }
 
-/// What becomes of a line.
+/// Whether a line is written, and whether its loss is worth a line.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Written,
@@ -73,7 +73,7 @@ impl Lines {
     }
 }
 
-/// What the log takes of a plugin's text.
+/// The part of a plugin's text that the log takes.
 pub(crate) fn cut(message: &str) -> &str {
     &message[..message.floor_char_boundary(MAX_MESSAGE)]
 }

@@ -13,7 +13,7 @@ use crate::head::{RequestHead, ResponseHead};
 use crate::limits::{MAX_CORE_INSTANCES, MAX_TABLE};
 use crate::shared::Shared;
 
-/// What an instance's store holds.
+/// The data in the store of one instance.
 pub(crate) struct State {
     pub(crate) shared: Arc<Shared>,
     pub(crate) limiter: Limiter,
@@ -21,7 +21,7 @@ pub(crate) struct State {
     pub(crate) subject: Subject,
 }
 
-/// What the call is about. Empty during `init`, where no handle exists to read it by.
+/// The request or response that a call is about. Empty during `init`, where no handle exists to read it by.
 #[derive(Default)]
 pub(crate) struct Subject {
     pub(crate) fields: Fields,

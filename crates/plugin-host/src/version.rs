@@ -29,7 +29,7 @@ pub(crate) struct Version {
     endpoints: Vec<WildMatch>,
 }
 
-/// What one plugin made of a request.
+/// The decision of one plugin on a request.
 pub(crate) enum Step {
     Next {
         edits: Vec<Edit>,

@@ -30,7 +30,7 @@ use crate::websocket;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the request to the 101.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of a refusal's body, bytes: a sentence.
+/// How much of a refusal's body is read, bytes: it is a sentence.
 const MAX_REFUSAL: usize = 8 << 10;
 
 /// How a connection to a node changes from HTTP to bytes.
@@ -45,7 +45,7 @@ pub enum Transport {
     WebSocket,
 }
 
-/// Where to dial and as whom.
+/// Where to dial, and with which credentials.
 #[derive(Clone)]
 pub struct DialOptions {
     /// `http://host:port[/prefix]` or `https://…` of the upstream port.
@@ -54,7 +54,7 @@ pub struct DialOptions {
     pub token: Option<String>,
     /// The tenant whose keys verify it.
     pub tenant_id: Option<String>,
-    /// What the node shows this agent as.
+    /// The id under which the node shows this agent.
     pub agent_id: String,
     /// How to get from HTTP to bytes.
     pub transport: Transport,
@@ -85,7 +85,7 @@ impl Proxy {
     }
 }
 
-/// What a connection is for.
+/// The use of a connection to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
     /// An agent's tunnel, on the upstream port.
@@ -114,7 +114,7 @@ impl Purpose {
         }
     }
 
-    /// Of the WebSocket that stands in for the upgrade.
+    /// The subprotocol of the WebSocket that stands in for the upgrade.
     fn subprotocol(&self) -> Option<&'static str> {
         match self {
             Purpose::Tunnel { .. } | Purpose::Lane(_) => Some(WS_PROTOCOL),
@@ -127,7 +127,7 @@ impl Purpose {
 /// The tunnels between one agent and one node: up to one lane for each of the node's threads.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// What both ends know it by, and nobody else.
+    /// Its name, which nobody but the two ends knows.
     id: HeaderValue,
     /// How many lanes it may have, at most [`MAX_LANES`].
     pub lanes: usize,
@@ -140,7 +140,7 @@ impl std::fmt::Debug for Bundle {
 }
 
 impl Bundle {
-    /// Of a 101. `None` from a node that knows no lanes.
+    /// Reads it from a 101. Returns `None` for a node that knows no lanes.
     fn of(headers: &HeaderMap) -> Option<Bundle> {
         let lanes: usize = headers.get(LANES)?.to_str().ok()?.parse().ok()?;
         let mut id = headers.get(BUNDLE)?.clone();
@@ -152,7 +152,7 @@ impl Bundle {
 
 /// A connection's bytes after the 101.
 pub struct Dialed {
-    /// What more lanes are asked for with.
+    /// The bundle to ask for more lanes with. `None` from a node that knows no lanes.
     pub bundle: Option<Bundle>,
     /// The byte stream, with whatever came right behind the 101.
     pub io: BoxIo,

@@ -21,7 +21,8 @@ pub const ASK_AFTER: Duration = Duration::from_secs(1);
 /// How long the answer may take: more than any round trip on Earth, by satellite too.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
 
-/// How many requests wait on a tunnel, and whether its other end is doubted. Shared by its openers and its upkeep.
+/// How many requests wait on a tunnel, and whether its other end is doubted. The tunnel's openers and its upkeep
+/// share it.
 #[derive(Debug)]
 pub(crate) struct Contact {
     waiting: AtomicUsize,
@@ -121,8 +122,8 @@ pub(crate) struct Doubt {
     /// Since when at least one request has been waiting, without a pause.
     waiting: Option<Instant>,
     asked: u64,
-    /// How long silence may last. It doubles as long as the same requests wait and the other end answers: who holds
-    /// requests for minutes is not asked each second.
+    /// How long silence may last. It doubles as long as the same requests wait and the other end answers: a service
+    /// that holds requests for minutes is not asked about each second.
     patience: Duration,
     longest: Duration,
 }

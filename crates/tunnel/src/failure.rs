@@ -53,7 +53,7 @@ pub struct Row {
     pub code: &'static str,
     /// For the client: the JSON's `error`.
     pub words: &'static str,
-    /// For those who run the service: what to do. Empty where the client is at fault.
+    /// What to do about it, for the operator of the service. Empty where the client is at fault.
     pub cure: &'static str,
 }
 

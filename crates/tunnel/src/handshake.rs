@@ -20,7 +20,7 @@ pub const TCP_UPGRADE_TOKEN: &str = "piko-tcp";
 pub const WS_PROTOCOL: &str = "piko-tunnel.v1";
 /// In the 101: the node that answered.
 pub const NODE_ID: HeaderName = HeaderName::from_static("x-piko-node-id");
-/// In the request: who asks, for logs and status only.
+/// In the request: the agent's id, for logs and status only.
 pub const AGENT_ID: HeaderName = HeaderName::from_static("x-piko-agent-id");
 /// In the request: the agent's version, for logs and status only.
 pub const AGENT_VERSION: HeaderName = HeaderName::from_static("x-piko-agent-version");

@@ -76,7 +76,7 @@ fn is_field_name(name: &HeaderName) -> bool {
 }
 
 /// Drops from trailers what is not for trailers (RFC 9110, section 6.5.1): framing, routing, credentials, where a
-/// client came from, and what is private to us. Someone who merges them into the headers must not be deceived.
+/// client came from, and what is private to us. A program that merges them into the headers must not be deceived.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
     strip_private(trailers);

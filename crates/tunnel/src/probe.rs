@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// Rest after a measurement that changed nothing: first and longest. Each costs one small frame each way.
 const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// What was measured so far.
+/// The window as measured so far, and when to measure again.
 #[derive(Debug)]
 pub(crate) struct Probe {
     window: u32,

@@ -34,7 +34,7 @@ use crate::windows::{Slot, Windows};
 pub struct Receiver {
     source: Source,
     windows: Arc<Windows>,
-    /// What came with the head already.
+    /// The chunk that came with the head already.
     first: Option<Bytes>,
     /// Bytes handed on whose window was not given back.
     lent: usize,
@@ -147,7 +147,7 @@ impl Receiver {
         polled
     }
 
-    /// What comes after the last chunk.
+    /// The trailers, after the last chunk. Returns `Ok(None)` if there are none.
     pub async fn trailers(&mut self) -> Result<Option<HeaderMap>, ReceiveError> {
         poll_fn(|cx| self.poll_trailers(cx)).await
     }

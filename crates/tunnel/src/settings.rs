@@ -12,7 +12,7 @@ pub struct Settings {
     /// Largest HTTP/2 window of one stream, bytes: it grows up to here as the measured round trip
     /// needs. Caps one stream at window / round-trip time.
     pub stream_window: u32,
-    /// What the streams of one tunnel may hold unread, bytes.
+    /// How much the streams of one tunnel may hold unread together, bytes.
     pub connection_window: u32,
     /// How long a stream may hold bytes of which its reader takes none. With `None`, as long as there is room.
     pub stall_timeout: Option<Duration>,

@@ -48,7 +48,7 @@ pub(crate) struct Slot {
     cut_waker: AtomicWaker,
 }
 
-/// What was found at one look.
+/// What all streams of a tunnel hold, at one look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Held {
     /// Bytes held unread by all streams.
@@ -82,7 +82,7 @@ impl Windows {
         self.received.load(Relaxed)
     }
 
-    /// What streams may hold at most: framing counts as well, so it grows until somebody looks.
+    /// The most that streams may hold. Framing counts as well, so it grows until the streams are looked at.
     pub(crate) fn surplus(&self) -> u64 {
         self.received().saturating_sub(self.taken.load(Relaxed))
     }
@@ -117,7 +117,7 @@ impl Windows {
     }
 
     /// Counts what is held, and cuts off:
-    /// - streams whose readers took nothing for `patience` (`None`: never for that alone);
+    /// - streams whose readers took nothing for `patience`; with `None`, none for that alone;
     /// - above `budget`, those that have stalled, the ones that hold most for longest first, until
     ///   three quarters of it are left;
     /// - above twice the budget, which readers that do read can reach only all together, any.

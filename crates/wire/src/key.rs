@@ -22,7 +22,7 @@ const MAX_TENANT_LEN: usize = 64;
 /// Before the text of a listener of bytes.
 const TCP: &str = "tcp:";
 
-/// Who owns endpoints: 1 to 64 bytes of `A-Z a-z 0-9 . _ ~ -`. Case matters.
+/// The id of an owner of endpoints: 1 to 64 bytes of `A-Z a-z 0-9 . _ ~ -`. Case matters.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantId(Arc<str>);
 
@@ -40,10 +40,10 @@ pub struct EndpointKey {
     pub endpoint: EndpointId,
 }
 
-/// What a request is routed by: an endpoint and the protocol the request needs.
+/// The key that requests are routed by: an endpoint and the protocol the request needs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteKey {
-    /// Whose endpoint it is, and its name.
+    /// The endpoint with its owner.
     pub endpoint: EndpointKey,
     /// Requests go to listeners of requests, bytes to listeners of bytes.
     pub protocol: Protocol,

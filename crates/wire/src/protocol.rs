@@ -1,4 +1,4 @@
-//! What a listener takes.
+//! The kinds of traffic a listener takes.
 
 use serde::{Deserialize, Serialize};
 

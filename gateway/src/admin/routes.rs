@@ -10,7 +10,7 @@ use super::{forward, view};
 use crate::auth::Denied;
 use crate::cluster::Status;
 
-/// What must get through to a port that is full.
+/// Requests that must get through to a port that is full.
 const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
 
 /// Answers one request, here or on the node it is to be forwarded to. `probes_only`: the port is full but for

@@ -12,7 +12,7 @@ use crate::route::{EndpointKey, TenantId};
 #[derive(Debug, Clone, Default)]
 pub struct Claims {
     endpoints: Endpoints,
-    /// Whose it is; `None` is the default tenant.
+    /// The tenant it belongs to. `None` is the default tenant.
     tenant: Option<TenantId>,
     /// Further tenants that its requests may ask for.
     tenants: Vec<TenantId>,
@@ -104,7 +104,7 @@ impl Claims {
         tenant == self.tenant.as_ref() || tenant.is_some_and(|tenant| self.tenants.contains(tenant))
     }
 
-    /// Whose it is; `None` is the default tenant.
+    /// The tenant it belongs to. `None` is the default tenant.
     pub(super) fn tenant(&self) -> Option<&TenantId> {
         self.tenant.as_ref()
     }

@@ -57,7 +57,7 @@ impl Default for JwksConfig {
     }
 }
 
-/// A key that is none.
+/// A configured key that cannot be used: unreadable, too weak, or at odds with another.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct KeyError {

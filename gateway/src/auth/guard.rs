@@ -1,4 +1,4 @@
-//! Whose requests a port takes: which key checks the token, which tenant the request is, what it may reach.
+//! Which requests a port takes: which key checks the token, which tenant the request is, what it may reach.
 //!
 //! A request is the tenant's that it names (`x-piko-tenant-id`), else the one whose domain it came to, else the
 //! one the token belongs to, else the default tenant's. Then it has to be permitted: a tenant with keys of its
@@ -15,7 +15,7 @@ use super::jwks::Jwks;
 use super::{AuthConfig, Claims, Denied, KeyError, Verifier};
 use crate::route::{EndpointKey, TenantId};
 
-/// Whose requests a port takes.
+/// Decides which requests a port takes.
 pub struct Guard {
     everyone: Option<Verifier>,
     tenants: HashMap<TenantId, Verifier>,
@@ -26,9 +26,9 @@ pub struct Guard {
 /// A request that may pass.
 #[derive(Debug)]
 pub struct Admitted {
-    /// Whose endpoints it means; `None` is the default tenant.
+    /// The tenant whose endpoints it means. `None` is the default tenant.
     pub tenant: Option<TenantId>,
-    /// What its token says; `None` on an open port.
+    /// What its token says. `None` on an open port.
     pub claims: Option<Claims>,
     /// The header whose token was used up here: it is not for the service.
     pub spent: Option<HeaderName>,
@@ -44,7 +44,7 @@ impl Guard {
     /// One key for all, or none.
     ///
     /// # Errors
-    /// If a key is none. The configuration's check says so before.
+    /// If a key cannot be used. The configuration's check says so before.
     pub fn new(auth: &AuthConfig) -> Result<Guard, KeyError> {
         Ok(Guard { everyone: Verifier::new(auth)?, tenants: HashMap::new(), tenants_only: false })
     }

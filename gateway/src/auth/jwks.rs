@@ -26,7 +26,7 @@ use super::Denied;
 use super::config::{JwksConfig, KeyError};
 use super::key_set::{JwksKey, Keys, parse};
 
-/// No fetch begins sooner after the one before, whoever asks: anyone can make up a `kid`.
+/// No fetch begins sooner after the one before: anyone can make up a `kid` and ask for another.
 pub(super) const FLOOR: Duration = Duration::from_secs(2);
 /// Longest pause while fetching fails. Each failure doubles it, from [`FLOOR`] on.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ enum Source {
     Http { url: Uri, client: Box<Client<Connector, Empty<Bytes>>> },
 }
 
-/// What the task is at.
+/// The state of the task that fetches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fetch {
     /// A fetch is under way, or the first is about to be.

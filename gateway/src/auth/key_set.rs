@@ -86,7 +86,7 @@ fn same(key: KeyAlgorithm, token: Algorithm) -> bool {
     key.to_string() == format!("{token:?}")
 }
 
-/// How long an RSA key's modulus is; 0 where it is no such key.
+/// The length of an RSA key's modulus. Returns 0 for any other key.
 pub(super) fn rsa_bits(key: &DecodingKey) -> usize {
     let modulus = match key.kind() {
         DecodingKeyKind::RsaModulusExponent { n, .. } => Some(&n[..]),

@@ -86,7 +86,7 @@ impl Verifier {
     /// The verifier of a port or tenant. `None` for an open port.
     ///
     /// # Errors
-    /// If a key is none, or weak.
+    /// If a key cannot be used.
     pub fn new(config: &AuthConfig) -> Result<Option<Verifier>, KeyError> {
         let Some(keys) = Keys::new(config)? else { return Ok(None) };
         Ok(Some(Verifier {

@@ -34,14 +34,14 @@ fn is_of(headers: &HeaderMap, node: &RemoteNode) -> bool {
     says(NODE, node.id.as_str()) && says(EPOCH, &node.epoch.to_string())
 }
 
-/// What has not come in packets.
+/// Asks for the table messages that have not come in packets.
 pub(super) async fn news(opener: &Opener, far: Link, have: u64) -> Result<Vec<Message>, AskError> {
     let question = format!("{NEWS}?epoch={}&have={have}", far.1);
     let answer = ask_over(opener, &Method::GET, &question).await?;
     message::decode_all(&answer.body).ok_or(AskError::Malformed)
 }
 
-/// The answer to such a question; `None` for another one.
+/// The answer to such a question. Returns `None` for another one.
 pub(crate) fn answer(
     method: &Method,
     path: &str,

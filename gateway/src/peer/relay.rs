@@ -88,8 +88,8 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
     }
 }
 
-/// What the stream asks of this node; `None` where that cannot be read. It is not said twice: the next node gives the
-/// stream to an agent of its own, or refuses it.
+/// What the stream asks of this node. Returns `None` if that cannot be read. The header is taken off: the next node
+/// gives the stream to an agent of its own, or refuses it.
 fn hop(headers: &mut HeaderMap) -> Option<Hop> {
     match headers.remove(headers::THROUGH) {
         None => Some(Hop::Last),

@@ -29,7 +29,7 @@ const KEPT: usize = 256;
 /// A node's weight at most. What is above it says nothing more of how many keys it should have, and costs points.
 const MAX_WEIGHT: u32 = 64;
 
-/// What a client is known again by, as a hash: nodes tell each other this, and not a cookie or an address.
+/// The hash of the cookie, header or address by which a client is known again. Nodes tell each other only the hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
@@ -41,18 +41,18 @@ impl Key {
         Key(bytes.iter().fold(0xcbf2_9ce4_8422_2325, hash))
     }
 
-    /// As another node has written it. `None` where that is no key.
+    /// Reads what another node has written. Returns `None` if that is no key.
     pub fn read(value: &HeaderValue) -> Option<Key> {
         u64::from_str_radix(value.to_str().ok()?, 16).ok().map(Key)
     }
 
-    /// As another node reads it.
+    /// The key as another node reads it.
     pub fn write(self) -> HeaderValue {
         HeaderValue::try_from(format!("{:016x}", self.0)).unwrap_or(HeaderValue::from_static("0"))
     }
 }
 
-/// Who has a place on a ring.
+/// An owner of keys: it has points on a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Seat {
     /// An agent, by its key.
@@ -62,12 +62,12 @@ pub(super) enum Seat {
 }
 
 impl Seat {
-    /// Of a node whose agents are too many to be told.
+    /// The seat of a node whose agents are too many to be told.
     pub(super) fn node(id: &str, agents: u32) -> Seat {
         Seat::Node { key: agent_key(id), weight: agents.clamp(1, MAX_WEIGHT) }
     }
 
-    /// Of the agents that a node has for an endpoint.
+    /// The seats of the agents that a node has for an endpoint.
     pub(super) fn of(id: &str, listed: &Listed) -> impl Iterator<Item = Seat> {
         let crowd = listed.agents().next().is_none().then(|| Seat::node(id, listed.good()));
         listed.agents().map(Seat::Agent).chain(crowd)
@@ -91,14 +91,14 @@ impl Seat {
     }
 }
 
-/// The rings of one node, by who is on them: endpoints with the same agents share one.
+/// The rings of one node, by the seats on them: endpoints with the same agents share one.
 #[derive(Default)]
 pub(super) struct Rings {
     kept: RwLock<HashMap<Box<[Seat]>, Arc<Continuum>>>,
 }
 
 impl Rings {
-    /// The one of these that has the key. `None` where there are none.
+    /// The seat that has the key. Returns `None` if there are no seats.
     pub(super) fn owner(&self, mut seats: Vec<Seat>, key: Key) -> Option<Seat> {
         seats.sort_unstable();
         seats.dedup();

@@ -38,7 +38,7 @@ pub struct Rules {
     pub eject_on_5xx: bool,
 }
 
-/// What a service did wrong.
+/// The ways in which a service fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It could not be reached.
@@ -51,7 +51,7 @@ pub enum Fault {
     Status,
 }
 
-/// What an answer says about the service.
+/// The judgement of an answer on the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It works: it answered, if only that the request was wrong.
@@ -117,7 +117,7 @@ impl Fault {
 }
 
 impl Verdict {
-    /// What an answer says. `blame`: of its agent, where that has answered instead.
+    /// Judges an answer. `blame` is its agent's, if that has answered instead of the service.
     pub fn of(status: StatusCode, blame: Option<Blame>, rules: &Rules) -> Verdict {
         match (blame, status) {
             (Some(Blame::NotReached), _) => Verdict::Bad(Fault::Unreachable),
@@ -138,7 +138,7 @@ impl Verdict {
 
 impl Health {
     /// A request failed that was sent there as to any other. `served`: good answers so far, and when it was sent.
-    /// `may`: is there room for one more that is set aside? True: it is set aside now.
+    /// `may`: is there room for one more that is set aside? Returns true if it is set aside by this.
     pub fn failed(
         &mut self,
         fault: Fault,

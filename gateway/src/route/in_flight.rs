@@ -95,7 +95,7 @@ impl InFlight {
         self.local.as_ref()?.trial
     }
 
-    /// What the service did with it. The first word counts.
+    /// Judges the service by what it did with the request. Only the first call counts.
     pub fn judge(&self, verdict: Verdict) {
         if let Some(local) = &self.local
             && !local.judged.swap(true, Relaxed)

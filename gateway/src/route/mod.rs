@@ -186,7 +186,7 @@ impl Router {
         all.filter_map(|endpoint| self.table.gone_for(&endpoint)).min()
     }
 
-    /// What decides about the health of this node's upstreams.
+    /// When an upstream of this node is set aside, and for how long.
     pub fn rules(&self) -> &Rules {
         self.registry.rules()
     }

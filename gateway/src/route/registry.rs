@@ -46,7 +46,7 @@ pub struct UpstreamView {
     pub route: RouteKey,
     /// Where the agent's connection comes from.
     pub addr: SocketAddr,
-    /// What the agent calls itself.
+    /// The id that the agent gave in its handshake.
     pub agent_id: String,
     /// Requests in flight on its tunnel.
     pub inflight: usize,
@@ -132,8 +132,8 @@ impl Registry {
         (endpoints.len(), all().count(), all().filter(|one| one.mark() != Mark::In).count())
     }
 
-    /// What a service did with a request. `sent`: how many it had answered well when that was sent. `trial`: the
-    /// request was to find out.
+    /// Notes what a service did with a request. `sent`: how many it had answered well when that was sent. `trial`:
+    /// the request was to find out whether it works again.
     pub(super) fn judge(&self, upstream: &Arc<Upstream>, verdict: Verdict, sent: u64, trial: bool) {
         let now = Instant::now();
         match (verdict, trial) {
@@ -250,7 +250,7 @@ impl Registry {
     }
 }
 
-/// What other nodes are told of an endpoint's upstreams.
+/// The part of an endpoint's upstreams that other nodes are told.
 pub(super) fn listed(all: &[Arc<Upstream>]) -> Listed {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let out = all.iter().filter(|one| one.mark() == Mark::Out).count();
@@ -271,7 +271,7 @@ fn agents<'u>(upstreams: impl Iterator<Item = &'u Arc<Upstream>>) -> [u32; MAX_A
 }
 
 impl Registration {
-    /// What the agent's probe says: does the service work?
+    /// Takes what the agent's probe says of the service.
     pub fn report(&self, healthy: bool) {
         if !self.upstream.set_down(!healthy) {
             return;

@@ -11,12 +11,12 @@ use crate::error::Failure;
 /// Labels of a host that are looked at. A name of more is no host of anybody's wildcard.
 const MAX_LABELS: usize = 10;
 
-/// What a request asks for.
+/// The name that a request asks for, by where it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked<'a> {
     /// This very endpoint, by header, path or plugin.
     Exact(EndpointId),
-    /// What a host has before a domain that is configured: `my-endpoint`, or `bucket.s3`.
+    /// The part of a host before a configured domain: `my-endpoint`, or `bucket.s3`.
     Under(&'a str),
     /// A whole host, of two labels or more: the first is the name, and any number may belong to a wildcard.
     Host(&'a str),

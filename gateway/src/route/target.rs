@@ -10,7 +10,7 @@ use piko_wire::NodeId;
 
 use crate::workers;
 
-/// What stands at the other end.
+/// The other end of a target: an agent or a node.
 #[derive(Debug, Clone)]
 pub enum Kind {
     /// An agent connected to this node.
@@ -102,7 +102,7 @@ impl Target {
         self.id
     }
 
-    /// What stands at the other end.
+    /// The agent or node at the other end.
     pub fn kind(&self) -> &Kind {
         &self.kind
     }
@@ -121,7 +121,7 @@ impl Target {
         self.first_worker == Some(worker) || self.lanes.load().get(worker).is_some_and(Option::is_some)
     }
 
-    /// Gives a worker its lane until the guard drops. `None`: it has one.
+    /// Gives a worker its lane until the guard drops. Returns `None` if it has one.
     pub fn add_lane(self: &Arc<Self>, worker: usize, opener: Opener) -> Option<LaneGuard> {
         if self.has_lane(worker) {
             return None;

@@ -26,7 +26,7 @@ pub struct Upstream {
     pub(super) health: Mutex<Health>,
 }
 
-/// What routing has to know of an upstream's health without a lock.
+/// An upstream's health as routing reads it, without a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Mark {
@@ -45,7 +45,7 @@ impl Upstream {
         Arc::new(Upstream { target, route, load, served, mark, down, health })
     }
 
-    /// What requests and probes say together.
+    /// The mark by requests and probe together.
     pub(super) fn mark(&self) -> Mark {
         if self.is_down() { Mark::Out } else { self.by_requests() }
     }
@@ -59,7 +59,7 @@ impl Upstream {
         self.down.swap(down, Relaxed) != down
     }
 
-    /// What requests say, whatever the probe does.
+    /// The mark by requests alone, whatever the probe says.
     pub(super) fn by_requests(&self) -> Mark {
         match self.mark.load(Relaxed) {
             0 => Mark::In,

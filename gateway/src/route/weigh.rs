@@ -2,7 +2,7 @@
 
 use crate::cluster::RemoteRoute;
 
-/// What one agent weighs: to be shared by two, three or four ways without a rest.
+/// The weight of one agent. Two, three or four ways to it share this without a rest.
 const AGENT: u32 = 12;
 
 /// One of an agent's tunnels to this node. `here`: the agents of all upstreams here.
@@ -16,7 +16,7 @@ pub(super) fn local(agent: Option<u32>, here: &[u32]) -> u32 {
 pub(super) fn remote(there: &RemoteRoute, all: &[RemoteRoute], here: &[u32]) -> u32 {
     let listed = &there.listed;
     if listed.agents().next().is_none() {
-        // It is not known whose its upstreams are, or there are none.
+        // The node has too many agents to name them, or none.
         return listed.good().saturating_mul(AGENT);
     }
     let away = listed.agents().filter(|key| !here.contains(key));

@@ -26,7 +26,7 @@ const PROOF: usize = 32;
 /// The whole exchange is four small messages.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// What the connection is for. A proof for one is none for another.
+/// The use of a connection. A proof for one use is not accepted for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Requests from node to node.
@@ -52,7 +52,7 @@ impl Purpose {
     }
 }
 
-/// What proves that a node is of the cluster. Cannot be printed.
+/// The key that proves that a node is of the cluster. It cannot be printed.
 #[derive(Clone)]
 pub(crate) struct Secret {
     purpose: Purpose,
@@ -80,7 +80,7 @@ pub enum HandshakeError {
 }
 
 impl Secret {
-    /// `None`: the other end is not authenticated.
+    /// Without a key, the other end is not authenticated.
     pub(crate) fn new(purpose: Purpose, key: Option<&ClusterKey>) -> Self {
         let key = key.map_or([0; 32], |key| key.key(purpose.key(), &[]));
         Secret { purpose, mac: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length") }

@@ -18,7 +18,7 @@ const COST: (u32, u32, u32) = (64 << 10, 3, 4);
 /// All nodes have to come to the same key and have nothing in common but the secret: no room for a random salt.
 const SALT: &[u8] = b"piko cluster secret, version 2";
 
-/// What all nodes of a cluster have in common. Cannot be printed.
+/// The key that all nodes of a cluster have in common. It cannot be printed.
 #[derive(Clone)]
 pub struct ClusterKey(Hkdf<Sha256>);
 

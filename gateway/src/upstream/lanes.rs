@@ -29,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(300);
 #[derive(Default)]
 pub(super) struct Bundles(Mutex<HashMap<String, Bundle>>);
 
-/// What a lane has to know of the tunnel it belongs to.
+/// A bundle as its lanes see it: the agent they work for, and whether its tunnel is still there.
 #[derive(Clone)]
 pub(super) struct Bundle {
     target: Weak<Target>,
@@ -76,7 +76,7 @@ impl Bundles {
         Open { bundles: self, name, ended }
     }
 
-    /// The bundle that a request for a lane names; `None` for a request for a tunnel of its own.
+    /// The bundle that a request for a lane names. Returns `None` for a request for a tunnel of its own.
     pub(super) fn asked(&self, headers: &HeaderMap) -> Option<Result<Bundle, NoLane>> {
         let name = headers.get(BUNDLE).map(HeaderValue::to_str)?;
         let bundle = name.ok().and_then(|name| self.0.lock().get(name).cloned());

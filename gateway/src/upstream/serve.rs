@@ -91,7 +91,7 @@ impl UpstreamPort {
             let (config, stop) = (options.rebalance.clone(), upstream.accepting.clone());
             upstream.rebalance.spawn(rebalance::run(config, movable.clone(), registry.clone(), table, stop));
         }
-        // Tunnels live long and are few: they go round the workers in turn, whoever accepted them.
+        // Tunnels live long and are few: they go round the workers in turn, whichever accepted them.
         let (workers, shared) = (options.workers.clone(), upstream.shared.clone());
         let turn = move || workers.next().clone();
         upstream.port.accept(listener, &Handle::current(), turn, move |accepted| {
@@ -196,7 +196,7 @@ async fn answer(
             return refuse(StatusCode::CONFLICT, none.code(), words);
         }
     };
-    // It has proven whose it is: it is not cut for another any more.
+    // It was let in: it is not cut for another any more.
     watch.set(Standing::Busy);
     let agent = Agent { addr, id: agent_id(request.headers(), addr), admitted, bundle: lanes::name() };
     let upgrade = hyper::upgrade::on(&mut request);
@@ -249,7 +249,7 @@ async fn raw(upgraded: Upgraded, kind: Upgrade) -> BoxIo {
     }
 }
 
-/// What the agent calls itself, or its address.
+/// The id that the agent gives itself, or its address.
 fn agent_id(headers: &HeaderMap, addr: SocketAddr) -> String {
     let named = headers.get(AGENT_ID).and_then(|id| id.to_str().ok()).filter(|id| id.len() <= 128);
     named.map_or_else(|| addr.to_string(), str::to_owned)

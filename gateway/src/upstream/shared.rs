@@ -55,7 +55,7 @@ pub(super) struct Shared {
 pub(super) struct Agent {
     pub(super) addr: SocketAddr,
     pub(super) id: String,
-    /// Whose endpoints it may listen on, and which.
+    /// The tenant and the endpoints that its token is good for.
     pub(super) admitted: Admitted,
     /// The name it asks for more lanes by.
     pub(super) bundle: String,
