@@ -6,9 +6,9 @@ use tokio_util::sync::CancellationToken;
 /// Two tokens, cancelled by the first and the second signal.
 #[derive(Debug, Clone)]
 pub(crate) struct Shutdown {
-    /// Leave well.
+    /// Cancelled by the first signal: leave well.
     pub(crate) first: CancellationToken,
-    /// Leave at once.
+    /// Cancelled by the second: leave at once.
     pub(crate) second: CancellationToken,
 }
 

@@ -31,7 +31,7 @@ impl Gone {
         self.at.insert(endpoint.clone(), now);
     }
 
-    /// When a table lost the endpoint last. `None`: as far as is remembered, none had it.
+    /// When a table lost the endpoint last. Returns `None` if none had it, as far as is remembered.
     pub(crate) fn since(&self, endpoint: &EndpointKey) -> Option<Time> {
         self.at.get(endpoint).copied()
     }
@@ -41,6 +41,7 @@ impl Gone {
         let middle = times.len() / 2;
         let (_, median, _) = times.select_nth_unstable(middle);
         let median = *median;
+        // The median goes as well: if all were lost at once, nothing would be forgotten otherwise.
         self.at.retain(|_, at| *at > median);
     }
 }

@@ -5,7 +5,7 @@
 
 use piko_wire::NodeId;
 
-/// What a stream on a peer link asks of the node that it reaches.
+/// The way that a stream on a peer link still has to go from the node that it reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hop {
     /// To give it to one of its own agents, or to refuse it.

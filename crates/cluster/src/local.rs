@@ -21,7 +21,7 @@ pub(crate) struct Local {
 
 /// The changes that a node with some version has missed.
 pub(crate) enum Missing {
-    /// These changes, in order.
+    /// The changes since then, in the order they were made.
     Changes(Vec<Change>),
     /// More than is kept, or than the table has.
     Everything,
@@ -63,6 +63,7 @@ impl Local {
 
     /// The changes that a node with that version has missed.
     pub(crate) fn missing(&self, have: u64) -> Missing {
+        // With more changes than the table has endpoints, the whole table is the shorter answer.
         match self.since(have).filter(|changes| changes.len() <= self.endpoints.len().max(64)) {
             Some(changes) => Missing::Changes(changes),
             None => Missing::Everything,

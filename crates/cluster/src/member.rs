@@ -39,7 +39,7 @@ const ASK_NEWS: u32 = 2;
 /// has soon sent more, whatever number was in a goodbye that was not its own.
 const BYE_AHEAD: u64 = 8;
 
-/// Another node.
+/// Another node: what it said, and how long ago.
 pub(crate) struct Member {
     pub(crate) identity: Identity,
     pub(crate) remote: Arc<RemoteNode>,
@@ -52,7 +52,7 @@ pub(crate) struct Member {
     pub(crate) endpoints: BTreeMap<RouteKey, Listed>,
     /// The nodes that it has a good link to.
     pub(crate) links: BTreeSet<Link>,
-    /// The last heartbeat.
+    /// The number of the last heartbeat.
     seq: u64,
     /// The last message of links.
     links_seq: u64,
@@ -64,7 +64,7 @@ pub(crate) struct Member {
     links_age: u32,
     /// Seconds since this node had a good link to it; none for one that it never had.
     unlinked: Option<u32>,
-    /// By base version.
+    /// Deltas that wait for an earlier one, by the version they build on.
     pending: BTreeMap<u64, Vec<Change>>,
 }
 
@@ -95,7 +95,7 @@ impl Member {
         }
     }
 
-    /// As others name it in their links.
+    /// The node as others name it in their links.
     pub(crate) fn as_link(&self) -> Link {
         self.remote.as_link()
     }
@@ -143,7 +143,7 @@ impl Member {
         self.unlinked = Some(0);
     }
 
-    /// Takes a heartbeat's number. `false`: this one came before, or a later one did.
+    /// Takes a heartbeat's number. Returns `false` if this one or a later one came before.
     pub(crate) fn beat(&mut self, seq: u64) -> bool {
         if seq <= self.seq {
             return false;
@@ -153,7 +153,7 @@ impl Member {
         true
     }
 
-    /// Takes a goodbye. `false`: a later heartbeat was here first.
+    /// Takes a goodbye. Returns `false` if a later heartbeat was here first.
     pub(crate) fn say_bye(&mut self, seq: u64) -> bool {
         if seq <= self.seq {
             return false;
@@ -162,7 +162,7 @@ impl Member {
         true
     }
 
-    /// Takes its links. `None`: older news; else, whether they have changed.
+    /// Takes its links, and says whether they have changed. Returns `None` for older news.
     pub(crate) fn set_links(&mut self, seq: u64, to: Vec<Link>) -> Option<bool> {
         if seq <= self.links_seq {
             return None;
@@ -217,6 +217,7 @@ impl Member {
             if version <= self.version {
                 continue;
             }
+            // Also if it is left out below: it would be pulled again and again.
             self.version = version;
             if listed.upstreams == 0 {
                 self.endpoints.remove(&route);

@@ -22,13 +22,13 @@ const MAX_LINKS: usize = 1024;
 /// A node's identity. Travels in memberlist's metadata and in heartbeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The id users see.
+    /// The id by which users and other nodes know it.
     pub id: NodeId,
     /// When the process started, ms since 1970: a newer one replaces what an older one said.
     pub epoch: u64,
-    /// Where its clients go.
+    /// The address of its proxy port, as users see it.
     pub proxy_addr: String,
-    /// Where its status is.
+    /// The address of its admin port, as users see it.
     pub admin_addr: String,
     /// Where other nodes send requests.
     pub peer_addr: String,
@@ -61,7 +61,7 @@ impl Listed {
 /// One change of a table. The name is checked as it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// The endpoint, by protocol.
+    /// The endpoint and the protocol it is listened on by.
     pub route: RouteKey,
     /// What its owner has now; no upstreams take it out of the table.
     pub listed: Listed,
@@ -81,14 +81,14 @@ pub enum Message {
         epoch: u64,
         /// The version before the first change.
         base: u64,
-        /// In order.
+        /// The changes, in the order they were made.
         changes: Vec<Change>,
     },
     /// The identity at the sender's address, and the version of its table.
     Heartbeat {
-        /// The sender.
+        /// The sender's identity, as it is now.
         identity: Identity,
-        /// Of its table.
+        /// The version of the sender's table.
         version: u64,
         /// Grows with each of a process.
         seq: u64,
@@ -100,18 +100,18 @@ pub enum Message {
         /// The version that the one who asks has.
         have: u64,
     },
-    /// The owner's whole table.
+    /// The owner's whole table: it takes the place of what is known.
     Snapshot {
         /// The sender's id.
         owner: NodeId,
         /// The sender's process.
         epoch: u64,
-        /// Of this table.
+        /// The version that this table is.
         version: u64,
-        /// All of it.
+        /// Every endpoint that has an upstream at the owner.
         endpoints: Vec<Change>,
     },
-    /// The owner leaves.
+    /// The owner leaves: no requests are sent there any more.
     Bye {
         /// The sender's id.
         owner: NodeId,
@@ -139,7 +139,7 @@ pub enum Message {
         epoch: u64,
         /// Grows with each of a process.
         seq: u64,
-        /// In order of address.
+        /// The far ends, in order of address.
         to: Vec<Link>,
     },
 }
@@ -164,13 +164,13 @@ impl Message {
     }
 }
 
-/// As it is sent.
+/// A message as it is sent: the version byte, then postcard.
 pub fn encode(message: &Message) -> Vec<u8> {
     let bytes = postcard::to_extend(message, vec![FORMAT]);
     bytes.expect("these types always serialise")
 }
 
-/// What was sent; `None` for what is malformed, too large, or another version's.
+/// The message that was sent. Returns `None` if it is malformed, too large, or another version's.
 pub fn decode(bytes: &[u8]) -> Option<Message> {
     let (&FORMAT, body) = bytes.split_first()? else { return None };
     if body.len() > MAX_MESSAGE {
@@ -198,7 +198,7 @@ pub fn encode_all(messages: &[Message]) -> Vec<u8> {
     all
 }
 
-/// The messages of such a body; `None` where one of them is none, or not whole.
+/// The messages of such a body. Returns `None` if one of them is malformed or not whole.
 pub fn decode_all(mut body: &[u8]) -> Option<Vec<Message>> {
     let mut messages = Vec::new();
     while !body.is_empty() {
@@ -211,7 +211,7 @@ pub fn decode_all(mut body: &[u8]) -> Option<Vec<Message>> {
     Some(messages)
 }
 
-/// `host:port`.
+/// Does it look like `host:port`? Names are not looked up.
 fn is_addr(addr: &str) -> bool {
     let Some((host, port)) = addr.rsplit_once(':') else { return false };
     let fits = addr.len() <= MAX_ADDR && !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic());
@@ -259,6 +259,7 @@ pub(crate) fn deltas(
             size += change.route.text_len() + 12 + agents.sum::<usize>();
             size <= max_delta
         });
+        // At least one, however large it is: this would never end otherwise.
         let n = fits.count().max(1);
         let (now, later) = rest.split_at(n);
         let (owner, epoch) = (identity.id.clone(), identity.epoch);

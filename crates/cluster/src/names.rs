@@ -14,7 +14,7 @@ const MAX_NAMES: usize = 100_000;
 /// Names that differ in case only, at most: a host that could be any of them looks at each.
 const MAX_ALIKE: usize = 8;
 
-/// An index of them.
+/// An index of such names.
 #[derive(Debug, Default)]
 pub struct Names {
     inner: RwLock<Inner>,
@@ -46,6 +46,7 @@ impl Names {
             return;
         }
         let inner = &mut *self.inner.write();
+        // A sweep looks at every name, so it has to be worth it.
         if inner.total >= MAX_NAMES && inner.gone >= MAX_NAMES / 2 {
             inner.sweep();
         }
@@ -78,7 +79,7 @@ impl Names {
         }
     }
 
-    /// There is none.
+    /// Is there no such name? Then a look-up by text finds all there are.
     pub fn is_empty(&self) -> bool {
         self.total.load(Relaxed) == 0
     }

@@ -1,4 +1,4 @@
-//! What is said of another node: its status, where it is, and what it has for an endpoint.
+//! Another node as users and routing see it: its status, where it is, and what it has for an endpoint.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::message::{Link, Listed};
 /// A node's status, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// In contact.
+    /// The node is in contact: requests are sent there.
     Active,
-    /// Not answering.
+    /// The node does not answer. It is remembered for an hour.
     Unreachable,
-    /// Said goodbye.
+    /// The node has said goodbye.
     Left,
 }
 
@@ -33,9 +33,9 @@ impl Status {
 /// Another node, as routing sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteNode {
-    /// Its id.
+    /// The id by which users know it.
     pub id: NodeId,
-    /// Its process.
+    /// When its process started, ms since 1970.
     pub epoch: u64,
     /// Where it gossips, and by what others name it in their links.
     pub gossip_addr: SocketAddr,
@@ -56,7 +56,7 @@ pub type Load = Arc<AtomicUsize>;
 /// A node with upstreams for an endpoint.
 #[derive(Debug, Clone)]
 pub struct RemoteRoute {
-    /// The node.
+    /// The node that has them.
     pub node: Arc<RemoteNode>,
     /// What it has for the endpoint.
     pub listed: Listed,

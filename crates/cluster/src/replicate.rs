@@ -31,7 +31,7 @@ const FORGET: Duration = Duration::from_secs(3600);
 
 /// How a node takes part.
 pub struct Config {
-    /// Its identity.
+    /// Its id, process and addresses, as the others are told.
     pub identity: Identity,
     /// What others may make it remember.
     pub caps: Caps,
@@ -42,9 +42,9 @@ pub struct Config {
 /// What happened to a member, as memberlist saw it.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// It is there.
+    /// A member is there, or there again, with this identity.
     Up(SocketAddr, Identity),
-    /// It is gone.
+    /// memberlist has lost the member at that address.
     Down(SocketAddr),
 }
 
@@ -55,9 +55,9 @@ pub enum Action {
     Send(SocketAddr, Arc<Message>),
     /// Ask a member, on a connection, for what is newer; [`Replicator::pulled`] when its answer was taken whole.
     Pull {
-        /// The member.
+        /// The member's gossip address.
         from: SocketAddr,
-        /// Its process.
+        /// The process that is known there.
         epoch: u64,
         /// The version that is here.
         have: u64,
@@ -103,7 +103,7 @@ impl Replicator {
         &self.state
     }
 
-    /// This node's identity.
+    /// This node's identity, which does not change.
     pub fn identity(&self) -> &Identity {
         &self.state.identity
     }
@@ -162,6 +162,7 @@ impl Replicator {
             Event::Up(addr, identity) => {
                 self.down.remove(&addr);
                 if self.state.member_up(addr, identity) {
+                    // A new process is asked at once, however lately the one before was.
                     self.pulled.remove(&addr);
                     self.pull(addr, now);
                 }
@@ -201,7 +202,7 @@ impl Replicator {
         }
     }
 
-    /// Does what is due.
+    /// Does what is due by now: own changes, heartbeat, links, and what is forgotten.
     pub fn handle_timeout(&mut self, now: Time) {
         self.state.now = now;
         if self.flush_at.is_some_and(|at| at <= now) {
@@ -303,6 +304,7 @@ impl Replicator {
         let Some((base, changes)) = self.state.local.flush() else { return };
         let deltas = message::deltas(&self.state.identity, base, &changes, self.max_packet);
         let deltas: Vec<_> = deltas.into_iter().map(Arc::new).collect();
+        // The others hear the version with the next heartbeat, and pull.
         for addr in self.those(|member| member.status == Status::Active) {
             self.actions.extend(deltas.iter().map(|delta| Action::Send(addr, delta.clone())));
         }

@@ -17,7 +17,7 @@ use crate::names::Names;
 use crate::node::{Load, RemoteRoute, Status};
 use crate::time::Time;
 
-/// All of it.
+/// The tables and members that a node knows, and the routes they give.
 pub struct State {
     pub(crate) caps: Caps,
     pub(crate) identity: Identity,
@@ -43,9 +43,9 @@ pub struct State {
 /// What other nodes may make this one remember.
 #[derive(Debug, Clone, Copy)]
 pub struct Caps {
-    /// Other nodes.
+    /// Other nodes at most, those that are gone included.
     pub nodes: usize,
-    /// Endpoints of each.
+    /// Endpoints of each node at most.
     pub endpoints: usize,
 }
 
@@ -71,7 +71,7 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// The label.
+    /// The reason as a label of metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Ignored::NoMember => "no_member",
@@ -114,7 +114,7 @@ impl State {
         self.gone.lost(endpoint, self.now);
     }
 
-    /// When a table lost an endpoint last. `None`: as far as is remembered, none ever had it.
+    /// When a table lost an endpoint last. Returns `None` if none ever had it, as far as is remembered.
     pub fn gone_since(&self, endpoint: &EndpointKey) -> Option<Time> {
         self.gone.since(endpoint)
     }
@@ -161,7 +161,7 @@ impl State {
         self.settle_all();
     }
 
-    /// Sets whether this node has a good link to a process. `false`: it was so before.
+    /// Sets whether this node has a good link to a process. Returns `false` if it was so before.
     pub(crate) fn set_link(&mut self, far: Link, good: bool) -> bool {
         let changed = if good { self.links.insert(far) } else { self.links.remove(&far) };
         if good && let Some(member) = self.members.get_mut(&far.0).filter(|member| member.as_link() == far) {
@@ -337,6 +337,7 @@ impl State {
         let before = std::mem::replace(&mut member.endpoints, taken);
         member.version = version;
         let mut changed: Vec<_> = before.into_keys().chain(member.endpoints.keys().cloned()).collect();
+        // Deltas that came ahead of this table may fit on now.
         left_out += member.take(version, Vec::new(), cap, &mut changed);
         self.reroute(changed);
         if left_out > 0 { Err(Ignored::Capped) } else { Ok(Then::Nothing) }

@@ -1,4 +1,4 @@
-//! Time, as the one who drives the cluster's state counts it.
+//! Time, as the driver of the cluster's state counts it.
 
 use std::time::Duration;
 

@@ -15,11 +15,11 @@ use crate::state::State;
 /// A node, as status shows it.
 #[derive(Debug, Clone)]
 pub struct NodeView {
-    /// Its identity.
+    /// Its id, its process and its addresses.
     pub identity: Identity,
     /// Its gossip address; the local node's is unknown here.
     pub gossip_addr: Option<SocketAddr>,
-    /// How it is.
+    /// Whether it is in contact.
     pub status: Status,
     /// The version of its table.
     pub version: u64,

@@ -32,13 +32,13 @@ const MEMBERSHIP: u8 = 1;
 const PULL: u8 = 2;
 
 impl Port {
-    /// A connection for memberlist.
+    /// Opens a connection for memberlist, proved and announced as its.
     pub(super) async fn dial(&self, to: SocketAddr) -> io::Result<Stream> {
         Ok(Stream::new(self.connect(to, MEMBERSHIP).await?, None))
     }
 
     /// Asks a member for what is newer than `have`, and takes it. What comes on a connection to a member's own
-    /// address is that member's. `false`: it closed without an answer, as it does to one that is no member of its.
+    /// address is that member's. Returns `false` if it closed without an answer, as it does to strangers.
     pub(super) async fn pull(&self, from: SocketAddr, epoch: u64, have: u64) -> io::Result<bool> {
         let late = || io::Error::new(io::ErrorKind::TimedOut, format!("not all of it within {ANSWER:?}"));
         timeout(ANSWER, self.pull_all(from, epoch, have)).await.map_err(|_| late())?
@@ -106,11 +106,12 @@ impl Port {
                 return;
             }
         };
+        // Only after its proof: strangers must not take the places of members.
         let Ok(place) = self.streams.clone().try_acquire_owned() else { return self.dropped("crowded") };
         let Ok(Some((purpose, from))) = timeout(HELLO, hello(&mut io)).await else {
             return self.dropped("malformed");
         };
-        // With a secret, who proved that it knows it is believed where it lives.
+        // With a secret, a node that has proved itself is believed about its address. Without one, the system is.
         if !self.proved && from.ip() != source.ip() {
             return self.dropped("unproved");
         }

@@ -18,7 +18,7 @@ use piko_cluster::{Action, Event, Status};
 /// Tables that are asked for at once. A node that is left out is asked again after its next heartbeat.
 const MAX_PULLS: usize = 64;
 
-/// Runs until stopped.
+/// Does what the table says, and tells it what happens, until stopped.
 pub(super) async fn run(
     gossip: Arc<Gossip>,
     table: Arc<Table>,

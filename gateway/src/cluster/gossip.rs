@@ -34,7 +34,7 @@ const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How often a goodbye is said: packets are lost.
 const BYES: usize = 3;
 
-/// A running memberlist.
+/// A running memberlist, and the port it uses.
 pub(super) struct Gossip {
     members: Memberlist<Transport, Delegate>,
     port: Arc<Port>,
@@ -46,13 +46,13 @@ struct Node {
     meta: Meta,
 }
 
-/// Whom memberlist may take.
+/// Decides which nodes memberlist may take as members.
 struct Door {
     own: SocketAddr,
     table: Arc<Table>,
 }
 
-/// Why it may not.
+/// Why memberlist may not take a node.
 #[derive(Debug, thiserror::Error)]
 enum NotTaken {
     #[error("it is no node of this version of piko")]
@@ -156,7 +156,7 @@ impl Gossip {
         Ok((Gossip { members: memberlist, port, runtime, table }, members))
     }
 
-    /// The bound address.
+    /// The address that others know this node's gossip by.
     pub(super) fn addr(&self) -> SocketAddr {
         self.port.advertised
     }
@@ -190,6 +190,7 @@ impl Gossip {
             for addr in &members {
                 self.tell(*addr, &bye).await;
             }
+            // Apart, so that one burst of loss does not take all of them.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let members = self.members.clone();

@@ -16,14 +16,14 @@ use super::table::Table;
 
 /// One node's answer to a join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// One name's look-up.
+/// How long the look-up of one name may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest pause between tries of the first join.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// How often nodes that are missing are looked for.
 const REJOIN: Duration = Duration::from_secs(5);
 
-/// Joins nodes.
+/// Joins the configured nodes, at the start and again for those that are missing.
 #[derive(Clone)]
 pub(super) struct Joiner {
     addresses: Vec<String>,
@@ -79,6 +79,7 @@ impl Joiner {
     /// Looks for missing nodes until stopped.
     pub(super) async fn keep(self, stop: CancellationToken) {
         loop {
+            // Not in step with other nodes, which a partition has left with the same work.
             let pause = REJOIN.mul_f64(rand::rng().random_range(0.8..1.2));
             tokio::select! {
                 () = sleep(pause) => {}

@@ -1,4 +1,4 @@
-//! What a node is told of its cluster, and what it says where it cannot take part.
+//! How a node takes part in its cluster, and why it cannot.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::trust::ClusterKey;
 
 /// How to take part in a cluster.
 pub struct Options {
-    /// This node's identity.
+    /// This node's id, process and addresses, as the others are told.
     pub identity: Identity,
     /// Where gossip listens, TCP and UDP.
     pub bind: SocketAddr,
@@ -21,37 +21,37 @@ pub struct Options {
     pub join_timeout: Duration,
     /// Is it an error if no node could be joined?
     pub abort_if_join_fails: bool,
-    /// Encrypts and authenticates gossip.
+    /// The key that encrypts and authenticates gossip. Without one, it is in clear.
     pub key: Option<ClusterKey>,
-    /// Other nodes at most.
+    /// Other nodes that are remembered, at most.
     pub max_nodes: usize,
     /// Endpoints of each at most.
     pub max_endpoints: usize,
     /// How often membership changes are passed on.
     pub gossip_interval: Duration,
-    /// Largest UDP packet, bytes.
+    /// Largest UDP packet that is sent, bytes.
     pub max_packet_size: u16,
 }
 
 /// Why a node cannot take part.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// Gossip did not start.
+    /// Gossip did not start: the port is taken, or memberlist refused to run.
     #[error("cluster.gossip.bind_addr: cannot gossip on {addr}: {message}")]
     Start {
         /// The address as configured.
         addr: SocketAddr,
-        /// What went wrong.
+        /// The system's or memberlist's error.
         message: String,
     },
     /// No node could be joined.
     #[error("cluster join: none of {addresses:?} could be joined within {within:?}: {last}")]
     Join {
-        /// As configured.
+        /// `cluster.join` of the configuration.
         addresses: Vec<String>,
-        /// The limit.
+        /// `cluster.join_timeout` of the configuration.
         within: Duration,
-        /// The last failure.
+        /// What the last round failed with.
         last: String,
     },
 }

@@ -36,16 +36,16 @@ const MAX_SENDERS: usize = 4096;
 /// What was silent for so long may be forgotten, when there is no room.
 const FORGET: Duration = Duration::from_secs(3600);
 
-/// Whose the body is.
+/// The receiver of a packet's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
-    /// memberlist's.
+    /// The body is memberlist's.
     Membership,
-    /// The tables'.
+    /// The body is a message of the tables.
     Table,
 }
 
-/// Who sends.
+/// The head of a packet: its sender and its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Head {
     kind: Kind,
@@ -86,7 +86,7 @@ impl Refused {
     }
 }
 
-/// Seals this process's packets.
+/// Seals this process's packets, each with a number of its own.
 pub(super) struct Sealer {
     from: SocketAddr,
     epoch: u64,
@@ -94,7 +94,7 @@ pub(super) struct Sealer {
     next: AtomicU64,
 }
 
-/// Opens others' packets.
+/// Opens others' packets, and remembers which ones were taken.
 pub(super) struct Senders {
     key: Option<ClusterKey>,
     own: Option<[u8; SALT]>,
@@ -146,7 +146,7 @@ impl Sealer {
         packet.extend_from_slice(salt);
         packet.extend_from_slice(&number.to_be_bytes());
         let sealed = key.seal_in_place_append_tag(nonce(number), Aad::from([SEALED]), &mut inside);
-        // Fails above 64 GiB alone.
+        // It fails only above 64 GiB.
         sealed.expect("a packet can be sealed");
         packet.extend_from_slice(&inside);
         packet
@@ -184,11 +184,12 @@ impl Senders {
         salt.copy_from_slice(&front[1..=SALT]);
         number.copy_from_slice(&front[1 + SALT..]);
         let number = u64::from_be_bytes(number);
+        // A packet of our own that was sent back.
         if self.own == Some(salt) {
             return Err(Refused::Replayed);
         }
         if let Some(sender) = self.by_salt.get_mut(&salt) {
-            // Before the work of opening it.
+            // Before it is opened, which is the dear part.
             if sender.window.has(number) {
                 return Err(Refused::Replayed);
             }

@@ -36,7 +36,7 @@ const MAX_STREAMS: usize = 256;
 /// After a failed accept or receive: the system has no room just now.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
-/// memberlist's instant.
+/// The instant of memberlist's runtime.
 pub(super) type Instant = <TokioRuntime as RuntimeLite>::Instant;
 
 /// What goes from the port to memberlist, both ends of each.
@@ -45,7 +45,7 @@ pub(super) struct Queues {
     pub(super) connections: (StreamProducer<SocketAddr, Stream>, StreamSubscriber<SocketAddr, Stream>),
 }
 
-/// The port.
+/// The gossip port, UDP and TCP, and what its connections share.
 pub(super) struct Port {
     /// What others dial; memberlist's id of this node.
     pub(super) advertised: SocketAddr,
@@ -111,12 +111,12 @@ impl Port {
         self.tasks.wait().await;
     }
 
-    /// memberlist's packets from others.
+    /// The packets of others that are for memberlist.
     pub(super) fn packets(&self) -> PacketSubscriber<SocketAddr, Instant> {
         self.queues.packets.1.clone()
     }
 
-    /// memberlist's connections from others.
+    /// The connections of others that are for memberlist.
     pub(super) fn connections(&self) -> StreamSubscriber<SocketAddr, Stream> {
         self.queues.connections.1.clone()
     }
@@ -157,7 +157,7 @@ impl Port {
         }
     }
 
-    /// A table message of somebody's.
+    /// Takes a table message that came from that address.
     pub(super) fn take(&self, from: SocketAddr, bytes: &[u8]) {
         let Some(message) = message::decode(bytes) else { return self.dropped("malformed") };
         self.metrics.inbound.count(message.in_packet(), bytes.len(), message.entries());

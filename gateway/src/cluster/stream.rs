@@ -28,7 +28,7 @@ const STEP: usize = 64 << 10;
 /// memberlist's messages that come by TCP, by their first byte: Ping, Ack, PushPull, ErrorResponse.
 const TAGS: [u8; 4] = [2, 4, 8, 11];
 
-/// Reads one frame; `None` at the end of the stream.
+/// Reads one frame. Returns `None` at the end of the stream.
 pub(super) async fn read_frame<R>(io: &mut R, max: usize) -> io::Result<Option<Bytes>>
 where
     R: AsyncRead + Unpin,
@@ -56,7 +56,7 @@ where
     timeout(WITHIN, whole).await.map_err(|_| late())?
 }
 
-/// Writes one frame.
+/// Writes one frame: four bytes of length, the highest first, and the message.
 pub(super) async fn write_frame<W>(io: &mut W, message: &[u8]) -> io::Result<()>
 where
     W: AsyncWrite + Unpin,
@@ -81,6 +81,7 @@ fn check(frame: &[u8]) -> io::Result<()> {
     if !TAGS.contains(tag) {
         return Err(invalid(format!("a message of kind {tag}, which does not come by TCP")));
     }
+    // A varint: seven bits in each byte, the lowest first.
     let mut length = 0u64;
     for (n, byte) in rest.iter().take(5).enumerate() {
         length |= u64::from(byte & 0x7f) << (7 * n);
@@ -95,13 +96,13 @@ fn check(frame: &[u8]) -> io::Result<()> {
     Err(invalid("a message with half a length".into()))
 }
 
-/// A connection, for memberlist.
+/// A connection as memberlist uses it: one message in each direction.
 pub(super) struct Stream {
     reader: Reader,
     writer: Writer,
 }
 
-/// Its way in.
+/// The half that memberlist reads.
 pub(super) struct Reader {
     io: ReadHalf<Shareable>,
     /// What is left of the message.
@@ -111,7 +112,7 @@ pub(super) struct Reader {
     _place: Option<OwnedSemaphorePermit>,
 }
 
-/// Its way out.
+/// The half that memberlist writes.
 pub(super) struct Writer(WriteHalf<Shareable>);
 
 /// memberlist wants streams that may be shared between threads, though it never does. The lock is never taken.

@@ -39,12 +39,12 @@ impl Table {
         }
     }
 
-    /// This node's id.
+    /// The id by which users and other nodes know this node.
     pub fn local_id(&self) -> NodeId {
         self.replicator.read().identity().id.clone()
     }
 
-    /// This node's identity.
+    /// This node's id, process and addresses.
     pub fn identity(&self) -> Identity {
         self.replicator.read().identity().clone()
     }
@@ -96,7 +96,8 @@ impl Table {
         self.read(|state| state.is_out_of_reach(route))
     }
 
-    /// For how long an endpoint that no table has has been gone. `None`: as far as is remembered, none ever had it.
+    /// For how long an endpoint that no table has has been gone. Returns `None` if none ever had it, as far as is
+    /// remembered.
     pub fn gone_for(&self, endpoint: &EndpointKey) -> Option<Duration> {
         let since = self.read(|state| state.gone_since(endpoint))?;
         Some(self.start.elapsed().saturating_sub(since))
@@ -172,7 +173,7 @@ impl Table {
         self.write(|replicator, now| replicator.handle_event(event, now));
     }
 
-    /// Takes what somebody at that address says. Whatever strangers send, nobody waits for the lock because of it.
+    /// Takes a message from that address. One of a stranger's is dropped before anybody waits for the lock.
     pub(super) fn handle_message(&self, from: SocketAddr, message: Message) -> Result<(), Ignored> {
         if !self.is_there(from) {
             return Err(Ignored::NoMember);
@@ -180,7 +181,7 @@ impl Table {
         self.write(|replicator, now| replicator.handle_message(from, message, now))
     }
 
-    /// Does what is due.
+    /// Does what is due by now.
     pub(super) fn handle_timeout(&self) {
         self.write(|replicator, now| replicator.handle_timeout(now));
     }
@@ -205,7 +206,7 @@ impl Table {
         self.replicator.write().next_action()
     }
 
-    /// When something is due.
+    /// When something is due next.
     pub(super) fn due(&self) -> Instant {
         self.start + self.replicator.read().timeout()
     }

@@ -41,7 +41,7 @@ impl<'s> Client<'s> {
         Ok(Client { exchange, head })
     }
 
-    /// The request's head.
+    /// The request's head, as it came.
     pub(super) fn head(&self) -> &'s RequestHeader {
         self.head
     }
@@ -142,7 +142,7 @@ impl<'s> Client<'s> {
         self.discard(MAX_LINGERED, LINGER_TIME).await;
     }
 
-    /// Reads and drops up to `bytes`. True: that was the rest of the body.
+    /// Reads and drops up to `bytes`. Returns true if that was the rest of the body.
     async fn discard(&self, bytes: usize, time: Duration) -> bool {
         let discarded = async {
             let mut dropped = 0;

@@ -22,7 +22,7 @@ pub(super) struct Download {
 
 /// A piece of an answer's body.
 pub(super) enum Next {
-    /// Bytes. True: they are the last, and no trailers follow.
+    /// Bytes, and whether they are the last and no trailers follow.
     Data(Bytes, bool),
     /// The end, with trailers where there are some.
     End(Option<HeaderMap>),
@@ -33,7 +33,7 @@ impl Download {
         Download { body: stream, broken: None }
     }
 
-    /// See [`Receiver::be_patient`].
+    /// Says that this is a byte stream, whose reader may pause for longer: see [`Receiver::be_patient`].
     pub(super) fn be_patient(&self) {
         self.body.be_patient();
     }
@@ -104,8 +104,9 @@ impl Download {
         all.freeze()
     }
 
-    /// What has arrived; the outer `None`: nothing.
+    /// The piece that has arrived. Returns `None` if there is none yet, `Some(None)` at the end.
     fn data_now(&mut self) -> Option<Option<Result<Bytes, ReceiveError>>> {
+        // Without tokio's budget: used up, it would say that nothing has come.
         tokio::task::unconstrained(self.body.data()).now_or_never()
     }
 

@@ -52,7 +52,7 @@ impl Domains {
         self.under(host.strip_suffix('.').unwrap_or(host))?.1
     }
 
-    /// What a host says of an endpoint. `None` for addresses, single labels and hosts under no suffix.
+    /// The endpoint that a host names. Returns `None` for addresses, single labels and hosts under no domain.
     fn asked<'h>(&self, host: &'h str) -> Option<Asked<'h>> {
         let host = without_port(host)?;
         if host.parse::<IpAddr>().is_ok() {
@@ -67,7 +67,7 @@ impl Domains {
     }
 }
 
-/// The host of an authority; `None` for an IPv6 literal, which names no endpoint anyway.
+/// The host of an authority. Returns `None` for an IPv6 literal, which names no endpoint anyway.
 fn without_port(authority: &str) -> Option<&str> {
     if authority.starts_with('[') {
         return None;

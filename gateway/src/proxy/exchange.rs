@@ -22,7 +22,7 @@ pub(super) enum Piece {
     End,
 }
 
-/// How far a request and its answer have come: for the access log, the metrics, and whoever would answer again.
+/// How far a request and its answer have come: for the access log and the metrics, and to answer only once.
 #[derive(Default)]
 pub(super) struct Tally {
     answered: OnceLock<ResponseHeader>,

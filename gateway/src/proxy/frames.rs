@@ -14,7 +14,7 @@ pub(super) enum Frames {
     /// None of it was here yet.
     #[default]
     Border,
-    /// Its first byte was.
+    /// Its first byte was here: the byte with its length comes next.
     Length,
     /// So many bytes of an extended length and of the mask; the length so far, and the mask's bytes after it.
     Head { length_left: u8, length: u64, mask: u8 },

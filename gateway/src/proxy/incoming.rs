@@ -57,7 +57,7 @@ impl Incoming {
         Ok(Incoming { body, upgrade, header_bytes: headers::list_size(&head.headers) })
     }
 
-    /// What kind of listener it needs.
+    /// The kind of listener that it needs.
     pub(super) fn protocol(&self) -> Protocol {
         match self.upgrade {
             Some(Upgrade::Tcp(..)) => Protocol::Tcp,
@@ -65,7 +65,7 @@ impl Incoming {
         }
     }
 
-    /// What is asked for: the TCP path's endpoint, else the header's, else the host's.
+    /// The endpoint that is asked for: the TCP path's, else the header's, else the host's.
     pub(super) fn asked<'h>(&self, head: &'h RequestHeader, domains: &Domains) -> Result<Asked<'h>, Failure> {
         match &self.upgrade {
             Some(Upgrade::Tcp(endpoint, _)) => Ok(Asked::Exact(endpoint.clone())),
@@ -91,6 +91,7 @@ pub(super) fn well_formed(head: &RequestHeader) -> Result<(), Failure> {
     let named = head.uri.authority();
     if let Some(authority) = host.transpose()?.as_ref().or(named) {
         let lone_user = authority.as_str().contains('@');
+        // Parsers differ on which part of these is the host.
         if lone_user || authority.as_str().contains(',') {
             return Err(Failure::InvalidHost);
         }

@@ -88,7 +88,7 @@ impl Limits {
         Ok(place)
     }
 
-    /// The listener's limit. `None`: it has none.
+    /// The listener's limit. Returns `None` if it has none.
     fn of(&self, listener: &EndpointKey) -> Option<Arc<Limit>> {
         if let Some(limit) = self.listeners.read().get(listener) {
             return Some(limit.clone());
@@ -124,7 +124,7 @@ impl Limit {
                 place.forget();
                 Ok(())
             }
-            // Nobody closes it.
+            // The first cannot be: nobody closes the semaphore.
             Ok(Err(_)) | Err(_) => Err(Full::Time),
         }
     }
@@ -140,6 +140,7 @@ struct Waiting<'l>(&'l AtomicUsize);
 impl Waiting<'_> {
     fn at(limit: &Limit, most: usize) -> Option<Waiting<'_>> {
         let waiting = Waiting(&limit.waiting);
+        // Counted before it is compared, so that two do not both take the last place. The drop takes it back.
         (limit.waiting.fetch_add(1, Relaxed) < most).then_some(waiting)
     }
 }

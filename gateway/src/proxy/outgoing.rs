@@ -1,4 +1,4 @@
-//! What goes on from here: the request to an upstream, the answer to a client. Both are built from what
+//! The heads that go on from here: the request to an upstream, the answer to a client. Both are built from what
 //! was parsed; framing is always our own.
 
 use http::header;
@@ -67,6 +67,7 @@ fn target(head: &RequestHeader) -> Result<Uri, Failure> {
     let authority = match (host, head.uri.authority()) {
         (Some(host), _) => Authority::try_from(host.as_bytes()).map_err(|_| Failure::InvalidHost)?,
         (None, Some(authority)) => authority.clone(),
+        // HTTP/1.0 need not name a host, and a URI with a scheme has to have one.
         (None, None) => Authority::from_static("localhost"),
     };
     let path = head.uri.path_and_query().cloned();

@@ -34,17 +34,17 @@ pub enum PagesError {
     /// It, or a file in it, cannot be read.
     #[error("proxy.error_pages.dir: cannot read {path}: {source}")]
     Read {
-        /// Which.
+        /// The directory or file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A page that is too large.
     #[error("proxy.error_pages.dir: {path} has {size} bytes; a page may have 256 KiB")]
     TooLarge {
-        /// Which.
+        /// The file that is too large.
         path: PathBuf,
-        /// Bytes.
+        /// How many bytes it has.
         size: u64,
     },
     /// Its name says of no error that it is for it.
@@ -53,7 +53,7 @@ pub enum PagesError {
          error.html for all others"
     )]
     Name {
-        /// Which.
+        /// The file with that name.
         path: PathBuf,
     },
 }
@@ -71,7 +71,7 @@ struct Row {
 }
 
 impl Pages {
-    /// The pages of a directory, ours where it has none. `None`: ours.
+    /// The pages of a directory, and ours where it has none. Without a directory, all are ours.
     ///
     /// # Errors
     /// A file that cannot be read, is too large, or is named after no error: it would never be seen.
@@ -91,7 +91,7 @@ impl Pages {
         Ok(Pages { nodes: make(nodes), agents: make(agents) })
     }
 
-    /// The page of a failure of this node, for who asks for pages.
+    /// The page of a failure of this node. Returns `None` if the client does not ask for pages.
     pub(super) fn of_node(&self, code: &str, request: &HeaderMap) -> Option<&Page> {
         self.nodes.get(code).filter(|_| wants_page(request))
     }

@@ -13,7 +13,7 @@ use crate::route::EndpointKey;
 /// `proxy.endpoints`, and what holds for all others.
 #[derive(Debug, Clone)]
 pub(super) struct PerEndpoint {
-    /// Time to the response headers. `None`: no limit.
+    /// Time to the response headers. `None` is no limit.
     timeout: Option<Duration>,
     endpoints: Arc<HashMap<EndpointKey, Settings>>,
 }
@@ -21,15 +21,15 @@ pub(super) struct PerEndpoint {
 /// What one endpoint has of its own.
 #[derive(Debug, Clone)]
 struct Settings {
-    /// See [`PerEndpoint::timeout`]. The outer `None`: the usual one.
+    /// Its own [`PerEndpoint::timeout`]. `None` for the usual one.
     timeout: Option<Option<Duration>>,
-    /// Requests in flight. `None`: as many as for others.
+    /// Requests it may have in flight. `None` for as many as the others.
     in_flight: Option<u32>,
     affinity: Option<Affinity>,
 }
 
 impl PerEndpoint {
-    /// As configured, and checked.
+    /// Takes over the configuration, which was checked: what is wrong in it is left out.
     pub(super) fn new(config: &ProxyConfig) -> PerEndpoint {
         let of = |(name, own): (&String, &crate::config::EndpointConfig)| {
             let timeout = own.timeout.map(|timeout| timeout.on());

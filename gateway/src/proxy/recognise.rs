@@ -9,7 +9,7 @@ use crate::route::affinity::Key;
 /// A client, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// What its agent is chosen by. `None`: nothing, so any will do.
+    /// The key that its agent is chosen by. `None` if any agent will do.
     pub(super) key: Option<Key>,
     /// The cookie that it is given, as the value of `Set-Cookie`.
     pub(super) cookie: Option<HeaderValue>,

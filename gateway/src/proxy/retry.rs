@@ -35,7 +35,7 @@ pub(super) struct Attempted {
     pub(super) idempotent: bool,
     /// Everything of the body that was read is still here.
     pub(super) body_held: bool,
-    /// Upstreams tried so far.
+    /// How many upstreams were tried so far.
     pub(super) tries: usize,
 }
 

@@ -28,7 +28,7 @@ pub(super) fn digest(conn: &Conn) -> Arc<Digest> {
     })
 }
 
-/// The client chose HTTP/2 in the TLS handshake (RFC 7301); `None` without TLS.
+/// Did the client choose HTTP/2 in the TLS handshake (RFC 7301)? Returns `None` without TLS.
 pub(super) fn chose_http2(conn: &Conn) -> Option<bool> {
     match conn.io() {
         Io::Plain(_) => None,
@@ -67,6 +67,7 @@ impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(mut conn) = self.conn.take() else { return };
         if conn.wants_linger()
+            // There is none while the runtime ends, and then nobody waits for the client.
             && let Ok(runtime) = Handle::try_current()
         {
             let lingering = async move {

@@ -23,18 +23,18 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub(super) struct Asked {
     /// It was a HEAD: there is no body, whatever the head says (RFC 9110, section 9.3.2).
     bodiless: bool,
-    /// HTTP/1.0 knows no chunks.
+    /// The client takes chunks, which HTTP/1.0 does not know.
     chunks: bool,
-    /// `TE: trailers` (RFC 9110, section 10.1.4).
+    /// The client takes trailers: `TE: trailers` (RFC 9110, section 10.1.4).
     trailers: bool,
 }
 
-/// How the body ends.
+/// How the client tells where the body ends.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Framing {
     /// So many bytes are left.
     Length(u64),
-    /// The last chunk. True: the client is ready for trailers.
+    /// The last chunk, and whether the client is ready for trailers.
     Chunks(bool),
     /// With the connection, or after a 101.
     #[default]
@@ -49,9 +49,9 @@ pub(super) struct Answer {
     framing: Framing,
     /// Head and framing, and small pieces.
     front: Vec<u8>,
-    /// A large piece.
+    /// A piece too large to be copied into `front`.
     piece: Bytes,
-    /// What follows it.
+    /// The framing that follows it.
     back: Vec<u8>,
     /// Bytes of the three that were written.
     written: usize,
@@ -166,7 +166,7 @@ impl Answer {
         if end { self.end(None) } else { Ok(()) }
     }
 
-    /// Queues the end.
+    /// Queues the end of the body, and trailers if the client takes them.
     pub(super) fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<()> {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(());
@@ -200,7 +200,7 @@ impl Answer {
         }
     }
 
-    /// Behind whatever is queued.
+    /// Queues bytes behind all that is queued.
     fn after(&mut self, bytes: &[u8]) {
         let last = if self.piece.is_empty() { &mut self.front } else { &mut self.back };
         last.extend_from_slice(bytes);
@@ -215,7 +215,7 @@ impl Answer {
         self.queued() == 0
     }
 
-    /// Writes what is queued.
+    /// Writes all that is queued, then empties the buffers.
     pub(super) fn poll_flush(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut conn = Pin::new(conn);
         while self.written < self.queued() {

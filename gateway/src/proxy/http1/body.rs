@@ -19,7 +19,7 @@ const MAX_TRAILERS: usize = 16 << 10;
 /// What of a body is still to come.
 #[derive(Debug, Default)]
 pub(super) enum Body {
-    /// Nothing.
+    /// All of it was taken, or there was none.
     #[default]
     Done,
     Length(u64),
@@ -43,7 +43,7 @@ enum Next {
     Line,
     /// So many bytes of a chunk.
     Data(u64),
-    /// The CRLF after one.
+    /// The CRLF after a chunk's data.
     DataEnd,
     /// The lines after the last.
     Trailers(Lines),
@@ -72,7 +72,7 @@ impl Body {
         }
     }
 
-    /// Takes the next piece out of what was read. `None`: there is more to come.
+    /// Takes the next piece out of what was read. Returns `None` if it has not come yet.
     pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Option<Piece>, Failure> {
         match self {
             Body::Done => Ok(Some(Piece::End)),
@@ -86,7 +86,7 @@ impl Body {
             }
             Body::Chunked(chunked) => {
                 let piece = chunked.take(read)?;
-                // With the last bytes, often: then the end goes on with them.
+                // The end often comes with the last bytes. Taken here, it goes on with them.
                 let at_end = matches!(chunked.next, Next::DataEnd) && read.starts_with(LAST);
                 if at_end {
                     let _ = read.split_to(LAST.len());
@@ -103,7 +103,7 @@ impl Body {
 /// The end of a chunk, and a last one without trailers.
 const LAST: &[u8] = b"\r\n0\r\n\r\n";
 
-/// Up to `left` bytes.
+/// Takes up to `left` bytes out of what was read.
 fn data(left: &mut u64, read: &mut BytesMut) -> Option<Piece> {
     if read.is_empty() {
         return None;

@@ -25,7 +25,7 @@ use super::wire::{FIRST, Wire};
 /// that goes then is noticed when it is written to.
 const MAX_AHEAD: usize = 64 << 10;
 
-/// One connection.
+/// A connection, with the request that is being served on it.
 pub(super) struct Http1 {
     state: Mutex<State>,
     tally: Tally,
@@ -39,7 +39,7 @@ struct State {
     answer: Answer,
     /// The client wants the connection kept after this request.
     client_keeps: bool,
-    /// And so do we.
+    /// This node wants it kept, too, so far.
     keep: bool,
     /// The client has ended its side while its answer is awaited. Boxed: few do.
     half_closed: Option<Box<HalfClosed>>,
@@ -60,7 +60,8 @@ impl Http1 {
         Http1 { state: Mutex::new(state), tally: Tally::default() }
     }
 
-    /// The next request's head. `None`: the client has gone, or has had its time. `most`: bytes its fields may have.
+    /// The next request's head. Returns `None` if the client has gone, or has had its time. `most`: bytes its fields
+    /// may have.
     pub(super) async fn next(&mut self, most: usize) -> Option<Result<RequestHeader, Box<Refused>>> {
         let State { wire, reader, .. } = self.state.get_mut();
         // Each turn reads bytes, of which a head has so many.
@@ -119,7 +120,7 @@ impl Http1 {
     }
 }
 
-/// RFC 9112, section 9.3.
+/// Does the client want the connection kept (RFC 9112, section 9.3)?
 fn keeps(head: &RequestHeader) -> bool {
     let says =
         |token| head.headers.get_all(header::CONNECTION).iter().any(|value| headers::has_token(value, token));

@@ -18,12 +18,12 @@ const PATIENCE: u32 = 30;
 /// One that wanted its connection kept, which it has no use for now, has most likely gone: browsers do so.
 const LITTLE_PATIENCE: u32 = 1;
 
-/// Such a client.
+/// The watch on such a client.
 pub(super) struct HalfClosed {
     look: Pin<Box<Sleep>>,
     /// What was sent at the last look, bytes.
     sent: usize,
-    /// Looks since then.
+    /// How many looks have seen nothing sent since.
     looks: u32,
     patience: u32,
 }
@@ -40,6 +40,7 @@ impl HalfClosed {
         // Each turn waits.
         loop {
             ready!(self.look.as_mut().poll(cx));
+            // A reset shows only here: its end was read, so nothing reads the socket any more.
             if let Ok(Some(error)) | Err(error) = conn.io().tcp().take_error() {
                 return Poll::Ready(gone(&error));
             }

@@ -31,7 +31,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Takes the next head out of what was read. `None`: there is more to come. `most`: bytes its fields may have.
+    /// Takes the next head out of what was read. Returns `None` if there is more to come. `most`: how many bytes its
+    /// fields may have.
     pub(super) fn take(
         &mut self,
         read: &mut BytesMut,

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// How far the search for the empty line has come. The bytes may grow between two calls: each is looked at once.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    /// Bytes looked at.
+    /// How many bytes were looked at.
     at: usize,
     /// Where the current line begins.
     line: usize,
@@ -63,6 +63,7 @@ pub(super) fn fields(section: &Bytes, count: usize) -> Result<HeaderMap, Wrong> 
 }
 
 fn read<'s>(section: &'s Bytes, room: &mut [httparse::Header<'s>]) -> Result<HeaderMap, Wrong> {
+    // httparse would take a bare LF. There is none: `Lines` has found the end of this section.
     let parsed = match httparse::parse_headers(section, room) {
         Ok(httparse::Status::Complete((all, parsed))) if all == section.len() => parsed,
         _ => return Err(Wrong::Malformed),

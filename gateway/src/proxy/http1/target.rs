@@ -14,9 +14,9 @@ use http::{Method, Uri, uri};
 /// Longest target, bytes: as long as the `http` crate's may be. NGINX has 8 KiB, browsers send 64 KiB and more.
 pub(super) const MAX: usize = u16::MAX as usize - 1;
 
-/// What a path cannot have here, and a query.
+/// Bytes that a path cannot have here.
 const NOT_IN_PATH: &[u8] = b"<>`";
-/// See [`NOT_IN_PATH`].
+/// Bytes that a query cannot have here.
 const NOT_IN_QUERY: &[u8] = b"<>\"";
 
 /// The target as a URI. One in absolute form keeps the host it names, for comparison with `Host`.
@@ -24,7 +24,7 @@ pub(super) fn parse(target: Bytes, method: &Method) -> Result<Uri, Failure> {
     if target.len() > MAX {
         return Err(Failure::TargetTooLong);
     }
-    // A fragment is the client's own affair (RFC 9110, section 4.2.5): who sends one means something else.
+    // A fragment is for the client alone (RFC 9110, section 4.2.5). A target that has one means something else.
     if target.contains(&b'#') {
         return Err(Failure::BadRequest);
     }

@@ -17,7 +17,7 @@ pub(super) const FIRST: usize = 8 << 10;
 /// Largest read. 64 KiB measured best.
 const MOST: usize = 64 << 10;
 
-/// A client's connection.
+/// A client's connection and its read buffer.
 pub(super) struct Wire {
     pub(super) conn: Conn,
     /// Read and not used yet.

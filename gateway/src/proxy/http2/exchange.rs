@@ -13,7 +13,7 @@ use pingora_http::ResponseHeader;
 
 use super::super::exchange::{Exchange, Piece, Tally};
 
-/// One stream.
+/// One stream: a request of the client's, and its answer.
 pub(super) struct Http2 {
     streams: Mutex<Streams>,
     tally: Tally,
@@ -26,7 +26,7 @@ struct Streams {
     request_done: bool,
     respond: SendResponse<Bytes>,
     answer: Option<SendStream<Bytes>>,
-    /// Queued, waiting for window.
+    /// The piece that is queued and waits for window.
     waiting: Bytes,
     /// The answer ends after what is queued.
     ends: bool,
@@ -83,7 +83,7 @@ impl Exchange for Http2 {
         Poll::Ready(Ok(trailers.map_or(Piece::End, Piece::Trailers)))
     }
 
-    /// It has reset the stream, or its connection is gone.
+    /// Ready once the client has reset the stream, or its connection is gone.
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         let streams = &mut *self.streams.lock();
         let reset = match &mut streams.answer {
@@ -139,6 +139,7 @@ impl Exchange for Http2 {
                 None => return Poll::Ready(Error::e_explain(ErrorType::WriteError, "the client closed")),
             };
             let piece = streams.waiting.split_to(granted.min(streams.waiting.len()));
+            // h2 may say that there is window and have none left by now.
             if piece.is_empty() {
                 continue;
             }
