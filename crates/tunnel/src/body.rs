@@ -146,7 +146,7 @@ pub async fn send_data(
     mut data: Bytes,
     end: bool,
 ) -> Result<(), Option<h2::Error>> {
-    // h2 grants no window of nothing: waiting for it would never end.
+    // h2 grants no window of nothing: waiting for it might never end.
     if data.is_empty() {
         return if end { stream.send_data(data, true).map_err(Some) } else { Ok(()) };
     }
@@ -157,7 +157,6 @@ pub async fn send_data(
             None => return Err(None),
         };
         let chunk = data.split_to(granted.min(data.len()));
-        // h2 may say that there is window and have none left by now. An empty frame would only cost a write.
         if !chunk.is_empty() {
             let last = end && data.is_empty();
             stream.send_data(chunk, last).map_err(Some)?;

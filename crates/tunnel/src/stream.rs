@@ -80,7 +80,6 @@ impl AsyncWrite for TunnelStream {
         send.reserve_capacity(data.len());
         loop {
             return match ready!(send.poll_capacity(cx)) {
-                // h2 may say that there is window and have none left by now.
                 Some(Ok(0)) => continue,
                 Some(Ok(n)) => {
                     let n = n.min(data.len());

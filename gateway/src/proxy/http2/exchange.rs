@@ -139,7 +139,6 @@ impl Exchange for Http2 {
                 None => return Poll::Ready(Error::e_explain(ErrorType::WriteError, "the client closed")),
             };
             let piece = streams.waiting.split_to(granted.min(streams.waiting.len()));
-            // h2 may say that there is window and have none left by now.
             if piece.is_empty() {
                 continue;
             }
