@@ -352,7 +352,7 @@ fn poll_until(timer: &mut Option<Pin<Box<Sleep>>>, until: Instant, cx: &mut Cont
         timer.as_mut().reset(until);
     }
     while timer.as_mut().poll(cx).is_ready() {
-        // It was set for an earlier deadline, which has moved on since.
+        // It may have been set for an earlier deadline, which has moved on since.
         if Instant::now() >= until {
             return Poll::Ready(());
         }

@@ -194,7 +194,7 @@ impl Jwks {
     /// # Errors
     /// If there is no such key, or there are no keys at all.
     pub(super) async fn key(&self, kid: &str) -> Result<Arc<JwksKey>, Denied> {
-        // Without any keys the request fails at once, and has the next fetch come early. Only an unknown name waits.
+        // Without good keys the request fails at once, and has the next fetch come early. Only an unknown name waits.
         let known = self.known().inspect_err(|_| self.wanted.notify_one())?;
         if let Some(key) = known.keys.get(kid) {
             return Ok(key.clone());

@@ -292,7 +292,7 @@ async fn send_down(
             }
         };
         match head {
-            // More are dropped, and the wait goes on: no client needs them.
+            // More are dropped, and the wait goes on.
             Head::Informational(_) if informational == MAX_INFORMATIONAL => {}
             Head::Informational(head) => {
                 informational += 1;
