@@ -9,15 +9,15 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use piko_tunnel::body::{SendBodyError, send_body};
 use piko_tunnel::headers;
 use tokio::time::timeout;
 
 use crate::failure::Failure;
+use crate::http2::BrokeOff;
 use crate::limits::REST_OF_UPLOAD;
 use crate::link::Link;
-use crate::pool::{Carrier, Pool};
+use crate::pool::{Arriving, Carrier, Pool};
 
 /// What a response head said of its body, for the connection it came on.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,9 +103,9 @@ pub(crate) fn connection_login(parts: &response::Parts) -> Option<Login> {
 }
 
 /// Sends a body into the tunnel and moves its connection meanwhile, both ways: an upload that goes on is not held
-/// up by a client that does not read. Then the connection goes back to the pool.
+/// up by a client that does not read. Then the request's rest goes out, and its connection back to the pool.
 pub(crate) async fn pass(
-    body: Incoming,
+    body: Arriving,
     ends_at: Option<u64>,
     stream: SendStream<Bytes>,
     carrier: Carrier,
@@ -115,7 +115,17 @@ pub(crate) async fn pass(
     let mut sending = pin!(send_body(body, stream));
     let mut link = match carrier {
         Carrier::Http1(link) => Some(link),
-        Carrier::Http2 { .. } => return sending.await,
+        Carrier::Http2(mut busy) => {
+            std::future::poll_fn(|cx| match busy.drive(cx) {
+                Poll::Ready(Err(BrokeOff)) => {
+                    Poll::Ready(Err(SendBodyError::Source(io::ErrorKind::UnexpectedEof.into())))
+                }
+                _ => sending.as_mut().poll(cx),
+            })
+            .await?;
+            busy.finish(REST_OF_UPLOAD).await;
+            return Ok(());
+        }
     };
     std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
@@ -137,8 +147,16 @@ pub(crate) async fn pass(
     Ok(())
 }
 
+/// Ends a request whose answer has no body, or is sent.
+pub(crate) async fn finish(carrier: Carrier, pool: &Pool) {
+    match carrier {
+        Carrier::Http1(link) => give_back(link, pool).await,
+        Carrier::Http2(busy) => busy.finish(REST_OF_UPLOAD).await,
+    }
+}
+
 /// Back to the pool, once the request is sent whole, too.
-pub(crate) async fn give_back(mut link: Box<Link>, pool: &Pool) {
+async fn give_back(mut link: Box<Link>, pool: &Pool) {
     if !link.single_use && timeout(REST_OF_UPLOAD, link.finish()).await == Ok(true) {
         pool.put(link);
     }
@@ -146,7 +164,7 @@ pub(crate) async fn give_back(mut link: Box<Link>, pool: &Pool) {
 
 /// A body, up to a length that its connection does not know of.
 struct UpTo {
-    body: Incoming,
+    body: Arriving,
     left: Option<u64>,
 }
 

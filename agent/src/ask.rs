@@ -183,6 +183,9 @@ impl Ask {
         // All three parts are there, which is all that could be missing.
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
         *request.headers_mut() = fields;
+        if let Some(hints) = self.hints {
+            request.extensions_mut().insert(hints);
+        }
         request
     }
 }

@@ -1,7 +1,7 @@
 //! Informational answers of a service, such as 103 Early Hints (RFC 8297), on their way to the node.
 //!
-//! hyper shows them while it waits for the final head, from within the connection (HTTP/1 alone). The request's own
-//! task moves that connection: so they go through a short queue that wakes nobody, and costs those without any little.
+//! They are seen by who waits for the final head: for HTTP/1 hyper, from within the connection; for HTTP/2 `http2.rs`. Both
+//! run in the request's own task: so they go through a short queue that wakes nobody, and costs those without any little.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use parking_lot::Mutex;
 use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_INFORMATIONAL;
@@ -32,27 +32,31 @@ pub(crate) fn channel() -> (Hints, Arriving) {
 }
 
 impl Hints {
-    /// Listens for the informational answers to this request. The node has answered an `Expect` itself, so a 100
-    /// says nothing new.
+    /// Listens for the informational answers to this request over HTTP/1.
     pub(crate) fn listen<B>(self, request: &mut Request<B>) {
-        hyper::ext::on_informational(request, move |head| {
-            if head.status() == StatusCode::CONTINUE {
-                return;
-            }
-            let mut response = Response::new(());
-            *response.status_mut() = head.status();
-            *response.version_mut() = Version::HTTP_2;
-            let mut fields = head.headers().clone();
-            headers::strip_hop_by_hop(&mut fields);
-            headers::strip_framing(&mut fields);
-            headers::strip_private(&mut fields);
-            *response.headers_mut() = fields;
-            let mut heads = self.0.lock();
-            // A full queue drops it: it is a hint.
-            if heads.len() < MAX_INFORMATIONAL {
-                heads.push_back(response);
-            }
-        });
+        hyper::ext::on_informational(request, move |head| self.push(head.status(), head.headers()));
+    }
+
+    /// Takes one. The node has answered an `Expect` itself, so a 100 says nothing new; a 101 over HTTP/2 means nothing
+    /// (RFC 9113, section 8.6).
+    pub(crate) fn push(&self, status: StatusCode, fields: &HeaderMap) {
+        if matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS) {
+            return;
+        }
+        let mut heads = self.0.lock();
+        // A full queue drops it: it is a hint.
+        if heads.len() >= MAX_INFORMATIONAL {
+            return;
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.version_mut() = Version::HTTP_2;
+        let mut fields = fields.clone();
+        headers::strip_hop_by_hop(&mut fields);
+        headers::strip_framing(&mut fields);
+        headers::strip_private(&mut fields);
+        *response.headers_mut() = fields;
+        heads.push_back(response);
     }
 }
 

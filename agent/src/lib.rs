@@ -17,6 +17,7 @@
 //! ```
 
 mod addressing;
+mod alive;
 mod answer;
 mod ask;
 mod cluster;

@@ -1,9 +1,8 @@
 //! Every limit and wait between agent and services, with its reason: those of ours, and those of hyper, h2 and rustls
 //! that would hold otherwise.
 //!
-//! Left as they are, since they fit: Happy Eyeballs begins the other family after 300 ms (RFC 8305); h2 waits for no
-//! more than 100 streams' worth of `SETTINGS_MAX_CONCURRENT_STREAMS` before the service has said its own; rustls bounds
-//! its own buffers (64 KiB of plaintext) and handshake messages (64 KiB); 16 KiB are read of an HTTP/2 frame's header
+//! Left as they are, since they fit: Happy Eyeballs begins the other family after 300 ms (RFC 8305); rustls
+//! bounds its own buffers (64 KiB of plaintext) and handshake messages (64 KiB); 16 KiB are read of an HTTP/2 frame's header
 //! table (RFC 9113, 6.5.2: 4 KiB). WebSockets of clients are bytes here: no limit on messages.
 
 use std::time::Duration;
@@ -28,10 +27,15 @@ pub(crate) const MAX_BUFFER: usize = MAX_HEADER_LIST as usize;
 pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
 /// HTTP/2's largest: responses that nobody reads must not hold up the others. Streams are the limit.
 pub(crate) const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// How often an HTTP/2 service with requests under way is asked whether it lives. hyper does not by itself: a
-/// connection that died without a word would take every new request until TCP gives up, a quarter of an hour later.
-/// gRPC servers refuse pings more often than every 10 s, and those without a request.
+/// Streams on a connection to an HTTP/2 service before it has said how many it takes: what RFC 9113 (section 6.5.2) asks
+/// each to take at least. h2 would begin any number, and be refused some.
+pub(crate) const FIRST_STREAMS: usize = 100;
+/// How long an HTTP/2 service with requests under way may be silent before it is asked whether it lives. h2 does not by
+/// itself: a connection that died without a word would take every new request until TCP gives up, a quarter of an
+/// hour later.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How often the same silence is asked about again: gRPC servers take more as an attack (see `alive.rs`).
+pub(crate) const PATIENT_INTERVAL: Duration = Duration::from_secs(305);
 /// How long its answer may take.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a service may take to read the rest of a request that it has answered already.

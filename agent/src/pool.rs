@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Either;
 use hyper::body::Incoming;
 use piko_tunnel::io::BoxIo;
 
 use crate::ask::Ask;
 use crate::connect::{Connected, Connector};
 use crate::failure::{Failure, NoAnswer};
-use crate::http2::{self, Multiplexed};
+use crate::http2::{self, Busy, Multiplexed, Received};
 use crate::limits::{IDLE_MARGIN, LOGGED_IN_IDLE};
 use crate::link::{Body, Broken, Link, empty};
 use crate::seats::{Hold, Seats};
@@ -48,10 +49,7 @@ pub(crate) struct Pool {
 /// The connection that an answer's body comes on.
 pub(crate) enum Carrier {
     Http1(Box<Link>),
-    /// Held, as the connection lives no longer than its users.
-    Http2 {
-        _connection: Multiplexed,
-    },
+    Http2(Busy),
 }
 
 impl Carrier {
@@ -68,8 +66,11 @@ impl Carrier {
     }
 }
 
+/// What arrives of an answer's body.
+pub(crate) type Arriving = Either<Incoming, Received>;
+
 /// An answer of the service, its body still arriving.
-pub(crate) type Answered = (Response<Incoming>, Carrier);
+pub(crate) type Answered = (Response<Arriving>, Carrier);
 
 impl Pool {
     /// `threads`: as many as its requests come from.
@@ -300,10 +301,10 @@ impl Pool {
     }
 }
 
-fn multiplexed((response, connection): (Response<Incoming>, Multiplexed)) -> Answered {
-    (response, Carrier::Http2 { _connection: connection })
+fn multiplexed((response, busy): (Response<Received>, Busy)) -> Answered {
+    (response.map(Either::Right), Carrier::Http2(busy))
 }
 
 fn http1((response, link): (Response<Incoming>, Box<Link>)) -> Answered {
-    (response, Carrier::Http1(link))
+    (response.map(Either::Left), Carrier::Http1(link))
 }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode, Version, header, response};
 use http_body_util::{Either, Full};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use piko_bootstrap::access_line;
 use piko_tunnel::body::RecvBody;
 use piko_tunnel::grpc;
@@ -31,7 +31,7 @@ use crate::failure::{Failure, NoAnswer, reply};
 use crate::hints;
 use crate::limits::{LINGER, UPGRADE_BODY_TIME};
 use crate::link::{Body, empty};
-use crate::pool::{Answered, Carrier, Pool};
+use crate::pool::{Answered, Arriving, Carrier, Pool};
 use crate::service::Service;
 
 /// In log and metrics, as NGINX has it: the client went away before there was an answer.
@@ -198,7 +198,7 @@ async fn first_of(
 /// Passes the answer on, and its connection back to the pool.
 async fn pass_on(
     mut parts: response::Parts,
-    body: Incoming,
+    body: Arriving,
     said: &Said,
     respond: &mut SendResponse<Bytes>,
     service: &Service,
@@ -217,8 +217,8 @@ async fn pass_on(
         if let Err(e) = answer::pass(body, said.ends_at, stream, carrier, pool).await {
             debug!(endpoint = %service.endpoint, error = %e, "response broke off");
         }
-    } else if let Carrier::Http1(link) = carrier {
-        answer::give_back(link, pool).await;
+    } else {
+        answer::finish(carrier, pool).await;
     }
     Ok(logged)
 }

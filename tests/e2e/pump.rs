@@ -1,5 +1,6 @@
 //! The way of requests and answers through a node: trailers, early answers, uploads nobody takes, kept connections.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use piko_test_support::client::{get, raw};
-use piko_test_support::program::{Node, Program, agent};
+use piko_test_support::program::{Node, Program, agent, cluster};
 use piko_test_support::service::Service;
 use piko_test_support::{eventually, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -65,6 +66,51 @@ async fn recorder() -> (SocketAddr, Arc<Mutex<Vec<HeaderMap>>>, AbortOnDropHandl
         }
     });
     (addr, seen, AbortOnDropHandle::new(task))
+}
+
+/// An h2c service that says 103 before its answer.
+async fn hinting() -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let hint = Response::builder().status(103).header("link", "</a.css>").body(()).unwrap();
+                    respond.send_informational(hint).unwrap();
+                    respond.send_response(Response::new(()), true).unwrap();
+                }
+            });
+        }
+    });
+    (addr, AbortOnDropHandle::new(task))
+}
+
+/// Over a second node, to a client of each version.
+#[tokio::test]
+async fn early_hints_of_an_http2_service_reach_clients_of_both_versions() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let (addr, _task) = hinting().await;
+    let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/h2c://{addr}"), &[]);
+    for node in &nodes {
+        node.routes("my-endpoint", 200).await;
+        let get =
+            "GET / HTTP/1.1\r\nHost: a.example\r\nx-piko-endpoint: my-endpoint\r\nConnection: close\r\n\r\n";
+        let answer = raw(node.proxy, get.as_bytes()).await.unwrap().to_ascii_lowercase();
+        assert!(
+            answer.starts_with("http/1.1 103 early hints\r\nlink: </a.css>\r\n\r\nhttp/1.1 200"),
+            "{answer}"
+        );
+        let (mut client, _driver) = http2(node.proxy).await;
+        let get =
+            Request::get("http://a.example/").header("x-piko-endpoint", "my-endpoint").body(()).unwrap();
+        let (mut answer, _) = client.send_request(get, true).unwrap();
+        let hint = within("a hint", poll_fn(|cx| answer.poll_informational(cx))).await.unwrap().unwrap();
+        assert_eq!((hint.status().as_u16(), hint.headers()["link"].as_bytes()), (103, &b"</a.css>"[..]));
+        assert_eq!(within("the answer", answer).await.unwrap().status(), 200);
+    }
 }
 
 /// Sends a POST with trailers, as gRPC clients and checksummed uploads do.

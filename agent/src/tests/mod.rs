@@ -4,6 +4,7 @@
 mod framing;
 mod gone;
 mod hints;
+mod http2;
 mod pool;
 mod recorder;
 
