@@ -80,7 +80,7 @@ impl Silence {
         if seen.heard != before.heard {
             self.pings = 0;
         }
-        // Nobody waits, or somebody does for a moment only.
+        // A request that began before the last look still waits.
         let waiting = before.begun > seen.ended;
         if !waiting || seen.heard != before.heard {
             return false;
@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn a_long_silence_is_no_flood_of_pings() {
         let quarter_of_an_hour = vec![(1, 0, 0); 46];
-        let sent: Vec<_> = pings(&quarter_of_an_hour).into_iter().enumerate().filter(|(_, due)| *due).collect();
+        let sent: Vec<_> =
+            pings(&quarter_of_an_hour).into_iter().enumerate().filter(|(_, due)| *due).collect();
         let at: Vec<_> = sent.iter().map(|(n, _)| *n).collect();
         assert_eq!(at, [1, 17, 33], "more than five minutes apart");
         // Each new request asks once more, but no third time.

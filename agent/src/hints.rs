@@ -1,7 +1,7 @@
 //! Informational answers of a service, such as 103 Early Hints (RFC 8297), on their way to the node.
 //!
-//! They are seen by who waits for the final head: for HTTP/1 hyper, from within the connection; for HTTP/2 `http2.rs`. Both
-//! run in the request's own task: so they go through a short queue that wakes nobody, and costs those without any little.
+//! They are seen while the final head is waited for: by hyper for HTTP/1, by `http2.rs` for HTTP/2. Both run in the request's
+//! own task: so they go through a short queue that wakes nobody, and costs requests without any little.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

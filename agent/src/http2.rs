@@ -88,7 +88,7 @@ impl Multiplexed {
         if self.moving.is_finished() {
             return false;
         }
-        // Who has the turn finds out.
+        // A request has its turn: it finds out whether the connection still takes one.
         let Ok(mut sender) = self.sender.try_lock() else { return true };
         !matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
     }
@@ -131,7 +131,7 @@ fn poll_head(
     hints: Option<&Hints>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Response<RecvStream>, h2::Error>> {
-    // Not both polled at once: the final head's way drops the others.
+    // The final head is polled for only when no informational one can come before it: h2 drops those it meets then.
     while let Some(Ok(head)) = ready!(response.poll_informational(cx)) {
         if let Some(hints) = hints {
             hints.push(head.status(), head.headers());
@@ -166,7 +166,7 @@ impl Busy {
         self.upload = None;
         match sent {
             Err(SendBodyError::Source(_)) => Poll::Ready(Err(BrokeOff)),
-            // What an end of the service's means, its answer tells.
+            // The service has ended the stream: its answer, or the lack of one, says why.
             Ok(()) | Err(SendBodyError::Stream(_) | SendBodyError::Closed) => Poll::Ready(Ok(())),
         }
     }

@@ -1,8 +1,9 @@
 //! The proxy on the way to the cluster: the one configured, or what the environment names, as curl and Go read it.
 
 use http::Uri;
-use hyper_util::client::proxy::matcher::Matcher;
-use piko_tunnel::dial::Proxy;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use piko_bootstrap::tls::ClientTls;
+use piko_tunnel::proxy::{Proxy, SCHEMES, SHAPES};
 use tracing::{info, warn};
 use url::Url;
 
@@ -10,32 +11,44 @@ use crate::config::{ConnectConfig, is_loopback};
 use crate::error::AgentError;
 
 /// The proxy to use, if there is one.
-#[derive(Debug)]
 enum WayOut {
     Direct,
     /// Through the proxy that this variable names.
-    Through(Proxy, &'static str),
-    /// This variable names something that is no HTTP proxy.
+    Through(Intercept, &'static str),
+    /// This variable names something that is no proxy we know.
     Useless(&'static str),
 }
 
 /// The proxy to dial the cluster through. One of the environment is said in the log, without its password.
 pub(crate) fn proxy(connect: &ConnectConfig, url: &Url) -> Result<Option<Proxy>, AgentError> {
     if let Some(configured) = connect.parsed_proxy_url().map_err(AgentError::Config)? {
-        return Ok(http_proxy(configured.as_str(), "", url));
+        return intercept(configured.as_str(), "", url).map(|found| made(&found, connect)).transpose();
     }
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     match of_environment(url, variable) {
         WayOut::Direct => Ok(None),
-        WayOut::Through(proxy, name) => {
-            info!(proxy = %proxy.address(), "connecting through the proxy of {name}");
-            Ok(Some(proxy))
+        WayOut::Through(found, name) => {
+            info!(proxy = %found.uri(), "connecting through the proxy of {name}");
+            made(&found, connect).map(Some)
         }
         WayOut::Useless(name) => {
-            warn!("{name} is no HTTP proxy, connecting without one; write it like http://host:3128");
+            warn!("{name} is no proxy, connecting without one; write it like {SHAPES}");
             Ok(None)
         }
     }
+}
+
+/// The proxy of a URL whose scheme is known.
+fn made(found: &Intercept, connect: &ConnectConfig) -> Result<Proxy, AgentError> {
+    let (address, authorization) = (found.uri().clone(), found.basic_auth().cloned());
+    Ok(match address.scheme_str() {
+        Some("http") => Proxy::http(address, authorization),
+        Some("https") => Proxy::https(address, authorization, ClientTls::for_proxy(&connect.tls)?.config),
+        _ => {
+            let user = found.raw_auth().map(|(user, password)| (user.to_owned(), password.to_owned()));
+            Proxy::socks5(address, user)
+        }
+    })
 }
 
 /// `variable` gives what is set and not empty.
@@ -50,11 +63,11 @@ fn of_environment(url: &Url, variable: impl Fn(&str) -> Option<String>) -> WayOu
         // No proxy leads back to this machine.
         None => WayOut::Direct,
         Some(_) if is_loopback(url) => WayOut::Direct,
-        Some((name, value)) => match (exceptions(&no_proxy, url), http_proxy(&value, "", url)) {
+        Some((name, value)) => match (exceptions(&no_proxy, url), intercept(&value, "", url)) {
             (None, _) => WayOut::Direct,
             (Some(_), None) => WayOut::Useless(name),
-            (Some(no_proxy), Some(_)) => match http_proxy(&value, &no_proxy, url) {
-                Some(proxy) => WayOut::Through(proxy, name),
+            (Some(no_proxy), Some(_)) => match intercept(&value, &no_proxy, url) {
+                Some(found) => WayOut::Through(found, name),
                 None => WayOut::Direct,
             },
         },
@@ -83,13 +96,11 @@ fn exceptions(no_proxy: &str, url: &Url) -> Option<String> {
     Some(all.join(","))
 }
 
-/// The proxy of a URL, unless its exceptions name the destination. `None`, too, if it is not `http`: a proxy that is
-/// itself spoken to by TLS, or by SOCKS, is not known here.
-fn http_proxy(proxy: &str, no_proxy: &str, url: &Url) -> Option<Proxy> {
+/// The proxy of a URL, unless its exceptions name the destination. `None`, too, if it is of a kind not known here.
+fn intercept(proxy: &str, no_proxy: &str, url: &Url) -> Option<Intercept> {
     let destination: Uri = url.as_str().parse().ok()?;
     let found = Matcher::builder().all(proxy).no(no_proxy).build().intercept(&destination)?;
-    let http = found.uri().scheme_str() == Some("http");
-    http.then(|| Proxy::new(found.uri().clone(), found.basic_auth().cloned()))
+    found.uri().scheme_str().is_some_and(|scheme| SCHEMES.contains(&scheme)).then_some(found)
 }
 
 #[cfg(test)]
@@ -105,7 +116,7 @@ mod tests {
         };
         match of_environment(&url.parse().unwrap(), variable) {
             WayOut::Direct => "direct".into(),
-            WayOut::Through(proxy, name) => format!("{name} {}", proxy.address()),
+            WayOut::Through(found, name) => format!("{name} {}", found.uri()),
             WayOut::Useless(name) => format!("{name} useless"),
         }
     }
@@ -161,8 +172,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_proxy_is_said() {
-        for value in ["socks5://any:1", "https://any:1", "ftp://any", "http://"] {
+    fn proxies_are_of_four_kinds() {
+        for value in
+            ["http://any:1", "https://user:hunter2@any:1", "socks5://any:1", "socks5h://user:hunter2@any:1"]
+        {
+            let shown = value.replace("user:hunter2@", "");
+            assert_eq!(way("https://piko.example", &[("ALL_PROXY", value)]), format!("ALL_PROXY {shown}/"));
+            let connect = ConnectConfig { proxy_url: value.to_owned().into(), ..ConnectConfig::default() };
+            let proxy = proxy(&connect, &"https://piko.example".parse().unwrap()).unwrap().unwrap();
+            assert!(!format!("{proxy:?}").contains("hunter2"), "{proxy:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_said() {
+        for value in ["socks4://any:1", "ftp://any", "http://"] {
             assert_eq!(
                 way("https://piko.example", &[("HTTPS_PROXY", value)]),
                 "HTTPS_PROXY useless",

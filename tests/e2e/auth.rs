@@ -1,15 +1,10 @@
 //! Tokens: what is refused without one, and with one for something else.
 
-use std::net::SocketAddr;
-
 use piko_test_support::client::get;
 use piko_test_support::eventually;
-use piko_test_support::program::{Node, Program, agent, run};
+use piko_test_support::program::{Node, agent, run};
 use piko_test_support::service::Service;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::piko;
 
@@ -91,93 +86,6 @@ async fn j9_each_tenants_agents_need_tokens_of_that_tenant() {
         (node.status("/status/upstream/endpoints").await == json!({ "one/my-endpoint": 1 })).then_some(())
     })
     .await;
-}
-
-/// An HTTP proxy as companies have them: CONNECT only, with a password. Connects to `to`, or else where it is asked to.
-/// Tells the heads of its requests.
-async fn http_proxy(
-    to: Option<SocketAddr>,
-) -> (SocketAddr, UnboundedReceiver<String>, AbortOnDropHandle<()>) {
-    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = proxy.local_addr().unwrap();
-    let (heads, seen) = tokio::sync::mpsc::unbounded_channel();
-    let task = AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut connections = tokio::task::JoinSet::new();
-        while let Ok((stream, _)) = proxy.accept().await {
-            let heads = heads.clone();
-            connections.spawn(async move {
-                let mut stream = BufReader::new(stream);
-                let mut head = String::new();
-                while !head.ends_with("\r\n\r\n") {
-                    stream.read_line(&mut head).await.unwrap();
-                }
-                let target = head.split(' ').nth(1).unwrap().to_owned();
-                let allowed = head.contains("Basic dXNlcjpwYXNzd29yZA==");
-                let _ = heads.send(head);
-                if !allowed {
-                    let _ = stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
-                    return;
-                }
-                let target = to.map_or(target, |to| to.to_string());
-                let mut far = tokio::net::TcpStream::connect(target).await.unwrap();
-                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut stream, &mut far).await;
-            });
-        }
-    }));
-    (addr, seen, task)
-}
-
-#[tokio::test]
-async fn an_agent_gets_through_an_http_proxy_with_a_password() {
-    let (addr, mut seen, _proxy) = http_proxy(None).await;
-    let node = Node::start(piko(), &[], &[]);
-    node.ready().await;
-    let service = Service::start("one").await;
-    let endpoint = format!("my-endpoint/{}", service.addr);
-    let through = format!("--connect.proxy-url=http://user:password@{addr}");
-    let through = agent(piko(), node.upstream, &endpoint, &[&through]);
-    node.routes("my-endpoint", 200).await;
-    let head = seen.recv().await.unwrap();
-    assert!(head.starts_with(&format!("CONNECT {} HTTP/1.1", node.upstream)), "{head}");
-    assert!(!through.log().contains("password"), "{}", through.log());
-    let wrong = format!("--connect.proxy-url=http://user:wrong@{addr}");
-    let refused = agent(piko(), node.upstream, &endpoint, &[&wrong]);
-    eventually("the proxy refuses", || async { refused.log().contains("proxy").then_some(()) }).await;
-    assert!(!refused.log().contains("wrong"), "{}", refused.log());
-}
-
-/// Installers and CI images set them, and the way out of a company is no other.
-#[tokio::test]
-async fn an_agent_takes_the_proxy_that_the_environment_names() {
-    let node = Node::start(piko(), &[], &[]);
-    node.ready().await;
-    let service = Service::start("one").await;
-    // The name has no address: only the proxy knows the way.
-    let (addr, mut seen, _proxy) = http_proxy(Some(node.upstream)).await;
-    let endpoint = format!("--endpoints=my-endpoint/{}", service.addr);
-    // One tunnel: a second one would ask the proxy again.
-    let url = "--connect.url=http://tunnel.example.invalid:8001";
-    let args = ["agent", &endpoint, "--connect.tunnels=1", url].map(str::to_owned);
-    let named = |no_proxy: &str| {
-        let proxy = format!("http://user:password@{addr}");
-        let none =
-            ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "http_proxy"].map(|name| (name, String::new()));
-        let mut variables = vec![("HTTP_PROXY", proxy), ("NO_PROXY", no_proxy.to_owned())];
-        variables.extend(none);
-        Program::start_with(piko(), &args, &variables)
-    };
-    let through = named("localhost,10.0.0.0/8,tunnel.example.invalid:443");
-    node.routes("my-endpoint", 200).await;
-    let head = seen.recv().await.unwrap();
-    assert!(head.starts_with("CONNECT tunnel.example.invalid:8001 HTTP/1.1"), "{head}");
-    let log = through.log();
-    assert_eq!(log.matches("HTTP_PROXY").count(), 1, "{log}");
-    assert!(log.contains(&addr.to_string()) && !log.contains("password"), "{log}");
-    // Excepted: the agent tries by itself, and says that the name has no address.
-    let alone = named("example.invalid");
-    eventually("it fails", || async { alone.log().contains("failed to connect").then_some(()) }).await;
-    assert!(!alone.log().contains("HTTP_PROXY") && seen.try_recv().is_err(), "{}", alone.log());
 }
 
 #[tokio::test]

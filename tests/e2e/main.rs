@@ -49,6 +49,7 @@ mod traps;
 mod tunnels;
 mod upgrades;
 mod walkthrough;
+mod way_out;
 
 use std::path::Path;
 

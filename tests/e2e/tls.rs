@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::piko;
 
 /// A certificate authority and what it signed, as files: `ca`, `cert`, `key`; and `stranger`, another authority.
-struct Files(TempDir);
+pub(crate) struct Files(TempDir);
 
 impl Files {
-    fn make() -> Files {
+    pub(crate) fn make() -> Files {
         let dir = tempfile::tempdir().unwrap();
         let authority = |file: &str| {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -36,7 +36,7 @@ impl Files {
         Files(dir)
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.0.path().join(file)
     }
 
@@ -46,7 +46,7 @@ impl Files {
         ports.iter().flat_map(flags).collect()
     }
 
-    fn flag(&self, name: &str, file: &str) -> String {
+    pub(crate) fn flag(&self, name: &str, file: &str) -> String {
         format!("--{name}={}", self.path(file).display())
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use piko_bootstrap::config::{HumanDuration, Invalid, Secret};
 use piko_bootstrap::tls::ClientTlsConfig;
 use piko_tunnel::dial::shown;
+use piko_tunnel::proxy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
@@ -31,7 +32,8 @@ pub struct ConnectConfig {
     pub tunnels: usize,
     /// `auto`, `upgrade` or `websocket`.
     pub transport: Transport,
-    /// An HTTP proxy on the way: `http://user:password@host:3128`. It is asked to CONNECT. Empty: the one that
+    /// A proxy on the way: `http://user:password@host:3128`, `https://…`, or SOCKS 5: `socks5://…`, and `socks5h://…` for
+    /// one that looks up names. An `https` one has to be known to the system or to `tls.root_cas`. Empty: the one that
     /// `HTTPS_PROXY` (for https), `HTTP_PROXY` (for http) or `ALL_PROXY` name, but for what `NO_PROXY` excepts.
     pub proxy_url: Secret,
     /// For https.
@@ -108,9 +110,10 @@ impl ConnectConfig {
             return Ok(None);
         }
         // Not repeated in the message: it may hold a password.
-        let wrong = || Invalid::new("connect.proxy_url", "invalid proxy url; write it like http://host:3128");
+        let words = format!("invalid proxy url; write it like {}", proxy::SHAPES);
+        let wrong = || Invalid::new("connect.proxy_url", words.clone());
         let url = Url::parse(self.proxy_url.expose()).map_err(|_| wrong())?;
-        if url.scheme() == "http" && url.has_host() { Ok(Some(url)) } else { Err(wrong()) }
+        if proxy::SCHEMES.contains(&url.scheme()) && url.has_host() { Ok(Some(url)) } else { Err(wrong()) }
     }
 
     pub(super) fn validate(&self) -> Result<(), Invalid> {

@@ -49,7 +49,8 @@ pub struct ForwardConnectConfig {
     pub timeout: HumanDuration,
     /// `auto`, `upgrade` or `websocket`.
     pub transport: Transport,
-    /// An HTTP proxy on the way: `http://user:password@host:3128`. It is asked to CONNECT. Empty: the one that
+    /// A proxy on the way: `http://user:password@host:3128`, `https://…`, or SOCKS 5: `socks5://…`, and `socks5h://…` for
+    /// one that looks up names. An `https` one has to be known to the system or to `tls.root_cas`. Empty: the one that
     /// `HTTPS_PROXY` (for https), `HTTP_PROXY` (for http) or `ALL_PROXY` name, but for what `NO_PROXY` excepts.
     pub proxy_url: Secret,
     /// For https.

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -17,6 +15,7 @@ use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
 use url::Url;
 
 use crate::EndpointId;
+use crate::error::is_certificate;
 use crate::handshake::{
     AGENT_ID, AGENT_VERSION, BUNDLE, KNOWN_NODES, LANES, NODE_ID, TCP_PATH, TCP_UPGRADE_TOKEN, TENANT_ID,
     TUNNEL_PATH, UPGRADE_TOKEN, WS_PROTOCOL, websocket_key,
@@ -24,6 +23,7 @@ use crate::handshake::{
 use crate::headers;
 use crate::io::BoxIo;
 use crate::limits::MAX_LANES;
+use crate::proxy::{Proxy, ProxyError};
 use crate::websocket;
 
 /// Connecting to one address, TLS included.
@@ -62,27 +62,8 @@ pub struct DialOptions {
     pub tls: Option<Arc<ClientConfig>>,
     /// The name to ask for in TLS instead of the URL's host.
     pub server_name: Option<ServerName<'static>>,
-    /// An HTTP proxy on the way.
+    /// A proxy on the way.
     pub proxy: Option<Proxy>,
-}
-
-/// An HTTP proxy that is asked to CONNECT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proxy {
-    address: Uri,
-    authorization: Option<HeaderValue>,
-}
-
-impl Proxy {
-    /// `address`: `http://host:port`, without user and password.
-    pub fn new(address: Uri, authorization: Option<HeaderValue>) -> Proxy {
-        Proxy { address, authorization }
-    }
-
-    /// Where it is, as logs may show it.
-    pub fn address(&self) -> &Uri {
-        &self.address
-    }
 }
 
 /// The use of a connection to a node.
@@ -190,6 +171,15 @@ pub enum DialError {
         /// Did a node of ours say so, not something before it?
         by_node: bool,
     },
+}
+
+impl From<ProxyError> for DialError {
+    fn from(error: ProxyError) -> Self {
+        match error {
+            ProxyError::Failed(name, e) => DialError::Connect(name, e),
+            ProxyError::Certificate(name, e) => DialError::Certificate(name, e),
+        }
+    }
 }
 
 impl DialError {
@@ -304,14 +294,17 @@ async fn connect(options: &DialOptions) -> Result<(BoxIo, SocketAddr, String), D
         let failed = |e| DialError::Connect(name.clone(), e);
         // URLs have brackets round an IPv6 address, sockets and certificates do not.
         let bare = host.trim_matches(['[', ']']);
-        let stream = match &options.proxy {
-            Some(proxy) => through(proxy, url, port).await.map_err(failed)?,
-            None => TcpStream::connect((bare, port)).await.map_err(failed)?,
+        let (stream, addr) = match &options.proxy {
+            Some(proxy) => proxy.connect(bare, port).await?,
+            None => {
+                let stream = TcpStream::connect((bare, port)).await.map_err(failed)?;
+                // Nagle's algorithm would hold a small frame back until the one before it is acknowledged.
+                stream.set_nodelay(true).map_err(failed)?;
+                let addr = stream.peer_addr().map_err(failed)?;
+                (Box::new(stream) as BoxIo, addr)
+            }
         };
-        // Nagle's algorithm would hold a small frame back until the one before it is acknowledged.
-        stream.set_nodelay(true).map_err(failed)?;
-        let addr = stream.peer_addr().map_err(failed)?;
-        let Some(tls) = tls else { return Ok((Box::new(stream) as BoxIo, addr, authority)) };
+        let Some(tls) = tls else { return Ok((stream, addr, authority)) };
         let server = match &options.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(bare.to_owned()).map_err(|_| wrong())?,
@@ -338,33 +331,6 @@ pub fn shown(url: &str) -> String {
         Some((_, rest)) => format!("{scheme}***@{rest}"),
         None => url.to_owned(),
     }
-}
-
-/// A connection through an HTTP proxy, by CONNECT (RFC 9110, section 9.3.6).
-async fn through(proxy: &Proxy, url: &Url, port: u16) -> std::io::Result<TcpStream> {
-    let target = format!("http://{}:{port}", url.host_str().unwrap_or_default());
-    let target = target.parse().map_err(std::io::Error::other)?;
-    let mut tunnel = Tunnel::new(proxy.address.clone(), HttpConnector::new());
-    if let Some(authorization) = &proxy.authorization {
-        tunnel = tunnel.with_auth(authorization.clone());
-    }
-    let connected = tower_service::Service::call(&mut tunnel, target).await;
-    Ok(connected.map_err(|e| std::io::Error::other(format!("proxy: {e}")))?.into_inner())
-}
-
-fn is_certificate(error: &std::io::Error) -> bool {
-    use tokio_rustls::rustls::Error as Tls;
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
-    matches!(
-        tls,
-        Some(
-            Tls::InvalidCertificate(_)
-                | Tls::NoCertificatesPresented
-                | Tls::UnsupportedNameType
-                // This is how a server says that it does not accept our certificate, or misses one.
-                | Tls::AlertReceived(_)
-        )
-    )
 }
 
 fn request(

@@ -44,3 +44,19 @@ pub enum OpenError {
     #[error("tunnel failed: {0}")]
     Tunnel(#[from] h2::Error),
 }
+
+/// Is this about a certificate, the server's or ours?
+pub(crate) fn is_certificate(error: &std::io::Error) -> bool {
+    use tokio_rustls::rustls::Error as Tls;
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
+    matches!(
+        tls,
+        Some(
+            Tls::InvalidCertificate(_)
+                | Tls::NoCertificatesPresented
+                | Tls::UnsupportedNameType
+                // This is how a server says that it does not accept our certificate, or misses one.
+                | Tls::AlertReceived(_)
+        )
+    )
+}

@@ -31,6 +31,7 @@ pub mod node_session;
 pub mod patience;
 mod probe;
 pub mod progress;
+pub mod proxy;
 pub mod receive;
 mod settings;
 pub mod stream;

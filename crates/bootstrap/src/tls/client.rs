@@ -85,6 +85,27 @@ impl ClientTls {
         Ok(ClientTls { config: Arc::new(client), server_name })
     }
 
+    /// For a proxy on the way: it has to be known to the system or to `root_cas`, and gets no certificate of ours.
+    ///
+    /// # Errors
+    /// If a file is missing or is no PEM.
+    pub fn for_proxy(config: &ClientTlsConfig) -> Result<ClientTls, TlsError> {
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let builder = match &config.root_cas {
+            _ if config.insecure_skip_verify => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider())))
+            }
+            Some(path) => {
+                let mut both = system_roots();
+                both.extend(roots(path)?.roots);
+                builder.with_root_certificates(both)
+            }
+            None => builder.with_root_certificates(system_roots()),
+        };
+        Ok(ClientTls { config: Arc::new(builder.with_no_client_auth()), server_name: None })
+    }
+
     /// For hyper's client: speaks TLS where a URL says `https`.
     ///
     /// Over TLS it offers HTTP/2 only if told to: a WebSocket cannot be upgraded to there.
