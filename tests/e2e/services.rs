@@ -208,3 +208,32 @@ async fn a_login_of_a_connection_is_its_clients_alone() {
         }
     }
 }
+
+/// A login in steps needs a connection, which HTTP/2 clients share: browsers ask again over HTTP/1.1 when they are told
+/// (RFC 9113, section 7).
+#[tokio::test]
+async fn a_login_of_a_connection_over_http2_is_sent_to_http1() {
+    let node = Node::start(piko(), &[], &[]);
+    let endpoint = format!("my-endpoint/{}", logging_in().await);
+    let _agent = agent(piko(), node.upstream, &endpoint, &[]);
+    node.routes("my-endpoint", 401).await;
+    let stream = TcpStream::connect(node.proxy).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let _connection = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+    let mut ask = async |credentials: &str| {
+        let request = Request::get("http://x/").header(NAMED.0, NAMED.1);
+        let request = request.header("authorization", credentials).body(()).unwrap();
+        let (answer, _) = sender.send_request(request, true).unwrap();
+        within("an answer", answer).await.map(|answer| answer.status().as_u16()).map_err(|e| e.reason())
+    };
+    assert_eq!(ask("Basic YTpi").await, Ok(401), "the scheme is offered");
+    for _ in 0..2 {
+        assert_eq!(ask("NTLM type1").await, Err(Some(h2::Reason::HTTP_1_1_REQUIRED)));
+    }
+    assert_eq!(ask("Basic YTpi").await, Ok(401), "the connection serves on");
+    let mut client = OneClient::connect(&node).await;
+    assert_eq!(client.ask("type1").await.0, "401");
+    assert_eq!(client.ask("type3-anna").await, ("200".into(), "anna".into()));
+    let errors = node.metric("piko_proxy_errors_total{code=\"service_connection_auth\"}").await;
+    assert_eq!(errors, 2.0);
+}

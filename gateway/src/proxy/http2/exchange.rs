@@ -7,6 +7,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Response, Version, header};
 use parking_lot::Mutex;
+use piko_tunnel::failure::Failure;
 use piko_tunnel::headers;
 use pingora_error::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
@@ -47,6 +48,12 @@ impl Http2 {
         };
         Http2 { streams: Mutex::new(streams), tally: Tally::default() }
     }
+}
+
+/// Does an agent say that the service logs connections in? Then HTTP/2 has a word that browsers know (RFC 9113, section
+/// 7): they ask again over HTTP/1.1, where such a login works. An answer in words would be shown to their users.
+fn needs_http1(head: &ResponseHeader) -> bool {
+    head.headers.get(headers::ERROR).is_some_and(|code| code == Failure::ConnectionAuth.row().code)
 }
 
 impl Exchange for Http2 {
@@ -102,6 +109,12 @@ impl Exchange for Http2 {
         }
         for name in headers::CONNECTION_ONLY {
             head.remove_header(name);
+        }
+        if needs_http1(&head) {
+            streams.respond.send_reset(Reason::HTTP_1_1_REQUIRED);
+            streams.ended = true;
+            self.tally.set_answered(head);
+            return Ok(());
         }
         let mut parts = head.as_owned_parts();
         parts.version = Version::HTTP_2;
