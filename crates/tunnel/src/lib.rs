@@ -29,6 +29,7 @@ mod joined;
 pub mod limits;
 pub mod node_session;
 pub mod patience;
+mod pile;
 mod probe;
 pub mod progress;
 pub mod proxy;

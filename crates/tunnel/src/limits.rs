@@ -30,9 +30,21 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// Readers of byte streams (TCP, WebSocket) may pause this many times `tunnel.stall_timeout`: someone
 /// may sit before a pager, and no protocol above repeats what is lost.
 pub const BYTES_PATIENCE: u64 = 10;
-/// Overhead of small DATA frames that wait for readers, bytes, as h2 counts it (256 less the frame's
-/// own): beyond it h2 ends the whole tunnel. Its default is half the connection's window, a GiB here.
+/// Overhead of small DATA frames that wait in h2, bytes, as h2 counts it (256 less the frame's own): beyond it h2
+/// ends the whole tunnel. Its default is half the connection's window, a GiB here. Some 260,000 single bytes reach it,
+/// 2.6 MB with their frame headers; [`GATHER_AFTER`] is far less, so no sender gets there.
 pub const MAX_SMALL_FRAMES: usize = 64 << 20;
+/// Frames below this, bytes, are joined with their neighbours when they wait for a reader: a stream that nobody reads
+/// then holds at most its window, however small its frames are. Copying larger ones would save nothing.
+pub const SMALL_FRAME: usize = 1 << 10;
+/// Bytes from which on joined frames are a piece of their own, so that a pile need not be copied as it grows.
+pub const JOINED_PIECE: usize = 16 << 10;
+/// What waits is gathered when this much was received since the last time: at most some 52,000 frames of single bytes,
+/// and as many as one turn of the connection brings. See [`GATHER_EVERY`] as well.
+pub const GATHER_AFTER: u64 = 512 << 10;
+/// What waits is gathered at most this often. A pass looks at each stream: on a busy tunnel, every half MiB
+/// would be thousands of passes a second. h2 reads far less than a quarter of [`MAX_SMALL_FRAMES`] in this time.
+pub const GATHER_EVERY: Duration = Duration::from_millis(10);
 /// Streams open at once on one tunnel.
 pub const MAX_STREAMS: u32 = 10_000;
 /// Streams reset before they were accepted. A node resets one for each client that hangs up: all that were

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, StreamId};
 use http::HeaderMap;
 
+use crate::pile::Arriving;
 use crate::windows::{Slot, Windows};
 
 /// The receiving half of a stream. Made by [`Windows::receive`]; a node asks its
@@ -101,7 +102,9 @@ impl Windows {
         if stream.is_end_stream() {
             return receiver(Source::Whole(stream), first);
         }
-        receiver(Source::Growing(stream.stream_id(), self.enter(stream)), first)
+        let id = stream.stream_id();
+        let slot = self.enter(stream, first.as_ref().map_or(0, Bytes::len));
+        receiver(Source::Growing(id, slot), first)
     }
 }
 
@@ -114,26 +117,29 @@ impl Receiver {
     /// [`Receiver::data`] for callers that poll.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReceiveError>>> {
         let lent = std::mem::take(&mut self.lent);
-        let (windows, first) = (&self.windows, &mut self.first);
-        let mut poll = |stream: &mut RecvStream| {
-            if lent > 0 {
-                windows.count_taken(lent);
-                // It fails only for more than is held.
-                let _ = stream.flow_control().release_capacity(lent);
-            }
-            match first.take() {
-                Some(first) => Poll::Ready(Some(Ok(first))),
-                None => stream.poll_data(cx).map_err(ReceiveError::Stream),
-            }
-        };
+        let first = self.first.take();
         let polled = match &mut self.source {
-            Source::Whole(stream) => poll(stream),
+            Source::Whole(stream) => {
+                if lent > 0 {
+                    self.windows.count_taken(lent);
+                    // It fails only for more than is held.
+                    let _ = stream.flow_control().release_capacity(lent);
+                }
+                first.map_or_else(|| stream.poll_data(cx), |first| Poll::Ready(Some(Ok(first))))
+            }
             Source::Growing(_, slot) => match slot.stream().as_mut() {
-                Some(stream) => poll(stream),
+                Some(stream) => {
+                    if lent > 0 {
+                        self.windows.count_taken(lent);
+                        stream.release(lent);
+                    }
+                    first.map_or_else(|| stream.poll_data(cx), |first| Poll::Ready(Some(Ok(first))))
+                }
                 // Lent bytes need not be counted: whatever cut the stream off counted all that it held.
-                None => Poll::Ready(Some(Err(ReceiveError::Stalled))),
+                None => return Poll::Ready(Some(Err(ReceiveError::Stalled))),
             },
-        };
+        }
+        .map_err(ReceiveError::Stream);
         match &polled {
             Poll::Ready(Some(Ok(data))) => {
                 self.lent = data.len();
@@ -169,7 +175,7 @@ impl Receiver {
         self.first.is_none()
             && match &self.source {
                 Source::Whole(stream) => stream.is_end_stream(),
-                Source::Growing(_, slot) => slot.stream().as_ref().is_some_and(RecvStream::is_end_stream),
+                Source::Growing(_, slot) => slot.stream().as_ref().is_some_and(Arriving::is_end_stream),
             }
     }
 
@@ -201,7 +207,7 @@ impl Drop for Receiver {
         // Read to its end and given back, it holds nothing.
         if let Some(mut stream) = stream.filter(|_| !self.done || self.lent > 0) {
             // Lent bytes are among them.
-            self.windows.count_taken(stream.flow_control().used_capacity());
+            self.windows.count_taken(stream.used());
         }
     }
 }

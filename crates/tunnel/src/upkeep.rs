@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::doubt::{Contact, Doubt, Seen, Step};
 use crate::io::{Io, Metered};
 use crate::joined::Joined;
-use crate::limits::START_WINDOW;
+use crate::limits::{GATHER_AFTER, GATHER_EVERY, START_WINDOW};
 use crate::probe::Probe;
 use crate::windows::Windows;
 use crate::{SessionError, Settings};
@@ -58,6 +58,8 @@ pub(crate) struct Upkeep {
     next_look: Option<Instant>,
     /// A look is due when this much may be held.
     look_at: u64,
+    /// Small frames are gathered when this much was received, and not before this time.
+    gather_at: (u64, Instant),
     probe: Probe,
     /// The largest window that what is held leaves room for.
     allowed: u32,
@@ -96,6 +98,7 @@ impl Upkeep {
             next_ping,
             next_look: None,
             look_at: budget / 8,
+            gather_at: (GATHER_AFTER, now),
             window: probe.window(),
             probe,
             allowed: u32::MAX,
@@ -135,6 +138,11 @@ impl Upkeep {
                 false
             }
         };
+        // No timer has to see to it: only what is received while the connection is polled can add to it.
+        if seen.received >= self.gather_at.0 && now >= self.gather_at.1 {
+            self.windows.gather();
+            self.gather_at = (seen.received + GATHER_AFTER, now + GATHER_EVERY);
+        }
         let ping_due = now >= self.next_ping;
         if self.sent.is_none() && (ping_due || asked || self.probe.is_due(seen.received, now)) {
             if let Err(e) = self.pings.send_ping(Ping::opaque()) {

@@ -21,6 +21,7 @@ use h2::{RecvStream, StreamId};
 use tokio::time::Instant;
 
 use crate::limits::{BYTES_PATIENCE, STALLED_AFTER, STREAM_FLOOR};
+use crate::pile::Arriving;
 
 /// What one tunnel's streams hold. Shared by the tunnel's driver and all [`crate::receive::Receiver`]s.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ pub struct Windows {
 #[derive(Debug)]
 pub(crate) struct Slot {
     /// `None` once it was cut off. Taking it out frees what it holds, whatever its reader is doing.
-    stream: Mutex<Option<RecvStream>>,
+    stream: Mutex<Option<Arriving>>,
     was_cut: AtomicBool,
     /// When a reader last took bytes, milliseconds after the tunnel's start.
     moved: AtomicU64,
@@ -99,10 +100,11 @@ impl Windows {
         self.start.elapsed().as_millis() as u64
     }
 
-    pub(crate) fn enter(&self, stream: RecvStream) -> Arc<Slot> {
+    /// `first`: bytes that were read from the stream already.
+    pub(crate) fn enter(&self, stream: RecvStream, first: usize) -> Arc<Slot> {
         let id = stream.stream_id();
         let slot = Arc::new(Slot {
-            stream: Mutex::new(Some(stream)),
+            stream: Mutex::new(Some(Arriving::new(stream, first))),
             was_cut: AtomicBool::new(false),
             moved: AtomicU64::new(self.now()),
             patience: AtomicU64::new(1),
@@ -114,6 +116,16 @@ impl Windows {
 
     pub(crate) fn leave(&self, id: StreamId) {
         locked(&self.streams).remove(&id);
+    }
+
+    /// Joins the small frames that wait for readers, on every stream.
+    pub(crate) fn gather(&self) {
+        let slots: Vec<Arc<Slot>> = locked(&self.streams).values().cloned().collect();
+        for slot in slots {
+            if let Some(stream) = slot.stream().as_mut() {
+                stream.gather();
+            }
+        }
     }
 
     /// Counts what is held, and cuts off:
@@ -160,7 +172,7 @@ impl Windows {
 
     fn cut(&self, slot: &Slot) {
         let Some(mut stream) = slot.stream().take() else { return };
-        self.count_taken(stream.flow_control().used_capacity());
+        self.count_taken(stream.used());
         self.stalled.fetch_add(1, Relaxed);
         // h2 frees what it holds; what still arrives on it is thrown away.
         drop(stream);
@@ -181,7 +193,7 @@ impl Held {
 }
 
 impl Slot {
-    pub(crate) fn stream(&self) -> MutexGuard<'_, Option<RecvStream>> {
+    pub(crate) fn stream(&self) -> MutexGuard<'_, Option<Arriving>> {
         locked(&self.stream)
     }
 
@@ -206,7 +218,7 @@ impl Slot {
     }
 
     fn used(&self) -> usize {
-        self.stream().as_mut().map_or(0, |stream| stream.flow_control().used_capacity())
+        self.stream().as_mut().map_or(0, Arriving::used)
     }
 
     fn patience(&self, body: Duration) -> u64 {
