@@ -9,11 +9,12 @@
 mod ask;
 mod case;
 mod recorder;
+mod table;
 mod wire;
 
 use std::net::SocketAddr;
 
-use piko_test_support::program::{agent, cluster};
+use piko_test_support::program::{Node, Program, agent, cluster};
 use piko_test_support::within;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
@@ -145,20 +146,53 @@ fn some_seed() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into()
 }
 
+/// A recording service, and two nodes and an agent on the way to it.
+struct Lab {
+    runtime: tokio::runtime::Runtime,
+    nodes: Vec<Node>,
+    recorder: Recorder,
+    _agent: Program,
+}
+
+impl Lab {
+    fn open() -> Lab {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (nodes, recorder, agent) = runtime.block_on(async {
+            // A service that answers 503 as it was ordered stays in use: nodes set none aside that is the only one.
+            let nodes = cluster(piko(), 2, &["--proxy.access-log.disable"]).await;
+            let recorder = Recorder::start().await;
+            let endpoint = format!("oracle/{}", recorder.addr);
+            let agent = agent(piko(), nodes[0].upstream, &endpoint, &["--access-log.disable"]);
+            for node in &nodes {
+                node.routes("oracle", 200).await;
+            }
+            (nodes, recorder, agent)
+        });
+        Lab { runtime, nodes, recorder, _agent: agent }
+    }
+
+    /// Sends a case both ways. Fails where service or client read something else than directly.
+    fn compare(&self, case: &Case) -> Result<(), String> {
+        self.runtime.block_on(within("one case", async {
+            let direct = exchange(case, self.recorder.addr, &self.recorder, true).await;
+            let (heard, read) = direct.map_err(|e| format!("directly: {e}"))?;
+            let node = &self.nodes[usize::from(case.relayed)];
+            let (heard_through, read_through) = exchange(case, node.proxy, &self.recorder, false).await?;
+            if heard != heard_through {
+                return Err(format!("the service reads\n{heard_through:#?}\ninstead of\n{heard:#?}"));
+            }
+            if read != read_through {
+                return Err(format!("the client reads\n{read_through:#?}\ninstead of\n{read:#?}"));
+            }
+            Ok(())
+        }))
+    }
+}
+
 #[test]
 fn a_request_through_the_tunnel_is_the_request_itself() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (nodes, recorder, _agent) = runtime.block_on(async {
-        let nodes = cluster(piko(), 2, &["--proxy.access-log.disable"]).await;
-        let recorder = Recorder::start().await;
-        let endpoint = format!("oracle/{}", recorder.addr);
-        // A service that answers 503 as it was ordered is not to be set aside.
-        let agent = agent(piko(), nodes[0].upstream, &endpoint, &["--access-log.disable"]);
-        for node in &nodes {
-            node.routes("oracle", 200).await;
-        }
-        (nodes, recorder, agent)
-    });
+    let lab = Lab::open();
     let cases = number("PIKO_ORACLE_CASES").and_then(|n| n.try_into().ok()).unwrap_or(CASES);
     let seed = number("PIKO_ORACLE_SEED").unwrap_or_else(some_seed);
     eprintln!("PIKO_ORACLE_SEED={seed} PIKO_ORACLE_CASES={cases}");
@@ -166,25 +200,19 @@ fn a_request_through_the_tunnel_is_the_request_itself() {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let outcome = runner.run(&case::cases(), |case| {
-        runtime.block_on(within("one case", async {
-            let direct = exchange(&case, recorder.addr, &recorder, true).await;
-            let (heard, read) = direct.map_err(|e| TestCaseError::fail(format!("directly: {e}")))?;
-            let node = &nodes[usize::from(case.relayed)];
-            let through = exchange(&case, node.proxy, &recorder, false).await;
-            let (heard_through, read_through) = through.map_err(TestCaseError::fail)?;
-            if heard != heard_through {
-                let what = format!("the service reads\n{heard_through:#?}\ninstead of\n{heard:#?}");
-                return Err(TestCaseError::fail(what));
-            }
-            if read != read_through {
-                let what = format!("the client reads\n{read_through:#?}\ninstead of\n{read:#?}");
-                return Err(TestCaseError::fail(what));
-            }
-            Ok(())
-        }))
-    });
+    let outcome = runner.run(&case::cases(), |case| lab.compare(&case).map_err(TestCaseError::fail));
     if let Err(failure) = outcome {
         panic!("PIKO_ORACLE_SEED={seed}: {failure}");
+    }
+}
+
+/// What holds for one method, version and framing holds for all.
+#[test]
+fn each_method_version_and_framing_passes_as_it_is() {
+    let lab = Lab::open();
+    for case in table::cases() {
+        if let Err(difference) = lab.compare(&case) {
+            panic!("{case:#?}\n{difference}");
+        }
     }
 }
