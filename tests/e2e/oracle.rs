@@ -9,6 +9,7 @@
 mod ask;
 mod case;
 mod recorder;
+mod recorder_h2;
 mod table;
 mod wire;
 
@@ -119,8 +120,9 @@ async fn exchange(
     direct: bool,
 ) -> Result<(Seen, Seen), String> {
     recorder.order(&case.answer);
+    let by_2 = if direct { recorder.speaks_h2 } else { case.version == Version::Http2 };
     let answered = match case.version {
-        Version::Http2 if !direct => ask::by_2(to, case).await,
+        _ if by_2 => ask::by_2(to, case).await,
         version => {
             let stays = version != Version::Http10 && !case.answer.early && !direct;
             ask::by_1(to, case, stays).await
@@ -155,14 +157,16 @@ struct Lab {
 }
 
 impl Lab {
-    fn open() -> Lab {
+    /// `h2`: its service speaks HTTP/2.
+    fn open(h2: bool) -> Lab {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (nodes, recorder, agent) = runtime.block_on(async {
             // A service that answers 503 as it was ordered stays in use: nodes set none aside that is the only one.
             let nodes = cluster(piko(), 2, &["--proxy.access-log.disable"]).await;
-            let recorder = Recorder::start().await;
-            let endpoint = format!("oracle/{}", recorder.addr);
+            let recorder = if h2 { Recorder::start_h2().await } else { Recorder::start().await };
+            let scheme = if h2 { "h2c" } else { "http" };
+            let endpoint = format!("oracle/{scheme}://{}", recorder.addr);
             let agent = agent(piko(), nodes[0].upstream, &endpoint, &["--access-log.disable"]);
             for node in &nodes {
                 node.routes("oracle", 200).await;
@@ -192,7 +196,7 @@ impl Lab {
 
 #[test]
 fn a_request_through_the_tunnel_is_the_request_itself() {
-    let lab = Lab::open();
+    let lab = Lab::open(false);
     let cases = number("PIKO_ORACLE_CASES").and_then(|n| n.try_into().ok()).unwrap_or(CASES);
     let seed = number("PIKO_ORACLE_SEED").unwrap_or_else(some_seed);
     eprintln!("PIKO_ORACLE_SEED={seed} PIKO_ORACLE_CASES={cases}");
@@ -206,13 +210,15 @@ fn a_request_through_the_tunnel_is_the_request_itself() {
     }
 }
 
-/// What holds for one method, version and framing holds for all.
+/// What holds for one method, version and framing holds for all, whatever the service speaks.
 #[test]
 fn each_method_version_and_framing_passes_as_it_is() {
-    let lab = Lab::open();
-    for case in table::cases() {
-        if let Err(difference) = lab.compare(&case) {
-            panic!("{case:#?}\n{difference}");
+    for h2 in [false, true] {
+        let lab = Lab::open(h2);
+        for case in table::cases() {
+            if let Err(difference) = lab.compare(&case) {
+                panic!("HTTP/2 service: {h2}\n{case:#?}\n{difference}");
+            }
         }
     }
 }

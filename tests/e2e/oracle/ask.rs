@@ -205,7 +205,7 @@ fn request(method: &str, target: &str, headers: HeaderMap) -> Result<Request<()>
     Ok(request)
 }
 
-fn map(fields: &Fields) -> Result<HeaderMap, Error> {
+pub(super) fn map(fields: &Fields) -> Result<HeaderMap, Error> {
     let mut map = HeaderMap::new();
     for (name, value) in fields {
         map.append(HeaderName::try_from(name)?, HeaderValue::from_bytes(&bytes(value))?);
@@ -213,6 +213,6 @@ fn map(fields: &Fields) -> Result<HeaderMap, Error> {
     Ok(map)
 }
 
-fn list(map: &HeaderMap) -> Fields {
+pub(super) fn list(map: &HeaderMap) -> Fields {
     map.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect()
 }

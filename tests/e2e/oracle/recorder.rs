@@ -10,23 +10,43 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::case::{Answer, Body, Fields, Framing, nominated};
+use super::recorder_h2;
 use super::wire::{Error, Reader, Seen, framed, head, paced};
 
 /// It runs as long as it lives.
 pub(super) struct Recorder {
     pub(super) addr: SocketAddr,
+    pub(super) speaks_h2: bool,
     shared: Arc<Shared>,
     _task: AbortOnDropHandle<()>,
 }
 
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     heard: Mutex<Option<Seen>>,
     /// The answer to requests that have `x-answer`. Cases come one after the other.
     order: Mutex<Option<Answer>>,
 }
 
+impl Shared {
+    /// The answer to a request, if it is the one that a case is about.
+    pub(super) fn ordered(&self, seen: &Seen) -> Option<Answer> {
+        self.order.lock().clone().filter(|_| seen.field("x-answer").is_some())
+    }
+
+    pub(super) fn hear(&self, seen: Seen) {
+        *self.heard.lock() = Some(seen);
+    }
+}
+
 impl Recorder {
+    /// One that speaks HTTP/2 from the first byte.
+    pub(super) async fn start_h2() -> Recorder {
+        let shared = Arc::<Shared>::default();
+        let (addr, task) = recorder_h2::start(shared.clone()).await;
+        Recorder { addr, speaks_h2: true, shared, _task: task }
+    }
+
     pub(super) async fn start() -> Recorder {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -43,7 +63,7 @@ impl Recorder {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Recorder { addr, shared, _task: AbortOnDropHandle::new(task) }
+        Recorder { addr, speaks_h2: false, shared, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Forgets what was heard, and answers so from now on.
@@ -63,8 +83,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<(), Error> 
     let mut reader = Reader::new(read);
     loop {
         let mut seen = reader.request().await?;
-        let order = shared.order.lock().clone().filter(|_| seen.field("x-answer").is_some());
-        let Some(answer) = order else {
+        let Some(answer) = shared.ordered(&seen) else {
             reader.body(&mut seen, true).await?;
             write.write_all(b"HTTP/1.1 200 Said\r\nContent-Length: 0\r\n\r\n").await?;
             continue;
@@ -79,7 +98,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<(), Error> 
             let bytes = [head(line, &fields, &Framing::None, 0), answer.body.0].concat();
             paced(&mut write, &bytes, &answer.pace).await?;
             seen.body = Body(reader.rest().await?);
-            *shared.heard.lock() = Some(seen);
+            shared.hear(seen);
             write.shutdown().await?;
             return Ok(());
         }
@@ -87,7 +106,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<(), Error> 
             write.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         if answer.early {
-            *shared.heard.lock() = Some(seen.clone());
+            shared.hear(seen.clone());
             send(&mut write, &answer, &seen).await?;
             if answer.framing == Framing::Close && !seen.line.starts_with("HEAD ") {
                 // In stages (RFC 9112, section 9.6): the client shall read the answer.
@@ -96,7 +115,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> Result<(), Error> 
             reader.body(&mut seen, true).await?;
         } else {
             reader.body(&mut seen, true).await?;
-            *shared.heard.lock() = Some(seen.clone());
+            shared.hear(seen.clone());
             send(&mut write, &answer, &seen).await?;
         }
         // An answer to HEAD has no body that the connection's end could be the end of.
