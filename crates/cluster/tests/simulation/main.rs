@@ -1,14 +1,17 @@
 //! Ten nodes in one process, on a network with a clock of its own: it cuts, loses, repeats and reorders, and nodes
 //! are killed, restarted and leave. What always has to hold is in `checks`.
 //!
-//! `CLUSTER_SEEDS` says how many runs (200), `CLUSTER_SEED` which one alone. The same seed is the same run.
+//! `CLUSTER_SEEDS` says how many runs (200), `CLUSTER_START` with which seed they begin (0), `CLUSTER_SEED` which one
+//! alone. The same seed is the same run.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may")]
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod chaos;
 mod checks;
 mod world;
 
+use std::io::Write as _;
+use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rand::SeedableRng as _;
@@ -51,15 +54,21 @@ fn number(name: &str) -> Option<u64> {
 fn tables_and_links_stay_right_whatever_happens() {
     let seeds: Vec<u64> = match number("CLUSTER_SEED") {
         Some(seed) => vec![seed],
-        None => (0..number("CLUSTER_SEEDS").unwrap_or(200)).collect(),
+        None => {
+            let start = number("CLUSTER_START").unwrap_or(0);
+            (start..start + number("CLUSTER_SEEDS").unwrap_or(200)).collect()
+        }
     };
     // Each world is a thread's own: as many at once as there are cores.
     let next = AtomicUsize::new(0);
     let some = || {
         let mut wrong = Vec::new();
         while let Some(seed) = seeds.get(next.fetch_add(1, Relaxed)) {
-            if let Err(what) = run(*seed) {
-                eprintln!("CLUSTER_SEED={seed}: {what}");
+            // A panic has said for itself what was wrong, but not with which seed.
+            let ran = catch_unwind(|| run(*seed)).unwrap_or_else(|_| Err("it panicked".to_owned()));
+            if let Err(what) = ran {
+                // At once: a test's `eprintln` is shown at the end, and ten thousand runs may be cut short before.
+                let _ = writeln!(std::io::stderr(), "CLUSTER_SEED={seed}: {what}");
                 wrong.push(*seed);
             }
         }
