@@ -1,7 +1,7 @@
 """Nodes, agents, balancers, a service and load, on loopback of a network namespace of their own. All that is started here
 is ended, by its id, when this process ends.
 """
-import asyncio, atexit, base64, collections, hashlib, json, os, resource, shutil, signal, subprocess, sys, tempfile, time
+import asyncio, atexit, base64, collections, hashlib, hmac, json, os, resource, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +78,13 @@ def agent(name, to, service=SERVICE, endpoint="e", *more):
 
 def service(number=SERVICE, mode="ok"):
     return start("service", sys.executable, __file__, number, mode)
+
+
+def token(key, claims):
+    """Signed with HS256 (RFC 7515)."""
+    part = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    signed = part(b'{"alg":"HS256","typ":"JWT"}') + "." + part(json.dumps(claims).encode())
+    return signed + "." + part(hmac.digest(key.encode(), signed.encode(), "sha256"))
 
 
 def nginx(servers, agents=(), listen=CLIENTS):
