@@ -11,5 +11,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Also when it panics.
+    let _flush = log::Flush;
     commands::run(std::env::args_os())
 }

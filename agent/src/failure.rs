@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use parking_lot::Mutex;
 pub(crate) use piko_tunnel::failure::Failure;
 use piko_tunnel::headers::{self, BadFraming};
-use piko_tunnel::{EndpointId, grpc};
+use piko_tunnel::{EndpointId, failure, grpc};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -114,21 +114,21 @@ impl Complaints {
 }
 
 /// Answers with a failure. An answer to HEAD has no body (RFC 9110, section 9.3.2). `grpc`: the content type of a
-/// request that is gRPC.
+/// request that is gRPC. `request_id`: for the client, who may ask why.
 pub(crate) fn reply(
     respond: &mut SendResponse<Bytes>,
     method: &Method,
-    grpc: Option<&HeaderValue>,
-    failure: Failure,
+    (grpc, request_id): (Option<&HeaderValue>, Option<&HeaderValue>),
+    why: Failure,
 ) -> StatusCode {
-    let row = failure.row();
+    let row = why.row();
     if let Some(content_type) = grpc {
         let answer = grpc::answer(content_type, grpc::Code::of(row.status), row.words, row.code);
         // A stream that is gone by now needs no answer.
         let _ = respond.send_response(answer, true);
         return row.status;
     }
-    let body = Bytes::from(format!("{{\"error\":\"{}\",\"code\":\"{}\"}}\n", row.words, row.code));
+    let body = Bytes::from(failure::body(row.words, row.code, None, request_id));
     let mut response = Response::new(());
     *response.status_mut() = row.status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use piko_bootstrap::metrics::{counter, counters, gauge, gauges, latencies, method_label};
+use piko_bootstrap::metrics::{counter, counters, gauge, gauges, latencies, method_label, raise};
 use piko_net::gate::Standing;
 use piko_net::{Conn, ConnLimits, Counts, GateLimits, Port, Refusals};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
@@ -34,6 +34,8 @@ const MAX_HEAD: usize = 32 << 10;
 /// All of an agent's metrics, on a registry of their own.
 pub(crate) struct Metrics {
     registry: Registry,
+    /// `piko_log_lines_lost_total`: of the process, read when somebody asks.
+    log_lost: IntCounter,
     in_flight: IntGaugeVec,
     requests: IntCounterVec,
     latency: HistogramVec,
@@ -58,6 +60,11 @@ impl Metrics {
             ),
             connected: gauge(r, "piko_agent_connected", "1 while there is a tunnel to a node"),
             tunnels: gauge(r, "piko_agent_tunnels", "Tunnels to nodes"),
+            log_lost: counter(
+                r,
+                "piko_log_lines_lost_total",
+                "Log lines lost, as stderr took them too slowly",
+            ),
             connects: counter(r, "piko_agent_connects_total", "Tunnels opened"),
             registry,
         }
@@ -137,6 +144,7 @@ impl Drop for Serving {
 
 fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::default());
+    raise(&metrics.log_lost, piko_bootstrap::log::lost());
     let text = TextEncoder::new().encode_to_string(&metrics.registry.gather());
     match (request.uri().path(), text) {
         ("/metrics", Ok(text)) => {

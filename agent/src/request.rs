@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
-use http::{Method, Request, Response, StatusCode, Version, header, response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
 use http_body_util::{Either, Full};
 use hyper::body::Body as _;
 use piko_bootstrap::access_line;
+use piko_bootstrap::access_log::{Field, ms};
 use piko_tunnel::body::RecvBody;
 use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, BadFraming, Framing};
@@ -43,7 +44,9 @@ pub(crate) const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
 /// What a log line of one request needs, kept aside before the request goes on.
 struct Line {
     started: Instant,
-    path: String,
+    path: Option<String>,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
     request_headers: Option<String>,
 }
 
@@ -55,15 +58,20 @@ pub(crate) async fn serve(
     pool: &Pool,
 ) {
     let log = &service.access_log;
-    let line = (!log.disable).then(|| Line {
+    let line = (!log.config.disable).then(|| Line {
         started: Instant::now(),
-        path: request.uri().path().to_owned(),
-        request_headers: log.request_headers.show(request.headers()),
+        path: log.show(Field::Path, || request.uri().path().to_owned()),
+        host: log.show(Field::Host, || request.headers().get(header::HOST).cloned()).flatten(),
+        user_agent: log
+            .show(Field::UserAgent, || request.headers().get(header::USER_AGENT).cloned())
+            .flatten(),
+        request_headers: log.config.request_headers.show(request.headers()),
     });
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
     let (parts, stream) = request.into_parts();
     let method = parts.method.clone();
     let grpc = grpc::asked(&parts.headers).cloned();
+    let request_id = parts.headers.get(headers::REQUEST_ID).cloned();
     let ask = Ask::parse(parts, stream.is_end_stream()).map_err(Failure::from);
     let ask = ask.and_then(|mut ask| Ok((service.addressing.apply(&mut ask)?, ask)));
     let served = match ask {
@@ -73,28 +81,41 @@ pub(crate) async fn serve(
         }
         Ok((way_back, ask)) => plain(ask, stream, &mut respond, (service, way_back), pool).await,
     };
-    let Logged { status, response_headers } = match served {
-        Ok(logged) => logged,
+    let (Logged { status, response_headers }, failed) = match served {
+        Ok(logged) => (logged, None),
         Err(NoAnswer::Failed(failure)) => {
             service.complaints.say(failure, &service.endpoint, &service.addr);
-            reply(&mut respond, &method, grpc.as_ref(), failure).into()
+            let about = (grpc.as_ref(), request_id.as_ref());
+            (reply(&mut respond, &method, about, failure).into(), Some(failure))
         }
-        Err(NoAnswer::ClientGone) => CLIENT_GONE.into(),
+        Err(NoAnswer::ClientGone) => (CLIENT_GONE.into(), None),
     };
     counted.done(status);
-    if let Some(line) = line {
+    let id = request_id.as_ref();
+    if let Some(line) =
+        line.filter(|_| log.wants(status.as_u16(), failed.is_some(), id.map(|id| id.as_bytes())))
+    {
         access_line!(
-            log.level.as_str(),
-            endpoint = %service.endpoint,
-            method = %method,
+            log.config.level.as_str(),
+            endpoint = log.show(Field::Endpoint, || service.endpoint.as_str()),
+            method = log.show(Field::Method, || method.as_str()),
+            host = text(line.host.as_ref()),
             path = line.path,
-            status = status.as_u16(),
-            duration_ms = line.started.elapsed().as_secs_f64() * 1e3,
+            request_id = log.show(Field::RequestId, || text(id)).flatten(),
+            status = log.show(Field::Status, || status.as_u16()),
+            error = log.show(Field::Error, || failed.map(|failure| failure.row().code)).flatten(),
+            duration_ms = log.show(Field::DurationMs, || ms(line.started.elapsed())),
+            user_agent = text(line.user_agent.as_ref()),
             request_headers = line.request_headers,
             response_headers,
             "request"
         );
     }
+}
+
+/// The text of a header, if it is some.
+fn text(value: Option<&HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
 }
 
 /// What was answered, for log and metrics.
@@ -208,7 +229,7 @@ async fn pass_on(
         return Err(Failure::ResponseHeaders.into());
     }
     parts.version = Version::HTTP_2;
-    let response_headers = service.access_log.response_headers.show(&parts.headers);
+    let response_headers = service.access_log.config.response_headers.show(&parts.headers);
     let logged = Logged { status: parts.status, response_headers };
     let end = *method == Method::HEAD || said.ends_at == Some(0) || body.is_end_stream();
     let sent = respond.send_response(Response::from_parts(parts, ()), end);

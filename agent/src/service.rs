@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Scheme;
-use piko_bootstrap::access_log::AccessLogConfig;
+use piko_bootstrap::access_log::{AccessLog, Side};
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
 use piko_tunnel::EndpointId;
 
@@ -23,7 +23,7 @@ pub(crate) struct Service {
     /// As it was configured, for people.
     pub(crate) addr: String,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) access_log: AccessLogConfig,
+    pub(crate) access_log: AccessLog,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) complaints: Complaints,
     pub(crate) addressing: Addressing,
@@ -70,7 +70,7 @@ fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Re
         endpoint: listener.endpoint.clone(),
         addr: listener.service.to_string(),
         timeout: listener.timeout.on(),
-        access_log: listener.access_log.clone(),
+        access_log: AccessLog::new(&listener.access_log, Side::Agent),
         metrics: metrics.clone(),
         complaints: Complaints::default(),
         addressing,

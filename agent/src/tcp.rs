@@ -36,11 +36,16 @@ pub(crate) async fn serve(
         Ok(stream) => stream,
         Err(failure) => {
             service.complaints.say(failure, &service.endpoint, &service.addr);
-            counted.done(reply(&mut respond, request.method(), None, failure));
+            counted.done(reply(
+                &mut respond,
+                request.method(),
+                (None, request.headers().get(headers::REQUEST_ID)),
+                failure,
+            ));
             return;
         }
     };
-    let log = &service.access_log;
+    let log = &service.access_log.config;
     if !log.disable {
         access_line!(log.level.as_str(), endpoint = %service.endpoint, "connection opened");
     }

@@ -312,5 +312,6 @@ fn refuse(
     failure: Failure,
 ) {
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
-    counted.done(reply(&mut respond, request.method(), grpc::asked(request.headers()), failure));
+    let about = (grpc::asked(request.headers()), request.headers().get(headers::REQUEST_ID));
+    counted.done(reply(&mut respond, request.method(), about, failure));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use piko_tunnel::grpc;
 use piko_tunnel::headers::BadFraming;
 use pingora_error::{Error, ErrorSource, ErrorType};
@@ -305,10 +305,8 @@ impl From<BadFraming> for Failure {
 
 impl Reply {
     /// The JSON body, newline included, as Piko's. `gone`: for how long the endpoint has had no upstream.
-    pub fn body(&self, gone: Option<Duration>) -> String {
-        let gone = gone.map(|gone| format!(",\"gone_s\":{}", gone.as_secs())).unwrap_or_default();
-        // Written out, since words and codes are constants with nothing to escape.
-        format!("{{\"error\":\"{}\",\"code\":\"{}\"{gone}}}\n", self.words, self.code)
+    pub fn body(&self, gone: Option<Duration>, request_id: Option<&HeaderValue>) -> String {
+        piko_tunnel::failure::body(self.words, self.code, gone, request_id)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use piko_bootstrap::metrics::{add, counter, counters, gauge, gauges, latencies, method_label};
+use piko_bootstrap::metrics::{add, counter, counters, gauge, gauges, latencies, method_label, raise};
 use piko_net::{Counts, Reason};
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -25,6 +25,8 @@ pub struct Metrics {
     pub ports: PortCounts,
     /// Set when they are asked for.
     pub gauges: Gauges,
+    /// `piko_log_lines_lost_total`: of the process, read when somebody asks.
+    log_lost: IntCounter,
 }
 
 /// The proxy port.
@@ -224,7 +226,9 @@ impl Metrics {
             ),
         };
         let ports = PortCounts::new(r);
-        Metrics { registry, proxy, upstream, gossip, ports, gauges: gauge_values }
+        let log_lost =
+            counter(r, "piko_log_lines_lost_total", "Log lines lost, as stderr took them too slowly");
+        Metrics { registry, proxy, upstream, gossip, ports, gauges: gauge_values, log_lost }
     }
 
     /// Where plugins register theirs.
@@ -235,6 +239,7 @@ impl Metrics {
     /// The Prometheus text format, version 0.0.4.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         self.ports.read();
+        raise(&self.log_lost, piko_bootstrap::log::lost());
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -341,13 +346,12 @@ impl PortCounts {
     }
 
     fn read(&self) {
-        let up = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
         for counts in [&self.proxy, &self.upstream, &self.admin, &self.peer] {
             let port = counts.port();
             self.open.with_label_values(&[port]).set(counts.open() as i64);
-            up(&self.accepted.with_label_values(&[port]), counts.accepted());
+            raise(&self.accepted.with_label_values(&[port]), counts.accepted());
             for reason in Reason::ALL {
-                up(&self.ended.with_label_values(&[port, reason.as_str()]), counts.of(reason));
+                raise(&self.ended.with_label_values(&[port, reason.as_str()]), counts.of(reason));
             }
         }
     }

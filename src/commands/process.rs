@@ -32,7 +32,7 @@ pub(super) fn load<T: ConfigSpec>(matches: &ArgMatches) -> anyhow::Result<T> {
 
 /// What a command that stays does before anything else, its configuration in hand.
 pub(super) fn begin<T: ConfigSpec>(log: &LogConfig, matches: &ArgMatches, config: &T) {
-    log::init(log, !on_terminal());
+    log::init(log, on_terminal());
     memory::keep_private();
     // One environment may serve several commands.
     let mut known = [settings::variables::<Config>(), settings::variables::<AgentConfig>()].concat();

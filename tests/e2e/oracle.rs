@@ -46,6 +46,30 @@ fn carried(target: &str) -> String {
     encoded(&target[..query], &['<', '>', '`']) + &encoded(&target[query..], &['<', '>', '"'])
 }
 
+/// Is it an id that a node takes from a client?
+fn is_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.chars().all(|char| char.is_ascii_graphic())
+}
+
+/// `x-request-id` is the client's one, where it is good; else each service reads one that the node made.
+fn settle_id(seen: &mut Seen, case: &Case, direct: bool) -> Result<(), String> {
+    const ID: &str = "x-request-id";
+    let of = |fields: &Fields| {
+        let ids = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(ID));
+        ids.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    let nominated = nominated(&case.fields, case.nominated).is_some_and(|name| name.eq_ignore_ascii_case(ID));
+    if matches!(&of(&case.fields)[..], [id] if is_id(id)) && !nominated {
+        return Ok(());
+    }
+    let read = of(&seen.fields);
+    if !direct && !matches!(&read[..], [id] if id.len() == 32 && is_id(id)) {
+        return Err(format!("the service reads {read:?} for an x-request-id"));
+    }
+    seen.fields.retain(|(name, _)| name != ID);
+    Ok(())
+}
+
 /// The list, for requests.
 fn may_be_heard(mut seen: Seen, case: &Case) -> Seen {
     seen.line = match seen.line.split_once(' ') {
@@ -81,12 +105,14 @@ fn may_be_heard(mut seen: Seen, case: &Case) -> Seen {
 fn may_be_read(mut seen: Seen, case: &Case) -> Seen {
     let nominated = nominated(&case.answer.fields, case.answer.nominated).map(str::to_ascii_lowercase);
     let nominated = nominated.filter(|_| !case.switches());
+    let own_id = case.answer.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-request-id"));
     let dated = case.answer.fields.iter().any(|(name, _)| name == "Date");
     let length = case.answer.framing == Framing::Length && !case.switches();
     let switched = seen.field("upgrade").filter(|_| seen.line == "101").map(str::to_owned);
     seen.fields.retain(|(name, _)| {
         !CONNECTION.contains(&name.as_str())
             && (name != "date" || dated)
+            && (name != "x-request-id" || own_id)
             && (name != "content-length" || length)
             && nominated.as_ref() != Some(name)
     });
@@ -133,6 +159,7 @@ async fn exchange(
         return Err(format!("answered {code} instead of its service"));
     }
     let mut heard = recorder.heard().ok_or("the service has read nothing")?;
+    settle_id(&mut heard, case, direct)?;
     if case.answer.early {
         heard.body = Body::default();
     }

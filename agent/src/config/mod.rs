@@ -7,7 +7,7 @@ mod health;
 mod listener;
 mod resolve;
 
-use piko_bootstrap::access_log::AccessLogConfig;
+use piko_bootstrap::access_log::{AccessLogConfig, Side};
 use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid, TunnelConfig};
 use piko_bootstrap::log::LogConfig;
 use schemars::JsonSchema;
@@ -93,7 +93,7 @@ impl ConfigSpec for AgentConfig {
     fn validate(&self) -> Result<(), Invalid> {
         self.resolve()?;
         self.connect.validate()?;
-        self.access_log.validate("access_log")?;
+        self.access_log.validate("access_log", Side::Agent)?;
         if self.grace_period.get().is_zero() {
             return Err(Invalid::new("grace_period", "must be more than 0"));
         }

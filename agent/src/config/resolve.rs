@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use piko_bootstrap::access_log::Side;
 use piko_bootstrap::config::Invalid;
 use piko_tunnel::EndpointId;
 
@@ -43,7 +44,7 @@ impl AgentConfig {
                 None => {}
             }
             let access_log = config.access_log.unwrap_or_else(|| self.access_log.clone());
-            access_log.validate(&format!("{key}.access_log"))?;
+            access_log.validate(&format!("{key}.access_log"), Side::Agent)?;
             let http_client = config.http_client.unwrap_or_else(|| self.http_client.clone());
             http_client.validate(&format!("{key}.http_client"))?;
             config.tls.validate(&format!("{key}.tls"))?;

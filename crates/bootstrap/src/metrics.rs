@@ -40,6 +40,11 @@ pub fn latencies(registry: &Registry, name: &str, help: &str, labels: &[&str]) -
     add(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY.to_vec()), labels))
 }
 
+/// Takes a counter up to what was counted elsewhere.
+pub fn raise(counter: &IntCounter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
+
 /// Registers what was declared.
 ///
 /// # Panics

@@ -1,7 +1,9 @@
 //! Why an agent answers instead of its service: every code, its status, its words for the client and its cure for
 //! those who read a log. The agent answers by this table, and the node counts and logs by it.
 
-use http::StatusCode;
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
 
 use crate::headers::BadFraming;
 
@@ -192,6 +194,15 @@ impl Failure {
             ),
         }
     }
+}
+
+/// What a program reads of a failure of node or agent. `gone`: for how long the endpoint has had no upstream. The words
+/// and the code need no escape; the id is the client's choice.
+pub fn body(words: &str, code: &str, gone: Option<Duration>, request_id: Option<&HeaderValue>) -> String {
+    let gone = gone.map(|gone| format!(",\"gone_s\":{}", gone.as_secs())).unwrap_or_default();
+    let id = request_id.and_then(|id| id.to_str().ok());
+    let id = id.map(|id| format!(",\"request_id\":{}", serde_json::Value::from(id))).unwrap_or_default();
+    format!("{{\"error\":\"{words}\",\"code\":\"{code}\"{gone}{id}}}\n")
 }
 
 const fn row(status: StatusCode, code: &'static str, words: &'static str, cure: &'static str) -> Row {

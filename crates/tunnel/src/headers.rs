@@ -32,6 +32,9 @@ pub const THROUGH: HeaderName = HeaderName::from_static("x-piko-through");
 /// Node to node: what the client is known again by, hashed. The node gives the stream to the agent that has the hash.
 pub const AFFINITY: HeaderName = HeaderName::from_static("x-piko-affinity");
 
+/// The request's name in the logs of node, agent and service. Not private: the service gets it, and plugins see it.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Headers between nodes and agents only: dropped from what clients and services send.
 pub const PRIVATE: [HeaderName; 12] = [
     ENDPOINT,

@@ -27,7 +27,7 @@ pub use connections::ConnectionsConfig;
 pub use health::HealthConfig;
 pub use limits::LimitsConfig;
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
-pub use proxy::{EndpointConfig, HttpConfig, ProxyConfig, ProxyTenantConfig, UnderscoreHeaders};
+pub use proxy::{EndpointConfig, HttpConfig, ProxyConfig, ProxyTenantConfig, RequestIds, UnderscoreHeaders};
 pub use values::{TrustedProxies, normal_domain};
 
 /// A node's configuration.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use piko_bootstrap::access_log::AccessLogConfig;
+use piko_bootstrap::access_log::{AccessLogConfig, Side};
 use piko_bootstrap::config::{BindAddr, ByteSize, HumanDuration, Invalid};
 use piko_bootstrap::tls::ServerTlsConfig;
 use piko_tunnel::limits;
@@ -59,6 +59,9 @@ pub struct ProxyConfig {
     pub connections: ConnectionsConfig,
     /// Connections of clients.
     pub http: HttpConfig,
+    /// `x-request-id`, which names a request in all logs: `take` (a client's where it is well formed: one, of up to 128
+    /// visible ASCII characters; else a new one), `make` (always a new one) or `pass` (as it came, none is made).
+    pub request_id: RequestIds,
     /// One log line a request.
     pub access_log: AccessLogConfig,
     /// What browsers read where others read JSON.
@@ -126,6 +129,19 @@ pub struct HttpConfig {
     pub underscore_headers: UnderscoreHeaders,
 }
 
+/// What becomes of a request's `x-request-id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestIds {
+    /// A well-formed one stays; else there is a new one.
+    #[default]
+    Take,
+    /// There is a new one.
+    Make,
+    /// It stays as it came, and none is made.
+    Pass,
+}
+
 /// What becomes of a request's header names with an underscore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -153,6 +169,7 @@ impl Default for ProxyConfig {
             limits: LimitsConfig::default(),
             connections: ConnectionsConfig::default(),
             http: HttpConfig::default(),
+            request_id: RequestIds::default(),
             access_log: AccessLogConfig::default(),
             error_pages: ErrorPagesConfig::default(),
             auth: AuthConfig::default(),
@@ -186,7 +203,7 @@ impl ProxyConfig {
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         self.auth.validate("proxy.auth")?;
         self.tls.validate("proxy.tls")?;
-        self.access_log.validate("proxy.access_log")?;
+        self.access_log.validate("proxy.access_log", Side::Node)?;
         self.validate_tenants()?;
         for (name, own) in &self.endpoints {
             let key = format!("proxy.endpoints.{name}");

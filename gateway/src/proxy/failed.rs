@@ -33,7 +33,7 @@ pub(super) fn reply(
     let body = match pages.of_node(reply.code, &request.headers) {
         Some(page) => page.settle(&mut head)?,
         None => {
-            let body = Bytes::from(reply.body(gone));
+            let body = Bytes::from(reply.body(gone, request.headers.get(headers::REQUEST_ID)));
             head.insert_header(header::CONTENT_TYPE, "application/json")?;
             head.insert_header(header::CONTENT_LENGTH, body.len())?;
             head.insert_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")?;

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
@@ -31,7 +31,7 @@ use super::pages::Page;
 use super::recognise::recognise;
 use super::retry::{Attempted, Happened, may_retry};
 use super::upload::{MAX_HELD, Upload};
-use super::{Gateway, Request, plugins, upgraded};
+use super::{Gateway, Request, plugins, request_id, upgraded};
 use crate::error::Failure;
 use crate::route::health::{Fault, Verdict};
 use crate::route::target::Lane;
@@ -108,7 +108,10 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     let mut upload = Upload::new(matches!(ctx.incoming.body, Framing::Absent | Framing::Length(0)));
     let listener = ctx.listener.as_ref().ok_or_else(|| Failure::Internal.into_error())?;
     let route = listener.by(ctx.incoming.protocol());
-    ctx.place = Some(gateway.limits.enter(listener).await.map_err(Failure::into_error)?);
+    let before = ctx.started.elapsed();
+    let entered = gateway.limits.enter(listener).await;
+    ctx.queued = ctx.started.elapsed().saturating_sub(before);
+    ctx.place = Some(entered.map_err(Failure::into_error)?);
     loop {
         let repeatable = idempotent && upload.is_empty();
         let in_flight = upstream(gateway, ctx, &route, repeatable).await.map_err(Failure::into_error)?;
@@ -183,7 +186,10 @@ async fn upstream(
 ) -> Result<InFlight, Failure> {
     let first = ctx.tries == 0;
     let ask = Ask { tried: &ctx.tried, repeatable, key: ctx.key() };
-    let Some(in_flight) = gateway.router.select(route, ask).await else {
+    let asked = Instant::now();
+    let selected = gateway.router.select(route, ask).await;
+    ctx.queued += asked.elapsed();
+    let Some(in_flight) = selected else {
         let (why, gone) = gateway.router.why_none(route, &ctx.tried);
         ctx.gone = gone;
         // The agents have moved: another node has them.
@@ -314,6 +320,7 @@ impl Attempt<'_, '_> {
             self.rest();
         }
         let mut head = outgoing::answer(parts).map_err(Broken::last)?;
+        self.begin(&mut head)?;
         if let Some(page) = self.gateway.pages.of_agent(&head, &self.client.head().headers) {
             return self.pass_page(page, head).await;
         }
@@ -468,6 +475,13 @@ impl Attempt<'_, '_> {
     pub(super) fn rest(&self) {
         self.in_flight.rest();
         self.ctx.place.iter().for_each(Place::rest);
+    }
+
+    /// The answer begins: the client reads its request's id with it.
+    pub(super) fn begin(&self, head: &mut ResponseHeader) -> Result<(), Broken> {
+        // Of one try after another, the first answer's stays.
+        let _ = self.ctx.first_byte.set(self.ctx.started.elapsed());
+        request_id::show(head, self.client.head(), self.gateway.request_ids).map_err(Broken::Client)
     }
 
     /// Gives the client the cookie that it is to be known again by, if it needs one.

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use piko_bootstrap::access_log::{AccessLog, Side};
 use piko_net::{Accepted, ConnLimits, Port};
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::ShutdownWatch;
@@ -103,13 +104,14 @@ impl Proxy {
             endpoints,
             // Checked with the rest of the configuration.
             trusted_proxies: TrustedProxies::parse(&config.trusted_proxies).unwrap_or_default(),
-            access_log: config.access_log.clone(),
+            access_log: AccessLog::new(&config.access_log, Side::Node),
             draining: draining.subscribe(),
             farewell: farewell.clone(),
             over: over.clone(),
             timeouts: Timeouts { request_body: http.read_timeout.on(), write },
             max_header_bytes,
             underscore_headers: http.underscore_headers,
+            request_ids: config.request_id,
             keep: idle.is_some(),
         };
         let (stop, stopping) = watch::channel(false);

@@ -23,6 +23,7 @@ mod pages;
 mod per_endpoint;
 mod plugins;
 mod recognise;
+mod request_id;
 mod retry;
 mod session;
 mod stream;
@@ -30,14 +31,14 @@ mod upgraded;
 mod upload;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use piko_bootstrap::access_log::AccessLogConfig;
+use piko_bootstrap::access_log::AccessLog;
 use piko_plugin_host::Taken;
 use piko_tunnel::failure::Failure as AgentFailure;
 use piko_tunnel::headers;
@@ -50,7 +51,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::auth::{Admitted, Guard};
-use crate::config::{TrustedProxies, UnderscoreHeaders};
+use crate::config::{RequestIds, TrustedProxies, UnderscoreHeaders};
 use crate::error::Failure;
 use crate::metrics::{Counted, Metrics};
 use crate::plugins::Plugins;
@@ -85,7 +86,7 @@ pub(crate) struct Gateway {
     endpoints: PerEndpoint,
     limits: Arc<Limits>,
     trusted_proxies: TrustedProxies,
-    access_log: AccessLogConfig,
+    access_log: AccessLog,
     /// What browsers read of failures.
     pages: Arc<Pages>,
     /// True once this node is leaving.
@@ -97,6 +98,7 @@ pub(crate) struct Gateway {
     timeouts: Timeouts,
     max_header_bytes: usize,
     underscore_headers: UnderscoreHeaders,
+    request_ids: RequestIds,
     /// HTTP/1 connections are kept between requests; the connection itself knows how long.
     keep: bool,
 }
@@ -127,6 +129,10 @@ pub(crate) struct Request {
     failure: Option<Failure>,
     /// For how long its endpoint has had no upstream, where it failed for that.
     gone: Option<Duration>,
+    /// How long it waited for a place and for upstreams.
+    queued: Duration,
+    /// When its answer began, counted from its start.
+    first_byte: OnceLock<Duration>,
     /// The places it holds at the limits on requests at work.
     place: Option<Place>,
     /// Counts the request for as long as it is served, also when its task is cut.
@@ -166,6 +172,8 @@ impl ProxyHttp for Gateway {
             tries: 0,
             failure: None,
             gone: None,
+            queued: Duration::ZERO,
+            first_byte: OnceLock::new(),
             place: None,
             in_flight: None,
         }
@@ -249,9 +257,7 @@ impl ProxyHttp for Gateway {
         {
             self.metrics.proxy.errors.with_label_values(&[code]).inc();
         }
-        if !self.access_log.disable {
-            access::log(&self.access_log, session, ctx, status, code, elapsed);
-        }
+        access::log(&self.access_log, session, ctx, status, code, elapsed);
         ctx.place = None;
         ctx.in_flight = None;
     }
@@ -288,9 +294,10 @@ impl Gateway {
         &self,
         session: &mut Session,
         ctx: &Request,
-        head: ResponseHeader,
+        mut head: ResponseHeader,
         body: Bytes,
     ) -> Result<()> {
+        request_id::show(&mut head, session.req_header(), self.request_ids)?;
         // To a HEAD there is no body (RFC 9110, section 9.3.2), and HTTP/2 clients insist on it.
         let empty = body.is_empty() || session.req_header().method == Method::HEAD;
         let client = Client::of(&session.downstream_session)?;
@@ -311,6 +318,7 @@ impl Gateway {
         settle_connection(head).map_err(|_| Failure::BadRequest)?;
         // This node answers it, see `Client::go_on`.
         head.remove_header(&header::EXPECT);
+        request_id::settle(head, self.request_ids).map_err(|_| Failure::BadRequest)?;
         self.settle_underscores(head)?;
         let http2 = head.version == Version::HTTP_2;
         let bodiless = http2 && session.downstream_session.is_body_empty();

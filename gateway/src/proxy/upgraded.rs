@@ -61,6 +61,7 @@ pub(super) async fn run(
         return Err(Broken::last(Failure::BadAnswer));
     }
     let mut head = outgoing::switching(parts, protocol, accept).map_err(Broken::last)?;
+    attempt.begin(&mut head)?;
     attempt.response_hook(&mut head).await?;
     attempt.recognise(&mut head)?;
     if head.status != StatusCode::SWITCHING_PROTOCOLS {

@@ -52,7 +52,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let number = |name: &str| matches.get_one::<u16>(name).copied().context("missing number");
     let (nodes, base) = (number("nodes")?, number("port-base")?);
     let quiet = LogConfig { level: "warn".into(), ..LogConfig::default() };
-    log::init(&quiet, !process::on_terminal());
+    log::init(&quiet, process::on_terminal());
     process::block_on(demo(nodes, base))??;
     Ok(ExitCode::SUCCESS)
 }

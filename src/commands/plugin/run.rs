@@ -10,7 +10,7 @@ use super::tried;
 
 pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     // Lines the plugin logs, and why it failed.
-    crate::log::init(&Default::default(), false);
+    crate::log::init(&Default::default(), true);
     let head = tried::request(matches)?;
     let before = head.endpoint.clone();
     let host = tried::host(matches, Isolation::Pooled, 1).await?;

@@ -1,13 +1,19 @@
-//! Log lines on stderr: JSON for machines, words for people.
+//! Log lines on stderr: JSON or logfmt for machines, words for people.
+
+mod logfmt;
+mod writer;
 
 use std::io::IsTerminal as _;
 
-use piko_bootstrap::log::LogConfig;
+use piko_bootstrap::log::{LogConfig, LogFormat};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
-/// Sets the process's log up, once its configuration is checked.
-pub(crate) fn init(config: &LogConfig, json: bool) {
+pub(crate) use writer::Flush;
+
+/// Sets the process's log up, once its configuration is checked. `terminal`: a person reads it, unless the configuration
+/// says otherwise.
+pub(crate) fn init(config: &LogConfig, terminal: bool) {
     let level = &config.level;
     // Third parties are heard from warn on, whatever our level: at info they are not about us. Pingora has a line at
     // error for each request that fails and each client that leaves; the access log has those, under their names.
@@ -22,16 +28,18 @@ pub(crate) fn init(config: &LogConfig, json: bool) {
     // as well would end the thread.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer::start)
         .log_internal_errors(false);
+    let builder = builder.with_timer(SystemTime);
     // A second start in one process (tests) keeps the first log.
-    let _ = if json {
-        builder.json().flatten_event(true).with_current_span(false).with_timer(SystemTime).try_init()
-    } else {
-        builder
-            .with_timer(SystemTime)
-            .with_target(false)
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init()
+    let _ = match config.format {
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Auto if !terminal => {
+            builder.json().flatten_event(true).with_current_span(false).try_init()
+        }
+        LogFormat::Logfmt => builder.event_format(logfmt::Logfmt).try_init(),
+        LogFormat::Auto | LogFormat::Text => {
+            builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+        }
     };
 }

@@ -1,11 +1,17 @@
 //! The access log's keys, and which headers a line shows.
 
+mod choice;
+mod fields;
+
 use http::{HeaderMap, HeaderName, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Invalid;
 use crate::log::check_level;
+
+pub use choice::{AccessLog, ms};
+pub use fields::{Field, Side};
 
 /// Never logged, not even by a block list that forgets them.
 const SECRET: [HeaderName; 7] = [
@@ -24,6 +30,14 @@ const SECRET: [HeaderName; 7] = [
 pub struct AccessLogConfig {
     /// `debug`, `info`, `warn` or `error`.
     pub level: String,
+    /// What a line says, by the names in docs/observability.md. Default: what most people look for.
+    pub fields: Vec<String>,
+    /// Only requests that were answered with this status or a higher one are logged. 0: all. What a node or an agent
+    /// could not serve always is.
+    pub min_status: u16,
+    /// One line for so many requests that were answered with a status below 400; the others are logged all. Node and
+    /// agent choose the same requests where both have the same number here. 1: each has its line.
+    pub sample_one_in: u32,
     /// Which headers of requests are logged. Default: none. Tokens and cookies never are.
     pub request_headers: HeaderLists,
     /// Which headers of responses are logged.
@@ -46,6 +60,9 @@ impl Default for AccessLogConfig {
     fn default() -> Self {
         AccessLogConfig {
             level: "info".into(),
+            fields: Vec::new(),
+            min_status: 0,
+            sample_one_in: 1,
             request_headers: HeaderLists::default(),
             response_headers: HeaderLists::default(),
             disable: false,
@@ -54,9 +71,16 @@ impl Default for AccessLogConfig {
 }
 
 impl AccessLogConfig {
-    /// Checks level and lists. `key`: where this stands in the file.
-    pub fn validate(&self, key: &str) -> Result<(), Invalid> {
+    /// Checks level, fields and lists. `key`: where this stands in the file.
+    pub fn validate(&self, key: &str, side: Side) -> Result<(), Invalid> {
         check_level(&format!("{key}.level"), &self.level)?;
+        side.mask(&self.fields).map_err(|wrong| Invalid::new(format!("{key}.fields"), wrong))?;
+        if self.min_status > 599 {
+            return Err(Invalid::new(format!("{key}.min_status"), "has to be 0, or a status up to 599"));
+        }
+        if self.sample_one_in == 0 {
+            return Err(Invalid::new(format!("{key}.sample_one_in"), "has to be 1 or more"));
+        }
         for (side, lists) in
             [("request_headers", &self.request_headers), ("response_headers", &self.response_headers)]
         {
