@@ -10,9 +10,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use piko_bootstrap::metrics::{counter, counters, gauge, gauges, latencies, method_label, raise};
+use piko_bootstrap::metrics::{
+    Descriptors, counter, counters, gauge, gauges, latencies, method_label, raise,
+};
 use piko_net::gate::Standing;
-use piko_net::{Conn, ConnLimits, Counts, GateLimits, Port, Refusals};
+use piko_net::{Conn, ConnLimits, Counts, GateLimits, Port, Refusals, files};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -36,6 +38,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     /// `piko_log_lines_lost_total`: of the process, read when somebody asks.
     log_lost: IntCounter,
+    descriptors: Descriptors,
     in_flight: IntGaugeVec,
     requests: IntCounterVec,
     latency: HistogramVec,
@@ -48,6 +51,8 @@ impl Metrics {
     pub(crate) fn new() -> Metrics {
         let registry = Registry::new();
         let r = &registry;
+        let build = gauges(r, "piko_build_info", "Always 1; the version is a label", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all = ["status", "method", "endpoint"];
         Metrics {
             in_flight: gauges(r, "piko_agent_requests_in_flight", "Requests being served", &["endpoint"]),
@@ -60,6 +65,7 @@ impl Metrics {
             ),
             connected: gauge(r, "piko_agent_connected", "1 while there is a tunnel to a node"),
             tunnels: gauge(r, "piko_agent_tunnels", "Tunnels to nodes"),
+            descriptors: Descriptors::new(r),
             log_lost: counter(
                 r,
                 "piko_log_lines_lost_total",
@@ -144,6 +150,7 @@ impl Drop for Serving {
 
 fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::default());
+    metrics.descriptors.set(files::open(), files::limit());
     raise(&metrics.log_lost, piko_bootstrap::log::lost());
     let text = TextEncoder::new().encode_to_string(&metrics.registry.gather());
     match (request.uri().path(), text) {

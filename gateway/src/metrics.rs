@@ -1,22 +1,30 @@
 //! Every metric a node exports, declared once: name, help, labels, buckets. Built on a registry of its
 //! own, so that ten nodes fit in one test process.
 
+mod endpoints;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use piko_bootstrap::metrics::{add, counter, counters, gauge, gauges, latencies, method_label, raise};
-use piko_net::{Counts, Reason};
+use piko_bootstrap::metrics::{
+    Descriptors, add, counter, counters, gauge, gauges, latencies, method_label, raise,
+};
+use piko_net::{Counts, Reason, files};
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Registry, TextEncoder,
 };
+
+pub use endpoints::{EndpointMetrics, ToEndpoint};
 
 /// All of a node's metrics.
 pub struct Metrics {
     registry: Registry,
     /// The proxy port.
     pub proxy: ProxyMetrics,
+    /// The same by endpoint.
+    pub endpoints: EndpointMetrics,
     /// The upstream port.
     pub upstream: UpstreamMetrics,
     /// The gossip port.
@@ -27,6 +35,7 @@ pub struct Metrics {
     pub gauges: Gauges,
     /// `piko_log_lines_lost_total`: of the process, read when somebody asks.
     log_lost: IntCounter,
+    descriptors: Descriptors,
 }
 
 /// The proxy port.
@@ -110,16 +119,12 @@ pub struct Gauges {
     pub links: IntGaugeVec,
     /// `piko_gossip_entries{node_id}`
     pub entries: IntGaugeVec,
+    /// `piko_tls_certificate_expiry_timestamp_seconds{port}`
+    pub certificates: IntGaugeVec,
 }
 
 /// Bytes: 256 · 4^k.
 const SIZES: &[f64] = &[256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0];
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// An empty registry, for what runs outside a node.
 pub fn registry() -> Registry {
@@ -127,8 +132,8 @@ pub fn registry() -> Registry {
 }
 
 impl Metrics {
-    /// All metrics, at zero.
-    pub fn new() -> Self {
+    /// All metrics, at zero; those by endpoint for so many of them.
+    pub fn new(max_endpoints: usize) -> Self {
         let registry = Registry::new();
         let r = &registry;
         let proxy = ProxyMetrics {
@@ -212,7 +217,14 @@ impl Metrics {
                 "Entries known of a node: its addresses and its endpoints",
                 &["node_id", "deleted", "internal"],
             ),
+            certificates: gauges(
+                r,
+                "piko_tls_certificate_expiry_timestamp_seconds",
+                "When the first certificate of a port's chain is no longer good",
+                &["port"],
+            ),
         };
+        let endpoints = EndpointMetrics::new(r, max_endpoints);
         let build = gauges(r, "piko_build_info", "Always 1; the version is a label", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let gossip = GossipMetrics {
@@ -228,7 +240,17 @@ impl Metrics {
         let ports = PortCounts::new(r);
         let log_lost =
             counter(r, "piko_log_lines_lost_total", "Log lines lost, as stderr took them too slowly");
-        Metrics { registry, proxy, upstream, gossip, ports, gauges: gauge_values, log_lost }
+        Metrics {
+            registry,
+            proxy,
+            endpoints,
+            upstream,
+            gossip,
+            ports,
+            gauges: gauge_values,
+            log_lost,
+            descriptors,
+        }
     }
 
     /// Where plugins register theirs.
@@ -239,6 +261,7 @@ impl Metrics {
     /// The Prometheus text format, version 0.0.4.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         self.ports.read();
+        self.descriptors.set(files::open(), files::limit());
         raise(&self.log_lost, piko_bootstrap::log::lost());
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

@@ -148,7 +148,7 @@ impl Node {
         let settings = Settings::from(&config.tunnel);
         let key = cluster_key(&config).await?;
         let tls = NodeTls::load(&config)?;
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new(config.metrics.max_endpoints as usize));
         let directory = Arc::new(ClusterDirectory::default());
         let cache = config.plugin_cache_dir.clone();
         let plugins = Arc::new(Plugins::new(directory.clone(), metrics.registry(), cache));
@@ -193,7 +193,8 @@ impl Node {
         background.spawn(registry.clone().keep_time(background.stop.clone()));
         background.spawn(plugins.clone().watch(background.stop.clone()));
 
-        for cert in tls.certificates() {
+        let certificates = tls.certificates();
+        for (_, cert) in certificates.clone() {
             background.spawn(cert.watch(background.stop.clone()));
         }
 
@@ -215,6 +216,7 @@ impl Node {
             table: table.clone(),
             registry: registry.clone(),
             metrics: metrics.clone(),
+            certificates,
             plugins: plugins.clone(),
             ready: ready.subscribe(),
             pulses,

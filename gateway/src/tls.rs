@@ -61,10 +61,27 @@ impl NodeTls {
         })
     }
 
-    /// Every certificate, to be watched.
-    pub(crate) fn certificates(&self) -> impl Iterator<Item = ServerTls> {
-        [&self.proxy, &self.upstream, &self.admin, &self.peer].into_iter().flatten().cloned()
+    /// The certificate of each port that has one, to be watched.
+    pub(crate) fn certificates(&self) -> Vec<(&'static str, ServerTls)> {
+        let ports = [
+            ("proxy", &self.proxy),
+            ("upstream", &self.upstream),
+            ("admin", &self.admin),
+            ("peer", &self.peer),
+        ];
+        ports.into_iter().filter_map(|(port, tls)| Some((port, tls.clone()?))).collect()
     }
+}
+
+/// When the first certificate of a chain is no longer good, in seconds of Unix time. One of an intermediate may be the
+/// first.
+pub(crate) fn expires(tls: &ServerTls) -> Option<i64> {
+    let chain = tls.chain();
+    let not_after = |der: &[u8]| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    };
+    chain.cert.iter().filter_map(|der| not_after(der)).min()
 }
 
 /// Accepts what a port speaks: TLS, or nothing below HTTP.

@@ -40,6 +40,30 @@ pub fn latencies(registry: &Registry, name: &str, help: &str, labels: &[&str]) -
     add(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY.to_vec()), labels))
 }
 
+/// The descriptors of a process, under the names that Prometheus' own clients have for them.
+#[derive(Debug)]
+pub struct Descriptors {
+    open: IntGauge,
+    most: IntGauge,
+}
+
+impl Descriptors {
+    /// Declares them.
+    pub fn new(registry: &Registry) -> Descriptors {
+        Descriptors {
+            open: gauge(registry, "process_open_fds", "Descriptors that the process has open"),
+            most: gauge(registry, "process_max_fds", "Descriptors that it may have open"),
+        }
+    }
+
+    /// Sets them as they are. Without a limit, none is reached.
+    pub fn set(&self, open: Option<u64>, most: Option<u64>) {
+        let value = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.open.set(open.map_or(0, value));
+        self.most.set(most.map_or(i64::MAX, value));
+    }
+}
+
 /// Takes a counter up to what was counted elsewhere.
 pub fn raise(counter: &IntCounter, to: u64) {
     counter.inc_by(to.saturating_sub(counter.get()));

@@ -35,6 +35,18 @@ pub fn raise() -> usize {
     allowed.and_then(|allowed| usize::try_from(allowed).ok()).map_or(MOST, |allowed| allowed.min(MOST))
 }
 
+/// Descriptors that the process has open. `None`: the system does not say.
+pub fn open() -> Option<u64> {
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    // One of them is this folder's.
+    Some(open.saturating_sub(1) as u64)
+}
+
+/// Descriptors that it may have open. `None`: as many as it wants.
+pub fn limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
 /// Is the limit so low that it should be raised where the node is started?
 pub fn is_low(allowed: usize) -> bool {
     allowed < LOW
@@ -55,6 +67,7 @@ pub fn share(allowed: usize, wanted: Shares) -> Shares {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -76,10 +89,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_more_is_a_descriptor_more() {
+        // Other tests of this process open and close some at the same time.
+        let files: Vec<_> = (0..200).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let with = open().unwrap();
+        drop(files);
+        assert!((with.saturating_sub(400)..with - 100).contains(&open().unwrap()));
+    }
+
+    #[test]
     fn the_soft_limit_becomes_the_hard_one() {
         let allowed = raise();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
         assert!(allowed >= 64);
+        assert_eq!(super::limit(), limit.current);
     }
 }

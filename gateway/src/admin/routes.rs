@@ -9,6 +9,7 @@ use super::state::State;
 use super::{forward, view};
 use crate::auth::Denied;
 use crate::cluster::Status;
+use crate::tls;
 
 /// Requests that must get through to a port that is full.
 const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
@@ -91,6 +92,11 @@ fn metrics(state: &State) -> Answer {
     for status in [Status::Active, Status::Unreachable, Status::Left] {
         let count = nodes.iter().filter(|node| node.status == status).count();
         gauges.nodes.with_label_values(&[status.as_str()]).set(count as i64);
+    }
+    for (port, certificate) in &state.certificates {
+        // One that cannot be parsed is none that rustls would have taken.
+        let expires = tls::expires(certificate).unwrap_or_default();
+        gauges.certificates.with_label_values(&[port]).set(expires);
     }
     // Nodes come and go: only those known now are shown.
     gauges.links.reset();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use piko_bootstrap::tls::ServerTls;
 use tokio::sync::watch;
 
 use super::hosts::Hosts;
@@ -21,6 +22,8 @@ pub struct State {
     pub registry: Arc<Registry>,
     /// The node's metrics, for `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// The certificates of the ports that have one, for their expiry.
+    pub certificates: Vec<(&'static str, ServerTls)>,
     /// The plugins, for `/status/plugins`.
     pub plugins: Arc<Plugins>,
     /// May balancers send traffic here?

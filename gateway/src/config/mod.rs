@@ -8,6 +8,7 @@ mod connections;
 pub mod fuzz;
 mod health;
 mod limits;
+mod metrics;
 mod ports;
 mod proxy;
 mod values;
@@ -26,6 +27,7 @@ pub use cluster::{ClusterConfig, GossipConfig};
 pub use connections::ConnectionsConfig;
 pub use health::HealthConfig;
 pub use limits::LimitsConfig;
+pub use metrics::MetricsConfig;
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
 pub use proxy::{EndpointConfig, HttpConfig, ProxyConfig, ProxyTenantConfig, RequestIds, UnderscoreHeaders};
 pub use values::{TrustedProxies, normal_domain};
@@ -51,6 +53,8 @@ pub struct Config {
     /// Where compiled plugins are kept, open to this user alone. Default: `piko/plugins` in the user's
     /// cache directory.
     pub plugin_cache_dir: Option<PathBuf>,
+    /// What is counted.
+    pub metrics: MetricsConfig,
     /// Log lines on stderr.
     pub log: LogConfig,
     /// How long a stopping node waits for agents to leave and requests to finish.
@@ -71,6 +75,7 @@ impl Default for Config {
             health: HealthConfig::default(),
             plugins: Vec::new(),
             plugin_cache_dir: None,
+            metrics: MetricsConfig::default(),
             log: LogConfig::default(),
             grace_period: HumanDuration::secs(60),
             shutdown_delay: HumanDuration::secs(0),

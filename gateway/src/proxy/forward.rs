@@ -197,6 +197,9 @@ async fn upstream(
         return Err(if moved && *gateway.draining.borrow() { Failure::Draining } else { why });
     };
     let target = in_flight.target();
+    if let (None, Some(listener)) = (&ctx.to_endpoint, &ctx.listener) {
+        ctx.to_endpoint = Some(gateway.metrics.endpoints.enter(listener));
+    }
     if !first {
         gateway.metrics.proxy.retries.inc();
     }

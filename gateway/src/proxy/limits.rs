@@ -195,7 +195,7 @@ mod tests {
         let own = |in_flight| EndpointConfig { in_flight: Some(in_flight), ..EndpointConfig::default() };
         let endpoints = [("one", own(1)), ("any", own(0))].map(|(name, own)| (name.to_owned(), own)).into();
         let own = PerEndpoint::new(&ProxyConfig { endpoints, ..ProxyConfig::default() });
-        Limits::new(config, own, Arc::new(Metrics::new()))
+        Limits::new(config, own, Arc::new(Metrics::new(0)))
     }
 
     /// Nobody waits to the end of the queue's time in a test that is right.

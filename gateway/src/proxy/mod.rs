@@ -53,7 +53,7 @@ use tracing::debug;
 use crate::auth::{Admitted, Guard};
 use crate::config::{RequestIds, TrustedProxies, UnderscoreHeaders};
 use crate::error::Failure;
-use crate::metrics::{Counted, Metrics};
+use crate::metrics::{Counted, Metrics, ToEndpoint};
 use crate::plugins::Plugins;
 use crate::route::affinity::Key;
 use crate::route::{Asked, EndpointKey, Router, Target, Tried};
@@ -129,6 +129,8 @@ pub(crate) struct Request {
     failure: Option<Failure>,
     /// For how long its endpoint has had no upstream, where it failed for that.
     gone: Option<Duration>,
+    /// Counts the request for its endpoint, once that has an upstream.
+    to_endpoint: Option<ToEndpoint>,
     /// How long it waited for a place and for upstreams.
     queued: Duration,
     /// When its answer began, counted from its start.
@@ -172,6 +174,7 @@ impl ProxyHttp for Gateway {
             tries: 0,
             failure: None,
             gone: None,
+            to_endpoint: None,
             queued: Duration::ZERO,
             first_byte: OnceLock::new(),
             place: None,
@@ -248,6 +251,11 @@ impl ProxyHttp for Gateway {
             ctx.request_size,
             session.body_bytes_sent(),
         );
+        let endpoints = &self.metrics.endpoints;
+        let known = || ctx.listener.as_ref().and_then(|listener| endpoints.enter_known(listener));
+        if let Some(to_endpoint) = ctx.to_endpoint.take().or_else(known) {
+            to_endpoint.done(status, elapsed, session.body_bytes_read(), session.body_bytes_sent());
+        }
         let code = match ctx.failure {
             Some(failure) => Some(failure.reply().code),
             None => answered_by_agent(session),

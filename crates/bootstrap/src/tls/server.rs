@@ -93,6 +93,11 @@ impl ServerTls {
         self.cert.clone()
     }
 
+    /// The certificate and what leads to its root, as they are now.
+    pub fn chain(&self) -> Arc<CertifiedKey> {
+        self.cert.current.load_full()
+    }
+
     /// Who may connect. `None`: everyone.
     pub fn clients(&self) -> Option<Arc<dyn ClientCertVerifier>> {
         self.clients.clone()
