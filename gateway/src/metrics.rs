@@ -1,6 +1,7 @@
 //! Every metric a node exports, declared once: name, help, labels, buckets. Built on a registry of its
 //! own, so that ten nodes fit in one test process.
 
+mod counted;
 mod endpoints;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+pub use counted::Counted;
 pub use endpoints::{EndpointMetrics, ToEndpoint};
 
 /// All of a node's metrics.
@@ -238,6 +240,7 @@ impl Metrics {
             ),
         };
         let ports = PortCounts::new(r);
+        let descriptors = Descriptors::new(r);
         let log_lost =
             counter(r, "piko_log_lines_lost_total", "Log lines lost, as stderr took them too slowly");
         Metrics {
@@ -401,22 +404,6 @@ impl GossipDirection {
             self.stream_bytes.inc_by(bytes as u64);
         }
         self.delta_entries.inc_by(entries as u64);
-    }
-}
-
-/// One of what a gauge counts, for as long as it lives.
-pub struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: &IntGauge) -> Counted {
-        gauge.inc();
-        Counted(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -111,10 +111,58 @@ async fn metrics_count_what_happened() {
         (node.metric("piko_proxy_requests_in_flight").await == 0.0).then_some(())
     })
     .await;
+    let of_endpoint = |what: &str| {
+        let (name, node) = (format!("piko_endpoint_{what}"), &node);
+        async move { node.metric(&name).await }
+    };
+    let requests = of_endpoint("requests_total{class=\"2xx\",endpoint=\"my-endpoint\"}").await;
+    assert!(requests >= 5.0, "{requests}");
+    assert!(of_endpoint("bytes_total{direction=\"out\",endpoint=\"my-endpoint\"}").await > 5.0 * 50.0);
+    assert_eq!(of_endpoint("requests_in_flight{endpoint=\"my-endpoint\"}").await, 0.0);
+    assert_eq!(of_endpoint("request_latency_seconds_count{endpoint=\"my-endpoint\"}").await, requests);
+    let (open, most) = (node.metric("process_open_fds").await, node.metric("process_max_fds").await);
+    assert!(open > 10.0 && open < most, "{open} of {most}");
     let metrics = get(node.admin, "/metrics", &[]).await.unwrap().text();
     let id = node.id().await;
     let entries = format!("piko_gossip_entries{{deleted=\"false\",internal=\"false\",node_id=\"{id}\"}} 3");
     assert!(metrics.contains(&entries), "{metrics}");
+}
+
+/// A client that tries names, or an agent that makes them, would else make time series without end.
+#[tokio::test]
+async fn figures_by_endpoint_are_bounded_and_names_that_nobody_has_take_no_place() {
+    let node = Node::start(piko(), &[], &["--metrics.max-endpoints=1"]);
+    let service = Service::start("one").await;
+    node.ready().await;
+    for n in 0..20 {
+        get(node.proxy, "/", &[("x-piko-endpoint", &format!("nobody-{n}"))]).await.unwrap();
+    }
+    let endpoints = format!("*.s3/{0},second/{0}", service.addr);
+    let agent = agent(piko(), node.upstream, &endpoints, &[]);
+    for name in ["one.s3", "two.s3", "second"] {
+        node.routes(name, 200).await;
+    }
+    let good = |name: &str| {
+        let name = format!("piko_endpoint_requests_total{{class=\"2xx\",endpoint=\"{name}\"}}");
+        let node = &node;
+        async move { node.metric(&name).await }
+    };
+    eventually("both are counted", || async {
+        (good("*.s3").await >= 2.0 && good("(other)").await >= 1.0).then_some(())
+    })
+    .await;
+    let text = get(node.admin, "/metrics", &[]).await.unwrap().text();
+    for name in ["nobody", "one.s3", "second"] {
+        assert!(!text.contains(&format!("endpoint=\"{name}")), "{name} has no place");
+    }
+    drop(agent);
+    // What fails for want of an upstream is the endpoint's failure still.
+    let failed = "piko_endpoint_requests_total{class=\"5xx\",endpoint=\"*.s3\"}";
+    eventually("failures are the endpoint's", || async {
+        get(node.proxy, "/", &[("x-piko-endpoint", "one.s3")]).await.ok()?;
+        (node.metric(failed).await >= 1.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -130,6 +178,7 @@ async fn n4_an_agents_own_port_shows_its_metrics() {
     let text = get(own, "/metrics", &[]).await.unwrap().text();
     let counted = "piko_agent_requests_total{endpoint=\"my-endpoint\",method=\"GET\",status=\"200\"} 1";
     assert!(text.contains(counted) && text.contains("piko_agent_connected 1"), "{text}");
+    assert!(text.contains("\nprocess_open_fds ") && text.contains("\npiko_build_info{version="), "{text}");
     assert_eq!(get(own, "/health", &[]).await.unwrap().status, 200);
     assert_eq!(get(own, "/other", &[]).await.unwrap().status, 404);
     let second = run(piko(), &["agent", "--endpoints", &endpoint, &flags[0], &flags[1]]);

@@ -87,7 +87,7 @@ async fn a_reader_of_the_log_that_stalls_costs_lines_and_no_requests() {
     // Open, and not read.
     let mut reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
     let program = ByShell::new(piko(), "", &format!("2>'{}'", pipe.display()));
-    let node = Node::start(&program.path, &["--proxy.access-log.request-headers.allow-list=x-long"], &[]);
+    let node = Node::start(&program.path, &[], &["--proxy.access-log.request-headers.allow-list=x-long"]);
     node.ready().await;
     let long = "x".repeat(60 << 10);
     let lost = || node.metric("piko_log_lines_lost_total");
@@ -104,18 +104,15 @@ async fn a_reader_of_the_log_that_stalls_costs_lines_and_no_requests() {
         lines.find(|line| line.contains("log lines were lost"))
     });
     let said: Value = serde_json::from_str(&said.await.unwrap().unwrap()).unwrap();
-    assert!(said["lines"].as_f64().is_some_and(|lines| lines >= 1.0 && lines <= lost), "{said}");
+    assert!(said["lines"].as_u64().is_some_and(|lines| (1..=100).contains(&lines)), "{said}");
 }
 
 #[tokio::test]
 async fn lines_say_what_was_chosen_of_the_requests_that_were() {
     let fields = "path,status,bytes_in,bytes_out,protocol,user_agent,first_byte_ms,queue_ms";
-    let logs = [
-        "--log.format=logfmt",
-        &format!("--proxy.access-log.fields={fields}"),
-        "--proxy.access-log.min-status=500",
-    ];
-    let node = Node::start(piko(), &logs, &[]);
+    let fields = format!("--proxy.access-log.fields={fields}");
+    let logs = ["--log.format=logfmt", fields.as_str(), "--proxy.access-log.min-status=500"];
+    let node = Node::start(piko(), &[], &logs);
     node.ready().await;
     let service = Service::start("one").await;
     let logs =

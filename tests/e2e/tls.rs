@@ -30,7 +30,9 @@ impl Files {
         authority("stranger");
         let key = KeyPair::generate().unwrap();
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let cert = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+        let cert = params.signed_by(&key, &ca).unwrap();
         std::fs::write(dir.path().join("cert"), cert.pem()).unwrap();
         std::fs::write(dir.path().join("key"), key.serialize_pem()).unwrap();
         Files(dir)
@@ -93,6 +95,11 @@ async fn t8_every_port_speaks_tls_between_two_nodes() {
             curl(&ca, &url(node.admin, "/ready"), &[]).await.ok()?.contains("200").then_some(())
         })
         .await;
+    }
+    let metrics = curl(&ca, &url(first.admin, "/metrics"), &[]).await.unwrap();
+    for port in ["proxy", "upstream", "admin", "peer"] {
+        let line = format!("piko_tls_certificate_expiry_timestamp_seconds{{port=\"{port}\"}} 4102444800\n");
+        assert!(metrics.contains(&line), "{port}: {metrics}");
     }
     let _agent = agent(&first, &service, "https", &[files.flag("connect.tls.root-cas", "ca")]);
     let endpoint = ["-H", "x-piko-endpoint: my-endpoint"];

@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use piko_bootstrap::metrics::{counters, gauges, latencies};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::Counted;
+use super::counted::Counted;
 use crate::route::EndpointKey;
 
 /// The label of all endpoints without a place. No endpoint is called that: names have no parentheses.

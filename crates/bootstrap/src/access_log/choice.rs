@@ -4,7 +4,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::time::Duration;
 
-use super::{AccessLogConfig, Field, Side};
+use super::config::AccessLogConfig;
+use super::fields::{Field, Side};
 
 /// An access log, as it is configured.
 #[derive(Debug, Clone)]
