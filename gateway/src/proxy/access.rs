@@ -8,7 +8,8 @@ use piko_bootstrap::access_log::{AccessLog, Field, ms};
 use piko_tunnel::headers;
 use pingora_proxy::Session;
 
-use super::Request;
+use super::forwarded;
+use super::request::Request;
 use crate::route::Kind;
 
 /// Writes the line of one request. `status` 0: no response was sent; where the client left before one, the line says
@@ -49,7 +50,7 @@ pub(super) fn log(
     let duration_ms = log.show(Field::DurationMs, || ms(elapsed));
     let queue_ms = log.show(Field::QueueMs, || ms(ctx.queued));
     let first_byte_ms = log.show(Field::FirstByteMs, || ctx.first_byte.get().copied().map(ms)).flatten();
-    let scheme = log.show(Field::Scheme, || super::scheme(session));
+    let scheme = log.show(Field::Scheme, || forwarded::scheme(session));
     let protocol = log.show(Field::Protocol, || protocol(request.version));
     let user_agent = log.show(Field::UserAgent, || text(header::USER_AGENT)).flatten();
     let response = session.as_ref().response_written();

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 
 use super::incoming;
 use crate::config::TrustedProxies;
@@ -164,6 +165,23 @@ fn set(fields: &mut HeaderMap, name: HeaderName, value: String) {
 /// The port of an authority, where it has one.
 fn port(authority: &str) -> Option<u16> {
     authority.rsplit_once(':')?.1.parse().ok()
+}
+
+/// The other end of the connection, as the system has it.
+fn client_addr(session: &Session) -> Option<SocketAddr> {
+    session.client_addr().and_then(|addr| addr.as_inet()).copied()
+}
+
+/// The client's address for logs, headers and plugins. On a socket for both families, Linux shows an IPv4
+/// client as `::ffff:a.b.c.d`; this is its plain address.
+pub(super) fn client(session: &Session) -> Option<SocketAddr> {
+    client_addr(session).map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+}
+
+/// How the client connected to this node.
+pub(super) fn scheme(session: &Session) -> &'static str {
+    let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    if tls { "https" } else { "http" }
 }
 
 #[cfg(test)]

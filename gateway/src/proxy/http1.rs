@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use exchange::Http1;
 
-use super::{Gateway, incoming, login, session, stream};
+use super::gateway::Gateway;
+use super::{incoming, login, session, stream};
 
 /// Serves one client's connection to its end. The connection itself keeps the time of heads, of idleness and of
 /// clients that do not read. `most`: bytes the fields of a head may have. `idle_end`: ends it between two requests.

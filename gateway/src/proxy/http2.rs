@@ -24,8 +24,9 @@ use tracing::debug;
 
 use exchange::Http2;
 
+use super::gateway::Gateway;
 use super::stream::{self, Lingering};
-use super::{Gateway, incoming, session};
+use super::{incoming, session};
 
 /// Streams a client may have open at once (RFC 9113, section 6.5.2). Browsers use about 100.
 const MAX_STREAMS: u32 = 128;

@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Domains;
 use super::evenly::Evenly;
-use super::forward::Timeouts;
+use super::gateway::{Gateway, Timeouts};
 use super::limits::Limits;
 use super::pages::Pages;
 use super::per_endpoint::PerEndpoint;
-use super::{Gateway, http1, http2, stream};
+use super::{http1, http2, stream};
 use crate::auth::Guard;
 use crate::config::{ProxyConfig, TrustedProxies};
 use crate::metrics::Metrics;

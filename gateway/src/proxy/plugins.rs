@@ -9,6 +9,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use smol_str::SmolStr;
 
+use super::forwarded;
 use crate::auth::{Admitted, Claims};
 use crate::error::Failure;
 use crate::route::{Destination, EndpointKey};
@@ -112,7 +113,7 @@ fn request_head(
     let scheme = match told {
         Some("https") => "https",
         Some("http") => "http",
-        _ => super::scheme(session),
+        _ => forwarded::scheme(session),
     };
     let json = |claims: &Claims| serde_json::to_vec(claims.json()).unwrap_or_default();
     RequestHead {
@@ -120,7 +121,7 @@ fn request_head(
         target: String::from_utf8_lossy(request.raw_path()).into_owned(),
         authority: authority.unwrap_or_default().to_owned(),
         scheme: scheme.to_owned(),
-        client: super::client(session).map(|client| client.ip()),
+        client: forwarded::client(session).map(|client| client.ip()),
         claims: claims.map(|claims| json(claims).into()),
         endpoint: endpoint.map(|endpoint| SmolStr::from(endpoint.to_string())),
         headers: Arc::new(request.headers.clone()),

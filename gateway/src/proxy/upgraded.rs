@@ -12,9 +12,10 @@ use piko_tunnel::handshake::{self, TCP_UPGRADE_TOKEN};
 use piko_tunnel::headers;
 use piko_tunnel::progress::Progress;
 
+use super::attempt::Attempt;
+use super::broken::Broken;
 use super::download::{Download, Next};
 use super::exchange::Piece;
-use super::forward::{Attempt, Broken};
 use super::frames::{Frames, GOING_AWAY};
 use super::incoming::{Carrier, Upgrade};
 use super::outgoing;

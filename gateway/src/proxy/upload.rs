@@ -11,10 +11,10 @@ use piko_tunnel::headers;
 use piko_tunnel::limits::MAX_UPGRADE_BODY;
 use piko_tunnel::progress::Progress;
 
+use super::broken::Broken;
 use super::client::Client;
 use super::download::{FULL, SMALL};
 use super::exchange::Piece;
-use super::forward::Broken;
 use crate::error::Failure;
 
 /// What is kept of a body, so that it can be sent to another upstream. Bytes.
