@@ -83,7 +83,8 @@ async fn p4_t10_an_endpoint_without_upstream_is_a_502() {
     let answer = get(node.proxy, "/", &[("x-piko-endpoint", "nobody")]).await.unwrap();
     assert_eq!((answer.status, answer.header("x-piko-error")), (502, "endpoint_unknown"));
     let words = "no available upstreams: nobody has listened on this endpoint";
-    assert_eq!(seen(&answer), json!({ "error": words, "code": "endpoint_unknown" }));
+    let id = answer.header("x-request-id");
+    assert_eq!(seen(&answer), json!({ "error": words, "code": "endpoint_unknown", "request_id": id }));
 }
 
 #[tokio::test]
