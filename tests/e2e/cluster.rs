@@ -50,6 +50,34 @@ async fn t5_t15_any_node_serves_any_endpoint() {
     assert_eq!(seen["headers"]["x-forwarded-for"], serde_json::json!(["127.0.0.1"]), "one hop, one entry");
 }
 
+/// The node that had the agent refused what others sent it until the next one was there; to them it was a way tried, so
+/// they waited for their whole grace beside an agent that worked, and answered 502.
+#[tokio::test]
+async fn an_only_agent_that_is_replaced_costs_clients_of_other_nodes_nothing() {
+    let nodes = cluster(piko(), 2, &["--proxy.endpoint-grace=20s"]).await;
+    let service = Service::start("one").await;
+    let start = || agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    let mut only = start();
+    nodes[1].routes("my-endpoint", 200).await;
+    for round in 0..5 {
+        only.kill();
+        // They reach the node before it could say that it has none, and after.
+        let proxy = nodes[1].proxy;
+        let asked = (0..40).map(|n: u64| {
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(n)).await;
+                get(proxy, "/", &[("x-piko-endpoint", "my-endpoint")]).await.unwrap()
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        only = start();
+        for answer in asked {
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status, 200, "in round {round}: {}", answer.text());
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_secret_keeps_strangers_out() {
     let nodes = cluster(piko(), 2, &["--cluster.secret=right-for-the-test"]).await;

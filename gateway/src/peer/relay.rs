@@ -66,7 +66,12 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
     let repeatable = parts.method.is_idempotent() && body.is_end_stream();
     let (mut body, mut tried) = (Some(body), Vec::new());
     loop {
-        let Some((there, opener, sender)) = open(router, &route, repeatable, key, &mut tried).await else {
+        let opened = tokio::select! {
+            opened = open(router, &route, repeatable, key, &mut tried) => opened,
+            // The client is gone, or the other node asks elsewhere.
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        };
+        let Some((there, opener, sender)) = opened else {
             debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
@@ -209,7 +214,7 @@ async fn open(
     tried: &mut Vec<Tried>,
 ) -> Option<(InFlight, Opener, SendRequest<Bytes>)> {
     while tried.len() < MAX_TRIES {
-        let there = router.select_local(route, Ask { tried, repeatable, key })?;
+        let there = router.select_local(route, Ask { tried, repeatable, key }).await?;
         let opener = there.target().opener().opener;
         match opener.ready().await {
             Ok(sender) => return Some((there, opener, sender)),

@@ -125,11 +125,24 @@ impl Router {
     /// Waits up to the grace where the endpoint had one a moment ago, so that an agent that reconnects loses no
     /// request; and where this node has just started and does not know yet what others have.
     pub async fn select(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
-        if let Some(there) = self.pick(route, ask) {
+        let knows = self.knows.load(Relaxed);
+        self.soon(route, !knows, || self.pick(route, ask), || false).await
+    }
+
+    /// What `pick` finds, now or within the grace; nothing any more once it is `in_vain`. `anyway`: it waits even if the
+    /// endpoint had no upstream a moment ago.
+    async fn soon(
+        &self,
+        route: &RouteKey,
+        anyway: bool,
+        pick: impl Fn() -> Option<InFlight>,
+        in_vain: impl Fn() -> bool,
+    ) -> Option<InFlight> {
+        if let Some(there) = pick() {
             self.recent.saw(route);
             return Some(there);
         }
-        let may_come = self.recent.contains(route) || !self.knows.load(Relaxed);
+        let may_come = anyway || self.recent.contains(route);
         if self.grace.is_zero() || !may_come {
             return None;
         }
@@ -139,9 +152,12 @@ impl Router {
         let mut remote = self.table.subscribe_changes();
         let mut links = self.links.subscribe();
         loop {
-            if let Some(there) = self.pick(route, ask) {
+            if let Some(there) = pick() {
                 self.recent.saw(route);
                 return Some(there);
+            }
+            if in_vain() {
+                return None;
             }
             let changed = async {
                 tokio::select! {
@@ -204,9 +220,16 @@ impl Router {
         }
     }
 
-    /// An upstream of this node for the endpoint, for requests that already made their hop. None while all here are
-    /// set aside and another node has a good one: the request can still go there.
-    pub fn select_local(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
+    /// An upstream of this node for the endpoint, for requests that already made their hop. While no other node has
+    /// one, it waits up to the grace as [`Router::select`] does: to the node that asks this one is a way that it has
+    /// tried, so it would not come back for an agent that connects here a moment later.
+    pub async fn select_local(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
+        let elsewhere = || self.table.remote(route).is_some();
+        self.soon(route, false, || self.pick_local(route, ask), elsewhere).await
+    }
+
+    /// None while all here are set aside and another node has a good one: the request can still go there.
+    fn pick_local(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
         let mut choices = Choices::default();
         let local = self.registry.lookup(route)?;
         if let Some(trial) = self.add_local(&mut choices, &local, ask) {
