@@ -290,7 +290,9 @@ impl State {
         if !member.beat(seq) {
             return Err(Ignored::Old);
         }
-        let behind = member.version < version;
+        // The first pull may come before its owner knows this node, and goes unanswered: where the table is empty, no
+        // version says that anything is missing.
+        let behind = member.version < version || !member.whole;
         self.settle(from);
         Ok(if self.is_active(from) && (restarted || behind) { Then::Pull } else { Then::Nothing })
     }

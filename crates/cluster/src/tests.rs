@@ -348,6 +348,7 @@ fn r13_nothing_is_believed_of_one_that_is_no_member() {
 #[test]
 fn r16_heartbeats_and_goodbyes_count_once() {
     let (owner, follower) = pair();
+    follower.then(|r, _| r.pulled(addr(1), 1));
     let (first, second) = (heartbeat(&owner), heartbeat(&owner));
     assert_eq!(follower.apply(addr(1), second.clone()), Ok(Then::Nothing));
     for old in [second, first] {
@@ -700,6 +701,11 @@ fn a_table_is_here_when_a_pull_was_answered_whole() {
     assert!(!has());
     follower.apply(addr(1), heartbeat(&owner)).unwrap();
     assert!(!has(), "a heartbeat is no table");
+    assert_eq!(
+        follower.apply(addr(1), heartbeat(&owner)),
+        Ok(Then::Pull),
+        "the first pull had no answer, and an empty table has no version to be behind of"
+    );
     let answer = pulled(&owner, &follower, addr(1));
     assert_eq!(answer.len(), 1, "an empty table is an answer, too");
     answer.into_iter().for_each(|message| drop(follower.apply(addr(1), message)));
