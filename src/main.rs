@@ -1,4 +1,4 @@
-//! The one program: `piko server`, `agent`, `forward`, `status`, `plugin`, `demo`, `config`, `bench`.
+//! The one program, `piko`: what it can do is in `commands`.
 
 mod commands;
 mod log;

@@ -2,13 +2,17 @@
 
 mod agent;
 mod bench;
+mod cert;
+mod cluster;
 mod config;
 mod demo;
 mod forward;
 mod plugin;
 mod process;
+mod secrets;
 mod server;
 mod status;
+mod token;
 mod words;
 
 use std::ffi::OsString;
@@ -31,6 +35,11 @@ const NOT_PERMITTED: u8 = 77;
 /// The configuration is wrong (`EX_CONFIG`).
 const BAD_CONFIG: u8 = 78;
 
+/// Somebody was asked whether something may be, and says no.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotPermitted(String);
+
 /// Runs what was typed. Exit codes: 0 done, 1 failed, 2 usage, 69 unreachable, 77 not
 /// permitted, 78 bad configuration.
 pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -45,6 +54,9 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("forward", m)) => forward::run(m),
         Some(("status", m)) => status::run(m),
         Some(("demo", m)) => demo::run(m),
+        Some(("token", m)) => token::run(m),
+        Some(("cluster", m)) => cluster::run(m),
+        Some(("cert", m)) => cert::run(m),
         Some(("config", m)) => config::run(m),
         Some(("plugin", m)) => plugin::run(m),
         Some(("bench", m)) => bench::run(m),
@@ -70,7 +82,8 @@ fn code(error: &anyhow::Error) -> u8 {
         let asked = cause.downcast_ref::<Unanswered>();
         if start || cause.is::<ConfigError>() || agent.is_some_and(AgentError::is_config) {
             Some(BAD_CONFIG)
-        } else if agent.is_some_and(AgentError::is_not_permitted)
+        } else if cause.is::<NotPermitted>()
+            || agent.is_some_and(AgentError::is_not_permitted)
             || asked.is_some_and(Unanswered::is_not_permitted)
         {
             Some(NOT_PERMITTED)
@@ -97,6 +110,9 @@ fn command() -> Command {
         .subcommand(status::command())
         .subcommand(demo::command())
         .subcommand(config::command())
+        .subcommand(token::command())
+        .subcommand(cluster::command())
+        .subcommand(cert::command())
         .subcommand(plugin::command())
         .subcommand(bench::command())
         .subcommand(words::completions_command())

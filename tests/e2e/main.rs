@@ -47,6 +47,7 @@ mod streams;
 mod tcp;
 mod tenants;
 mod tls;
+mod tokens;
 mod traps;
 mod tunnels;
 mod upgrades;

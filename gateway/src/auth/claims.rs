@@ -105,13 +105,13 @@ impl Claims {
     }
 
     /// The tenant it belongs to. `None` is the default tenant.
-    pub(super) fn tenant(&self) -> Option<&TenantId> {
+    pub fn tenant(&self) -> Option<&TenantId> {
         self.tenant.as_ref()
     }
 
     /// The claims of a token made with a tenant's own key: it speaks for that tenant and no other. `None` if
     /// it says that it is another's.
-    pub(super) fn by_key_of(mut self, tenant: &TenantId) -> Option<Self> {
+    pub fn by_key_of(mut self, tenant: &TenantId) -> Option<Self> {
         if self.tenant.as_ref().is_some_and(|said| said != tenant) {
             return None;
         }

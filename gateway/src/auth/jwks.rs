@@ -192,6 +192,12 @@ impl Jwks {
     /// The key of that name.
     ///
     /// # Errors
+    /// Waits until the first fetch has ended, well or not.
+    pub async fn fetched_once(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.state.subscribe().wait_for(|state| state.has_ended()).await;
+    }
+
     /// If there is no such key, or there are no keys at all.
     pub(super) async fn key(&self, kid: &str) -> Result<Arc<JwksKey>, Denied> {
         // Without good keys the request fails at once, and has the next fetch come early. Only an unknown name waits.

@@ -98,6 +98,11 @@ pub(super) fn rsa_bits(key: &DecodingKey) -> usize {
     significant.first().map_or(0, |first| significant.len() * 8 - first.leading_zeros() as usize)
 }
 
+/// The same of a published key.
+pub(super) fn rsa_bits_of_jwk(jwk: &Jwk) -> usize {
+    DecodingKey::from_jwk(jwk).map_or(0, |key| rsa_bits(&key))
+}
+
 /// `RSAPublicKey ::= SEQUENCE { modulus INTEGER, publicExponent INTEGER }` (RFC 8017, section A.1.1), in DER.
 fn first_integer(der: &[u8]) -> Option<&[u8]> {
     let (0x30, sequence) = element(der)? else { return None };

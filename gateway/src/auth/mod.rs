@@ -12,6 +12,7 @@ pub mod fuzz;
 mod guard;
 mod jwks;
 mod key_set;
+pub mod sign;
 mod verifier;
 
 pub use claims::Claims;
@@ -19,7 +20,7 @@ pub use config::{AuthConfig, JwksConfig, KeyError};
 pub use denied::Denied;
 pub use guard::{Admitted, Guard};
 pub use jwks::Jwks;
-pub use verifier::Verifier;
+pub use verifier::{Flaw, Verifier};
 
 #[cfg(test)]
 mod jwks_tests;

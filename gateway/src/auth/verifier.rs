@@ -10,14 +10,14 @@ use super::claims::{Claims, Payload};
 use super::config::{AuthConfig, KeyError};
 use super::denied::Denied;
 use super::jwks::Jwks;
-use super::key_set::{MIN_RSA_BITS, rsa_bits};
+use super::key_set::{JwksKey, Keys as KeysByName, MIN_RSA_BITS, parse, rsa_bits};
 
 /// Longest token looked at, bytes: above it, a header holds no token but an attack.
 const MAX_TOKEN: usize = 16 << 10;
 
 /// Shortest HMAC secret, bytes: as long as the output of SHA-256 (RFC 7518, section 3.2). Shorter ones can be
 /// guessed from a single token, offline.
-const MIN_SECRET: usize = 32;
+pub(super) const MIN_SECRET: usize = 32;
 
 /// Verifies the tokens of one port or tenant.
 pub struct Verifier {
@@ -29,12 +29,61 @@ pub struct Verifier {
     forward_authorization: bool,
 }
 
+/// What is wrong with a token: more than its bearer is told, for those who made it (`piko token verify`).
+#[derive(Debug, thiserror::Error)]
+pub enum Flaw {
+    /// Not three parts with dots, or too long.
+    #[error("is no token")]
+    Malformed,
+    /// The configuration has no key for that algorithm.
+    #[error("is signed by {0:?}, for which no key is configured")]
+    NoKey(Algorithm),
+    /// It does not say which key of the set it is signed with.
+    #[error("has no kid, which says which key of the set it is signed with")]
+    NoKid,
+    /// The key of that `kid` cannot be had.
+    #[error("is signed with a key (kid) that the set does not have: {0}")]
+    Key(#[source] Denied),
+    /// The key of that `kid` is for other algorithms.
+    #[error("is signed by {0:?}, for which the key of its kid is not")]
+    Misfit(Algorithm),
+    /// Signature, time, audience or issuer.
+    #[error("{}", words(.0))]
+    Wrong(jsonwebtoken::errors::Error),
+}
+
+impl Flaw {
+    /// What its bearer is told.
+    fn denied(&self) -> Denied {
+        match self {
+            Flaw::Key(denied) => *denied,
+            Flaw::Wrong(e) if matches!(e.kind(), ErrorKind::ExpiredSignature) => Denied::Expired,
+            _ => Denied::Invalid,
+        }
+    }
+}
+
+fn words(error: &jsonwebtoken::errors::Error) -> String {
+    match error.kind() {
+        ErrorKind::ExpiredSignature => "has expired (exp)".into(),
+        ErrorKind::ImmatureSignature => "is not valid yet (nbf)".into(),
+        ErrorKind::InvalidSignature => "is not signed with this key".into(),
+        ErrorKind::InvalidAudience => "is for another audience (aud)".into(),
+        ErrorKind::InvalidIssuer => "is of another issuer (iss)".into(),
+        ErrorKind::MissingRequiredClaim(claim) => format!("has no {claim}, which is asked for"),
+        ErrorKind::Json(e) => format!("says what no node understands: {e}"),
+        _ => format!("is wrong: {error}"),
+    }
+}
+
 /// Where the keys come from.
 enum Keys {
     /// The configuration: one of each kind.
     Static { hmac: Option<DecodingKey>, rsa: Option<DecodingKey>, ecdsa: Option<DecodingKey> },
     /// The issuer of the tokens, which publishes them.
     Jwks(Arc<Jwks>),
+    /// A key set in hand.
+    Set(KeysByName),
 }
 
 impl AuthConfig {
@@ -88,21 +137,32 @@ impl Verifier {
     /// # Errors
     /// If a key cannot be used.
     pub fn new(config: &AuthConfig) -> Result<Option<Verifier>, KeyError> {
-        let Some(keys) = Keys::new(config)? else { return Ok(None) };
-        Ok(Some(Verifier {
+        Ok(Keys::new(config)?.map(|keys| Verifier::with(keys, config)))
+    }
+
+    /// A verifier by the keys of a set that is at hand, as published ones are used. `config`: all but the keys.
+    ///
+    /// # Errors
+    /// If it is no set, or none of its keys is of use.
+    pub fn of_set(set: &[u8], config: &AuthConfig) -> Result<Verifier, String> {
+        Ok(Verifier::with(Keys::Set(parse(set)?), config))
+    }
+
+    fn with(keys: Keys, config: &AuthConfig) -> Verifier {
+        Verifier {
             keys,
             audience: config.audience.clone(),
             issuer: config.issuer.clone(),
             ends_with_token: !config.disable_disconnect_on_expiry,
             allow_all_endpoints: config.allow_all_endpoints,
             forward_authorization: config.forward_authorization,
-        }))
+        }
     }
 
     /// The set its keys are from, if they are published.
-    pub(super) fn key_set(&self) -> Option<Arc<Jwks>> {
+    pub fn key_set(&self) -> Option<Arc<Jwks>> {
         match &self.keys {
-            Keys::Static { .. } => None,
+            Keys::Static { .. } | Keys::Set(_) => None,
             Keys::Jwks(jwks) => Some(jwks.clone()),
         }
     }
@@ -114,10 +174,18 @@ impl Verifier {
 
     /// Checks one token. Waits only where its key is not known, and not for long.
     pub async fn verify(&self, token: &str) -> Result<Claims, Denied> {
+        self.check(token).await.map_err(|flaw| flaw.denied())
+    }
+
+    /// The same, and says what is wrong.
+    ///
+    /// # Errors
+    /// What is wrong with the token.
+    pub async fn check(&self, token: &str) -> Result<Claims, Flaw> {
         if token.len() > MAX_TOKEN {
-            return Err(Denied::Invalid);
+            return Err(Flaw::Malformed);
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| Denied::Invalid)?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Flaw::Malformed)?;
         // The key decides which algorithms are good, never the token: RFC 8725, section 3.1.
         match &self.keys {
             Keys::Static { hmac, rsa, ecdsa } => {
@@ -127,24 +195,30 @@ impl Verifier {
                     Algorithm::ES256 | Algorithm::ES384 => ecdsa,
                     _ => &None,
                 };
-                self.decode(token, header.alg, key.as_ref().ok_or(Denied::Invalid)?)
+                self.decode(token, header.alg, key.as_ref().ok_or(Flaw::NoKey(header.alg))?)
             }
             Keys::Jwks(jwks) => {
-                let kid = header.kid.as_deref().ok_or(Denied::Invalid)?;
-                let key = jwks.key(kid).await?;
-                let fits = key.fits(header.alg);
-                self.decode(token, header.alg, fits.then_some(&key.key).ok_or(Denied::Invalid)?)
+                let kid = header.kid.as_deref().ok_or(Flaw::NoKid)?;
+                let key = jwks.key(kid).await.map_err(Flaw::Key)?;
+                self.decode_by(token, header.alg, &key)
+            }
+            Keys::Set(keys) => {
+                let kid = header.kid.as_deref().ok_or(Flaw::NoKid)?;
+                self.decode_by(token, header.alg, keys.get(kid).ok_or(Flaw::Key(Denied::Invalid))?)
             }
         }
     }
 
-    fn decode(&self, token: &str, algorithm: Algorithm, key: &DecodingKey) -> Result<Claims, Denied> {
+    fn decode_by(&self, token: &str, algorithm: Algorithm, key: &JwksKey) -> Result<Claims, Flaw> {
+        if !key.fits(algorithm) {
+            return Err(Flaw::Misfit(algorithm));
+        }
+        self.decode(token, algorithm, &key.key)
+    }
+
+    fn decode(&self, token: &str, algorithm: Algorithm, key: &DecodingKey) -> Result<Claims, Flaw> {
         let payload = jsonwebtoken::decode::<Payload>(token, key, &self.validation(algorithm));
-        let payload = payload.map_err(|e| match e.kind() {
-            ErrorKind::ExpiredSignature => Denied::Expired,
-            _ => Denied::Invalid,
-        })?;
-        let claims = payload.claims.claims(self.allow_all_endpoints);
+        let claims = payload.map_err(Flaw::Wrong)?.claims.claims(self.allow_all_endpoints);
         Ok(if self.ends_with_token { claims } else { claims.without_end() })
     }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use piko_cluster::Load;
-pub use piko_wire::{EndpointKey, TenantId};
+pub use piko_wire::{EndpointId, EndpointKey, TenantId};
 use piko_wire::{NodeId, Protocol, RouteKey};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
