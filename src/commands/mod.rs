@@ -14,6 +14,7 @@ mod server;
 mod status;
 mod token;
 mod words;
+mod world;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -7,6 +7,18 @@
 use serde_json::Value as Json;
 use serde_yaml::Value;
 
+impl Reference {
+    /// Does it stand for nothing: no such variable, and no default?
+    pub(crate) fn is_unset(&self) -> bool {
+        self.value.is_empty() && !self.text.contains(':')
+    }
+
+    /// As it is written.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
 /// Ends a mark on both sides. A private-use character (Unicode, section 23.5): nobody's YAML has it for anything.
 const EDGE: char = '\u{F8FF}';
 

@@ -53,30 +53,53 @@ pub(crate) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Pars
 
 /// Reads and checks the file, and returns it with today's spellings.
 pub(crate) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value, ConfigError> {
-    let Parsed { text, mut root, plain, references, renamed } = parse::<T>(path, expand_env)?;
-    if !references.is_empty() {
-        expand::fill(&mut root, plain.as_ref(), &keys::inlined::<T>(), &references);
+    let mut parsed = parse::<T>(path, expand_env)?;
+    parsed.fill::<T>();
+    match parsed.mistyped::<T>(path) {
+        Some(mistake) => Err(mistake),
+        None => Ok(parsed.root),
     }
-    // Deserialised from the text where possible: only that knows the lines.
-    let typed = match renamed || !references.is_empty() {
-        true => serde_yaml::from_value::<T>(root.clone()),
-        false => serde_yaml::from_str::<T>(&text),
-    };
-    // serde rejects an empty document; we accept it as all defaults.
-    if let Err(e) = typed
-        && root.as_mapping().is_some_and(|m| !m.is_empty())
-    {
+}
+
+impl Parsed {
+    /// Puts the values of the variables in.
+    pub(crate) fn fill<T: ConfigSpec>(&mut self) {
+        if !self.references.is_empty() {
+            expand::fill(&mut self.root, self.plain.as_ref(), &keys::inlined::<T>(), &self.references);
+        }
+    }
+
+    /// The first value that its type does not take, or key that is none.
+    pub(crate) fn mistyped<T: ConfigSpec>(&self, path: &Path) -> Option<ConfigError> {
+        let Parsed { text, root, references, renamed, .. } = self;
+        // Deserialised from the text where possible: only that knows the lines.
+        let typed = match *renamed || !references.is_empty() {
+            true => serde_yaml::from_value::<T>(root.clone()),
+            false => serde_yaml::from_str::<T>(text),
+        };
+        // serde rejects an empty document; we accept it as all defaults.
+        let e = typed.err().filter(|_| root.as_mapping().is_some_and(|m| !m.is_empty()))?;
         let mut message = without_location(&e);
         // A value knows no place: which of the keys is it?
         if e.location().is_none()
-            && let Some(key) = culprit::<T>(&root).filter(|key| !message.starts_with(key.as_str()))
+            && let Some(key) = culprit::<T>(root).filter(|key| !message.starts_with(key.as_str()))
         {
             message = format!("{key}: {message}");
         }
-        let line = e.location().map(|at| at.line()).or_else(|| line_of(&text, &message));
-        return Err(ConfigError::File { path: path.to_owned(), line, message: explain(&message) });
+        let line = e.location().map(|at| at.line()).or_else(|| line_of(text, &message));
+        Some(ConfigError::File { path: path.to_owned(), line, message: explain(&message) })
     }
-    Ok(root)
+}
+
+/// The key that serde's message is about: what it starts with, and what is unknown there.
+pub(crate) fn key_of(message: &str) -> String {
+    let start = message.split(": ").next().filter(|path| !path.contains([' ', '`'])).unwrap_or_default();
+    let unknown = message.split_once("unknown field `").and_then(|(_, rest)| rest.split('`').next());
+    match unknown {
+        Some(key) if start.is_empty() => key.to_owned(),
+        Some(key) => format!("{start}.{key}"),
+        None => start.to_owned(),
+    }
 }
 
 /// The first key whose value its type does not take.
@@ -126,12 +149,12 @@ fn prune(root: &mut Value, path: &str) {
     }
 }
 
-fn lookup<'v>(root: &'v Value, path: &str) -> Option<&'v Value> {
+pub(crate) fn lookup<'v>(root: &'v Value, path: &str) -> Option<&'v Value> {
     path.split('.').try_fold(root, |at, part| at.get(part))
 }
 
 /// serde_yaml ends its messages with the place, which we print first.
-fn without_location(error: &serde_yaml::Error) -> String {
+pub(crate) fn without_location(error: &serde_yaml::Error) -> String {
     let message = error.to_string();
     match message.rfind(" at line ") {
         Some(at) => message[..at].to_owned(),
@@ -140,7 +163,7 @@ fn without_location(error: &serde_yaml::Error) -> String {
 }
 
 /// For an unknown key: the nearest known one instead of the list of all.
-fn explain(message: &str) -> String {
+pub(crate) fn explain(message: &str) -> String {
     let Some((context, rest)) = message.split_once("unknown field `") else { return message.to_owned() };
     let Some((unknown, expected)) = rest.split_once('`') else { return message.to_owned() };
     let known: Vec<_> = expected.split('`').skip(1).step_by(2).collect();

@@ -7,6 +7,7 @@
 //!
 //! The only library that names clap and YAML: a program that embeds an agent needs neither.
 
+mod effective;
 mod error;
 mod expand;
 mod file;
@@ -16,11 +17,14 @@ pub mod fuzz;
 mod keys;
 mod lines;
 mod load;
+mod mistakes;
 mod print;
 mod warnings;
 
+pub use effective::{effective, redacted};
 pub use error::ConfigError;
 pub use flags::args;
 pub use load::{check_file, load};
+pub use mistakes::{Checked, Places, check_all};
 pub use print::{commented, schema};
-pub use warnings::{DUMPABLE, file_warnings, variables, warnings};
+pub use warnings::{DUMPABLE, variables, warnings};

@@ -50,7 +50,7 @@ pub fn check_file<T: ConfigSpec>(path: &Path, expand: bool) -> Result<T, ConfigE
     })
 }
 
-fn finish<T: ConfigSpec>(root: Value) -> Result<T, ConfigError> {
+pub(crate) fn finish<T: ConfigSpec>(root: Value) -> Result<T, ConfigError> {
     let config: T = serde_yaml::from_value(root)
         .map_err(|e| ConfigError::Invalid(Invalid::new("configuration", e.to_string())))?;
     config.validate().map_err(ConfigError::Invalid)?;

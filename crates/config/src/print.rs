@@ -3,10 +3,18 @@
 use piko_bootstrap::config::ConfigSpec;
 use serde_json::Value as Json;
 
-use crate::keys::{self, Shape};
+use crate::keys::{self, Key, Shape};
 
 /// Every key with its default and its comment, as YAML.
 pub fn commented<T: ConfigSpec>() -> String {
+    sections::<T>(|key| key.help.clone(), |key| scalar(&key.default, key.shape))
+}
+
+/// Every key in its section: comment and value.
+pub(crate) fn sections<T: ConfigSpec>(
+    comment: impl Fn(&Key) -> String,
+    value: impl Fn(&Key) -> String,
+) -> String {
     let mut out = String::new();
     let mut open: Vec<String> = Vec::new();
     for key in keys::of::<T>() {
@@ -22,16 +30,16 @@ pub fn commented<T: ConfigSpec>() -> String {
             open.push((*section).to_owned());
         }
         let indent = "  ".repeat(open.len());
-        for line in key.help.lines() {
+        for line in comment(&key).lines() {
             out.push_str(format!("{indent}# {line}").trim_end());
             out.push('\n');
         }
-        out.push_str(&format!("{indent}{}: {}\n", name.join("."), scalar(&key.default, key.shape)));
+        out.push_str(&format!("{indent}{}: {}\n", name.join("."), value(&key)));
     }
     out
 }
 
-fn scalar(value: &Json, shape: Shape) -> String {
+pub(crate) fn scalar(value: &Json, shape: Shape) -> String {
     match value {
         Json::Null => "null".into(),
         Json::Array(list) if list.is_empty() => "[]".into(),

@@ -49,7 +49,7 @@ pub fn warnings<T: ConfigSpec>(matches: &ArgMatches, config: &T, known: &[String
 }
 
 /// The warnings about one file alone.
-pub fn file_warnings<T: ConfigSpec>(path: &Path, expand: bool, config: &T) -> Vec<String> {
+pub(crate) fn file_warnings<T: ConfigSpec>(path: &Path, expand: bool, config: &T) -> Vec<String> {
     of_config(config, &serde_json::to_value(config).unwrap_or(Json::Null), Some((path, expand)))
 }
 
