@@ -106,7 +106,12 @@ fn check(path: &Path, kind: Option<&str>, expand: bool, live: bool) -> anyhow::R
 }
 
 /// Says what is wrong with a file, and with the world as it describes it.
-fn tell<T>(path: &Path, live: bool, checked: Checked<T>, world: impl Fn(&T) -> World) -> anyhow::Result<ExitCode> {
+fn tell<T>(
+    path: &Path,
+    live: bool,
+    checked: Checked<T>,
+    world: impl Fn(&T) -> World,
+) -> anyhow::Result<ExitCode> {
     let shown = path.display();
     let mut errors: Vec<String> = checked.mistakes.iter().map(ToString::to_string).collect();
     let mut warnings = checked.notes;

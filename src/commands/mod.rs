@@ -12,6 +12,7 @@ mod process;
 mod secrets;
 mod server;
 mod status;
+pub(crate) mod table;
 mod token;
 mod words;
 mod world;
@@ -103,6 +104,10 @@ fn command() -> Command {
     Command::new("piko")
         .about("A tunnelling gateway: services behind NAT open outbound tunnels, a cluster of nodes carries traffic to them")
         .version(env!("CARGO_PKG_VERSION"))
+        .after_help(
+            "Exit codes: 0 done, 1 failed, 2 usage, 69 nobody answers, 77 not permitted, 78 bad configuration.\n\
+             From nothing: piko server, then piko agent http my-endpoint 4000, then piko status endpoints.",
+        )
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(server::command())

@@ -1,6 +1,6 @@
 //! `piko status`: what the cluster knows, asked on an admin port.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, StatusCode, header};
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 use url::Url;
 
 use crate::commands::process::{self, TOKEN_VARIABLE};
+use crate::commands::table::{Look, table};
 
 /// The whole answer.
 const WITHIN: Duration = Duration::from_secs(15);
@@ -76,7 +78,29 @@ pub(crate) fn command() -> Command {
                 .short('o')
                 .global(true)
                 .default_value("yaml")
-                .value_parser(["yaml", "json", "table"]),
+                .value_parser(["yaml", "json", "table"])
+                .help("Of `endpoints` and with --watch: table, if nothing is said"),
+        )
+        .arg(
+            Arg::new("watch")
+                .long("watch")
+                .short('w')
+                .global(true)
+                .value_name("SECONDS")
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("2")
+                .value_parser(clap::value_parser!(u64).range(1..=3600))
+                .help("Ask again every SECONDS (2), until Ctrl-C"),
+        )
+        .after_help(
+            "Examples: piko status endpoints\n          \
+             piko status cluster nodes -o table --watch\n\
+             Exit codes: 69 nobody answers, 77 the port wants a token or refuses it, 1 anything else",
+        )
+        .subcommand(
+            Command::new("endpoints")
+                .about("Every endpoint of the cluster: its upstreams, and on which nodes"),
         )
         .subcommand(
             group("cluster", "Nodes")
@@ -113,6 +137,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (what, leaf) = inner.subcommand().unwrap_or(("", inner));
     let id = leaf.try_get_one::<String>("id").ok().flatten();
     let path = match id {
+        None if group == "endpoints" => "/status/cluster/endpoints".to_owned(),
         Some(id) => format!("/status/{group}/{what}s/{id}"),
         None if what.is_empty() => format!("/status/{group}"),
         None => format!("/status/{group}/{what}"),
@@ -134,21 +159,51 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     };
     tls.validate("--tls").map_err(ConfigError::Invalid)?;
     let admin = Admin { url: &url, token, tls };
-    let asked = process::block_on(admin.ask(&path, word("forward").as_deref()))?;
-    let mut answer =
-        asked.with_context(|| format!("failed to get {}: {url}", format!("{group} {what}").trim()))?;
-    if let Some(status) = leaf.try_get_one::<String>("status").ok().flatten()
-        && let Some(nodes) = answer.as_array_mut()
-    {
-        nodes.retain(|node| node["status"] == status.as_str());
-    }
-    let text = match word("output").as_deref() {
-        Some("json") => serde_json::to_string_pretty(&answer)? + "\n",
-        Some("table") => table(&answer),
-        _ => serde_yaml::to_string(&wrapped(group, what, answer))?,
+    let chosen = leaf.value_source("output") == Some(ValueSource::CommandLine);
+    let watch = leaf.get_one::<u64>("watch").map(|seconds| Duration::from_secs(*seconds));
+    let shape = match word("output") {
+        Some(_) if !chosen && (group == "endpoints" || watch.is_some()) => "table".to_owned(),
+        word => word.unwrap_or_default(),
     };
-    process::print(text.as_bytes())?;
+    let status = leaf.try_get_one::<String>("status").ok().flatten();
+    let show = |mut answer: Value| -> anyhow::Result<String> {
+        if let Some(status) = status
+            && let Some(nodes) = answer.as_array_mut()
+        {
+            nodes.retain(|node| node["status"] == status.as_str());
+        }
+        Ok(match shape.as_str() {
+            "json" => serde_json::to_string_pretty(&answer)? + "\n",
+            "table" => table(&answer, Look::of_stdout()),
+            _ => serde_yaml::to_string(&wrapped(group, what, answer))?,
+        })
+    };
+    let question = format!("{group} {what}");
+    let forward = word("forward");
+    process::block_on(async {
+        let ask = || async {
+            let asked = admin.ask(&path, forward.as_deref()).await;
+            show(asked.with_context(|| format!("failed to get {}: {url}", question.trim()))?)
+        };
+        // What is wrong from the start is no reason to watch.
+        let mut text = ask().await?;
+        let Some(pause) = watch else { return process::print(text.as_bytes()).map_err(anyhow::Error::from) };
+        loop {
+            process::print(frame(&text).as_bytes())?;
+            tokio::time::sleep(pause).await;
+            text = ask().await.unwrap_or_else(|e| format!("{e:#}\n"));
+        }
+    })??;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One look of many: in place of the last one on a terminal, else below it.
+fn frame(text: &str) -> String {
+    match std::io::stdout().is_terminal() {
+        // Home, and what is below cleared: no flicker (ECMA-48, CUP and ED).
+        true => format!("\x1b[H\x1b[J{text}"),
+        false => format!("{text}\n"),
+    }
 }
 
 /// The shapes of the command line: lists have a name.
@@ -156,7 +211,7 @@ fn wrapped(group: &str, what: &str, answer: Value) -> Value {
     match (group, what) {
         ("plugins", _) => serde_json::json!({ "plugins": answer }),
         (_, "nodes") => serde_json::json!({ "nodes": answer }),
-        ("proxy", "endpoints") => serde_json::json!({ "endpoints": answer }),
+        ("endpoints", _) | ("proxy", "endpoints") => serde_json::json!({ "endpoints": answer }),
         _ => answer,
     }
 }
@@ -258,37 +313,4 @@ pub(crate) async fn ready(addr: SocketAddr) -> bool {
         }
     };
     exchange.await.is_some_and(|answer| answer.status().is_success())
-}
-
-/// Rows with aligned columns: of a list of objects its fields, of a map its keys and values.
-fn table(answer: &Value) -> String {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items
-            .iter()
-            .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-            .collect::<Vec<_>>()
-            .join(" "),
-        other => other.to_string(),
-    };
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    match answer {
-        Value::Array(items) => {
-            if let Some(first) = items.first().and_then(Value::as_object) {
-                rows.push(first.keys().map(|key| key.to_uppercase()).collect());
-            }
-            rows.extend(items.iter().filter_map(Value::as_object).map(|o| o.values().map(text).collect()));
-        }
-        Value::Object(map) => rows.extend(map.iter().map(|(key, value)| vec![key.clone(), text(value)])),
-        other => rows.push(vec![text(other)]),
-    }
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
 }

@@ -9,6 +9,7 @@ use piko_bootstrap::log::{LogConfig, LogFormat};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
+use crate::commands::table::wants_colours;
 pub(crate) use writer::Flush;
 
 /// Sets the process's log up, once its configuration is checked. `terminal`: a person reads it, unless the configuration
@@ -39,7 +40,7 @@ pub(crate) fn init(config: &LogConfig, terminal: bool) {
         }
         LogFormat::Logfmt => builder.event_format(logfmt::Logfmt).try_init(),
         LogFormat::Auto | LogFormat::Text => {
-            builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+            builder.with_target(false).with_ansi(std::io::stderr().is_terminal() && wants_colours()).try_init()
         }
     };
 }

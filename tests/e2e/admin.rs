@@ -90,6 +90,43 @@ async fn status_commands_in_every_shape() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no such node"));
 }
 
+/// One command for the whole cluster, in a table that fits; asked again until nobody reads it.
+#[tokio::test]
+async fn status_endpoints_shows_all_nodes() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let service = Service::start("one").await;
+    let (first, second) = (nodes[0].id().await, nodes[1].id().await);
+    let tunnels = "--connect.tunnels=1";
+    let _here = agent(piko(), nodes[0].upstream, &format!("a/{}", service.addr), &[tunnels]);
+    let _there = agent(piko(), nodes[1].upstream, &format!("b/{}", service.addr), &[tunnels]);
+    let url = format!("http://{}", nodes[0].admin);
+    let ask = |more: &[&str]| {
+        let words = [&["status", "endpoints", "--server.url", &url], more].concat();
+        let output = std::process::Command::new(piko()).args(words).env("COLUMNS", "40").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    eventually("both endpoints are known", || async {
+        let rows: serde_json::Value = serde_json::from_str(&ask(&["-o", "json"])).unwrap();
+        let row = |name, node: &String| json!({ "endpoint": name, "protocol": "http", "upstreams": 1, "nodes": [node] });
+        (rows == json!([row("a", &first), row("b", &second)])).then_some(())
+    })
+    .await;
+    let table = ask(&[]);
+    assert!(table.starts_with("ENDPOINT  PROTOCOL  UPSTREAMS  NODES\na         http      1"), "{table}");
+    assert!(table.lines().all(|line| line.len() <= 40) && !table.contains('\u{1b}'), "{table}");
+
+    // Two looks, the second after the first has been read.
+    let words = ["status", "cluster", "nodes", "--watch=1", "--server.url", &url];
+    let mut watch = std::process::Command::new(piko());
+    let mut watch = watch.args(words).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
+    let heads = lines.by_ref().map(Result::unwrap).filter(|line| line.starts_with("ID ")).take(2).count();
+    assert_eq!(heads, 2);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
 #[tokio::test]
 async fn metrics_count_what_happened() {
     let node = Node::start(piko(), &[], &[]);

@@ -129,7 +129,10 @@ fn a_check_looks_at_files_ports_and_names() {
     ] {
         assert!(said.contains(&format!("error: config: {file}{words}")), "{words}: {said}");
     }
-    assert!(said.contains(&format!("{place}:12: cluster.join: no-such-name.invalid has no address")), "{said}");
+    assert!(
+        said.contains(&format!("{place}:12: cluster.join: no-such-name.invalid has no address")),
+        "{said}"
+    );
 
     let twice = at("twice.yaml");
     std::fs::write(&twice, "admin: {bind_addr: '127.0.0.1:8000'}\n").unwrap();
@@ -147,9 +150,12 @@ fn a_check_looks_at_files_ports_and_names() {
 fn what_a_command_runs_with_is_printed_with_its_origin_and_without_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("agent.yaml");
-    std::fs::write(&file, "connect:\n  url: http://me:hunter2@gateway:8001\nendpoints: [a/localhost:1]\n").unwrap();
+    std::fs::write(&file, "connect:\n  url: http://me:hunter2@gateway:8001\nendpoints: [a/localhost:1]\n")
+        .unwrap();
     let mut command = Command::new(piko());
-    command.args(["config", "print", "--effective", "agent", "--", "--timeout=7s", "--config.path"]).arg(&file);
+    command
+        .args(["config", "print", "--effective", "agent", "--", "--timeout=7s", "--config.path"])
+        .arg(&file);
     let output = command.env("PIKO_CONNECT_TOKEN", "s3cret").output().unwrap();
     assert!(output.status.success(), "{}", says(&output));
     let text = String::from_utf8(output.stdout).unwrap();

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::error::ConfigError;
 use crate::flags::{expands, path_of};
-use crate::keys::{self, Key};
+use crate::keys::Key;
 use crate::lines::line_of_key;
 use crate::load::load;
 use crate::{file, print};
@@ -31,12 +31,15 @@ pub fn effective<T: ConfigSpec>(matches: &ArgMatches) -> Result<String, ConfigEr
         {
             return Some(format!("--{}", key.flag()));
         }
-        if let Some(name) = key.env_names(T::ALIASES).into_iter().find(|name| std::env::var_os(name).is_some()) {
+        if let Some(name) =
+            key.env_names(T::ALIASES).into_iter().find(|name| std::env::var_os(name).is_some())
+        {
             return Some(name);
         }
         let (path, text, root) = file.as_ref()?;
         file::lookup(root.as_ref()?, &key.path)?;
-        let old = T::ALIASES.iter().filter(|(_, now)| *now == key.path).find_map(|(old, _)| line_of_key(text, old));
+        let old =
+            T::ALIASES.iter().filter(|(_, now)| *now == key.path).find_map(|(old, _)| line_of_key(text, old));
         let line = line_of_key(text, &key.path).or(old);
         Some(line.map_or_else(|| (*path).clone(), |line| format!("{path}:{line}")))
     };
@@ -44,10 +47,13 @@ pub fn effective<T: ConfigSpec>(matches: &ArgMatches) -> Result<String, ConfigEr
         let pointer = format!("/{}", key.path.replace('.', "/"));
         json.pointer(&pointer).cloned().unwrap_or(Json::Null)
     };
-    Ok(print::sections::<T>(|_| String::new(), |key| {
-        let origin = origin(key).map_or_else(String::new, |origin| format!("  # {origin}"));
-        format!("{}{origin}", print::scalar(&value(key), key.shape))
-    }))
+    Ok(print::sections::<T>(
+        |_| String::new(),
+        |key| {
+            let origin = origin(key).map_or_else(String::new, |origin| format!("  # {origin}"));
+            format!("{}{origin}", print::scalar(&value(key), key.shape))
+        },
+    ))
 }
 
 /// A configuration as it may be shown: without secrets, also those in URLs and in what plugins are given.

@@ -135,7 +135,11 @@ impl Search<'_> {
         let at = |key: &str, message: String| {
             let named = self.as_written(key);
             let line = self.places.line_of(&named);
-            let error = ConfigError::File { path: self.path.to_owned(), line, message: message.replacen(key, &named, 1) };
+            let error = ConfigError::File {
+                path: self.path.to_owned(),
+                line,
+                message: message.replacen(key, &named, 1),
+            };
             Found { error, key: Some(key.to_owned()) }
         };
         if root.as_mapping().is_some_and(|all| !all.is_empty()) {
@@ -225,9 +229,7 @@ fn cut(root: &mut Value, key: &str) -> bool {
 
 fn descend<'v>(root: &'v mut Value, path: &str) -> Option<&'v mut Value> {
     path.split('.').filter(|part| !part.is_empty()).try_fold(root, |at, part| match part.split_once('[') {
-        Some((name, index)) => {
-            at.get_mut(name)?.get_mut(index.trim_end_matches(']').parse::<usize>().ok()?)
-        }
+        Some((name, index)) => at.get_mut(name)?.get_mut(index.trim_end_matches(']').parse::<usize>().ok()?),
         None => at.get_mut(part),
     })
 }
@@ -260,7 +262,9 @@ mod tests {
             cut: Vec::new(),
             told: Vec::new(),
         };
-        for (now, written) in [("a.b[1]", "a.b[1]"), ("a.b[1]", "a.b[2]"), ("a.b[0]", "a.b[0]"), ("a.b[0]", "a.b[3]")] {
+        for (now, written) in
+            [("a.b[1]", "a.b[1]"), ("a.b[1]", "a.b[2]"), ("a.b[0]", "a.b[0]"), ("a.b[0]", "a.b[3]")]
+        {
             assert_eq!(search.as_written(now), written);
             assert!(cut(&mut root, now));
             search.cut.push(written.into());

@@ -58,6 +58,7 @@ fn local(path: &str, state: &State) -> Option<Answer> {
         "/ready" => status(StatusCode::SERVICE_UNAVAILABLE),
         "/metrics" => metrics(state),
         "/status/cluster/nodes" => json(&view::nodes(&state.table.nodes())),
+        "/status/cluster/endpoints" => json(&view::endpoints_of_all(&state.table.nodes())),
         "/status/upstream/endpoints" => json(&view::endpoint_counts(&state.registry)),
         "/status/upstream/agents" => json(&view::agents(state)),
         "/status/upstream/health" => json(&view::set_aside(&state.registry)),

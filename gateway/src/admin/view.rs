@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use piko_wire::NodeId;
+use piko_wire::{NodeId, Protocol};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -54,6 +54,31 @@ pub(super) fn node(state: &State, id: &str) -> Option<Value> {
         "endpoints": endpoints(&node),
         "links": node.links,
     }))
+}
+
+/// One endpoint, as all nodes together have it.
+#[derive(Serialize)]
+pub(super) struct EndpointRow {
+    endpoint: String,
+    protocol: Protocol,
+    upstreams: u64,
+    /// The nodes that its agents are connected to.
+    nodes: BTreeSet<NodeId>,
+}
+
+/// `GET /status/cluster/endpoints`: what agents listen on, on all active nodes, by name.
+pub(super) fn endpoints_of_all(nodes: &[NodeView]) -> Vec<EndpointRow> {
+    let mut rows = BTreeMap::<_, EndpointRow>::new();
+    for node in nodes.iter().filter(|node| node.status == Status::Active) {
+        for (route, listed) in &node.endpoints {
+            let (endpoint, protocol) = (route.endpoint.to_string(), route.protocol);
+            let row = rows.entry((endpoint.clone(), protocol));
+            let row = row.or_insert(EndpointRow { endpoint, protocol, upstreams: 0, nodes: BTreeSet::new() });
+            row.upstreams += u64::from(listed.upstreams);
+            row.nodes.insert(node.identity.id.clone());
+        }
+    }
+    rows.into_values().collect()
 }
 
 /// `GET /status/upstream/endpoints`: endpoint to number of upstreams on this node.

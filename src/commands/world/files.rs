@@ -50,7 +50,9 @@ pub(super) fn client(key: &str, tls: &ClientTlsConfig) -> Vec<Finding> {
 }
 
 fn missing(key: &str, files: &[(&str, &Option<std::path::PathBuf>)]) -> Vec<Finding> {
-    let each = |(name, path): &(&str, &Option<std::path::PathBuf>)| readable(&format!("{key}.{name}"), path.as_deref()?);
+    let each = |(name, path): &(&str, &Option<std::path::PathBuf>)| {
+        readable(&format!("{key}.{name}"), path.as_deref()?)
+    };
     files.iter().filter_map(each).collect()
 }
 
@@ -58,7 +60,8 @@ fn missing(key: &str, files: &[(&str, &Option<std::path::PathBuf>)]) -> Vec<Find
 fn dates(key: &str, path: &Path) -> Vec<Finding> {
     let Ok(text) = std::fs::read(path) else { return Vec::new() };
     let now = ASN1Time::now();
-    let certificates = Pem::iter_from_buffer(&text).filter_map(Result::ok).filter(|pem| pem.label == "CERTIFICATE");
+    let certificates =
+        Pem::iter_from_buffer(&text).filter_map(Result::ok).filter(|pem| pem.label == "CERTIFICATE");
     let told = certificates.filter_map(|pem| {
         let certificate = pem.parse_x509().ok()?;
         let validity = certificate.validity();

@@ -100,7 +100,11 @@ impl World {
         for (i, plugin) in config.plugins.iter().enumerate() {
             world.file(format!("plugins[{i}].path"), Some(plugin.path.clone()));
         }
-        let ports = [("proxy", &config.proxy.auth), ("upstream", &config.upstream.auth), ("admin", &config.admin.auth)];
+        let ports = [
+            ("proxy", &config.proxy.auth),
+            ("upstream", &config.upstream.auth),
+            ("admin", &config.admin.auth),
+        ];
         for (port, auth) in ports {
             world.jwks(format!("{port}.auth"), &auth.jwks.endpoint);
         }

@@ -17,7 +17,13 @@ pub(super) fn twice(ports: &[(String, BindAddr, bool)]) -> Vec<Finding> {
             own.port() != 0 && own.port() == other.port() && overlap
         });
         if let Some((other, other_addr, _)) = same {
-            all.push(Finding::new(key, format!("{addr} is {other} ({other_addr}), too: each port needs one of its own")).anywhere());
+            all.push(
+                Finding::new(
+                    key,
+                    format!("{addr} is {other} ({other_addr}), too: each port needs one of its own"),
+                )
+                .anywhere(),
+            );
         }
     }
     all
@@ -75,6 +81,8 @@ mod tests {
         for known in ["localhost", "localhost:80", "127.0.0.1", "[::1]:80", "::1", "10.0.0.1:1"] {
             assert_eq!(resolves("x", known), None, "{known}");
         }
-        assert!(resolves("x", "no-such-name.invalid:1").unwrap().message.contains("no-such-name.invalid has no"));
+        assert!(
+            resolves("x", "no-such-name.invalid:1").unwrap().message.contains("no-such-name.invalid has no")
+        );
     }
 }
