@@ -10,8 +10,9 @@ use piko_bootstrap::config::ConfigSpec;
 use piko_config::{self as config, Checked};
 use piko_gateway::config::Config;
 
+use crate::commands::exit::BAD_CONFIG;
+use crate::commands::process;
 use crate::commands::world::World;
-use crate::commands::{BAD_CONFIG, process};
 
 pub(crate) fn command() -> Command {
     let kind = || Arg::new("kind").value_parser(["server", "agent", "forward"]);

@@ -6,6 +6,7 @@ mod cert;
 mod cluster;
 mod config;
 mod demo;
+mod exit;
 mod forward;
 mod plugin;
 mod process;
@@ -26,21 +27,11 @@ use piko_agent::AgentError;
 use piko_config::ConfigError;
 use piko_gateway::node::StartError;
 
+use exit::{BAD_CONFIG, NOT_PERMITTED, NotPermitted, UNREACHABLE};
 use status::Unanswered;
 
 /// The work failed.
 const FAILED: u8 = 1;
-/// Nobody answers where one should (`EX_UNAVAILABLE` of sysexits.h).
-const UNREACHABLE: u8 = 69;
-/// Whoever answers does not permit it (`EX_NOPERM`).
-const NOT_PERMITTED: u8 = 77;
-/// The configuration is wrong (`EX_CONFIG`).
-const BAD_CONFIG: u8 = 78;
-
-/// Somebody was asked whether something may be, and says no.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct NotPermitted(String);
 
 /// Runs what was typed. Exit codes: 0 done, 1 failed, 2 usage, 69 unreachable, 77 not
 /// permitted, 78 bad configuration.

@@ -1,5 +1,6 @@
 //! `piko token`: make keys, make tokens with them, read them, ask whether a node would take them.
 
+mod input;
 mod key;
 mod new;
 mod show;
@@ -7,10 +8,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Arg, ArgMatches, Command};
-
-/// Holds the key that signs, or checks, where no file is named.
-const KEY_VARIABLE: &str = "PIKO_TOKEN_KEY";
+use clap::{ArgMatches, Command};
 
 pub(crate) fn command() -> Command {
     Command::new("token")
@@ -37,12 +35,4 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some(("verify", m)) => verify::run(m),
         _ => unreachable!("clap requires a subcommand"),
     }
-}
-
-/// The token to look at: never an argument, since every user of a machine can list those.
-fn token_arg() -> Arg {
-    Arg::new("token-file")
-        .value_name("FILE")
-        .default_value("-")
-        .help("File with the token; `-` is standard input")
 }

@@ -7,12 +7,13 @@ use clap::{ArgMatches, Command};
 use piko_gateway::auth::sign::{self, Read};
 use serde_json::Value;
 
+use super::input::token_arg;
 use crate::commands::{process, secrets};
 
 pub(super) fn command() -> Command {
     Command::new("show")
         .about("Say what is in a token, without checking it")
-        .arg(super::token_arg())
+        .arg(token_arg())
         .after_help("Example: piko token show agent.token")
 }
 

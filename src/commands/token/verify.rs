@@ -10,15 +10,17 @@ use piko_gateway::config::Config;
 use piko_gateway::route::{EndpointKey, TenantId};
 use tokio_util::sync::CancellationToken;
 
-use super::{KEY_VARIABLE, show};
-use crate::commands::{NotPermitted, process, secrets};
+use super::input::{KEY_VARIABLE, token_arg};
+use super::show;
+use crate::commands::exit::NotPermitted;
+use crate::commands::{process, secrets};
 
 pub(super) fn command() -> Command {
     let word =
         |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("TEXT").help(help);
     Command::new("verify")
         .about("Say whether a node would take a token: exit code 0, or 77 and why not")
-        .arg(super::token_arg())
+        .arg(token_arg())
         .arg(Arg::new("key-file").long("key-file").short('k').value_name("FILE").help(
             "The secret, the public key in PEM text, or a key set (JSON); `-` is standard input \
              [env: PIKO_TOKEN_KEY holds it itself]",

@@ -6,7 +6,7 @@ use piko_bootstrap::tls::{ClientTls, ClientTlsConfig, ServerTls, ServerTlsConfig
 use x509_parser::pem::Pem;
 use x509_parser::time::ASN1Time;
 
-use super::Finding;
+use super::finding::Finding;
 
 /// So many days before its end, a certificate ought to have been renewed: a third of what Let's Encrypt gives.
 const SOON_DAYS: i64 = 14;

@@ -4,6 +4,7 @@
 //! check was told that this is the machine (`--live`).
 
 mod files;
+mod finding;
 mod net;
 
 use std::path::PathBuf;
@@ -13,34 +14,7 @@ use piko_bootstrap::config::BindAddr;
 use piko_bootstrap::tls::{ClientTlsConfig, ServerTlsConfig};
 use piko_gateway::config::Config;
 
-/// Something that is not as the configuration says.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Finding {
-    /// Its key.
-    pub(super) key: String,
-    /// What is wrong, and what would be right.
-    pub(super) message: String,
-    /// It is no reason not to start.
-    pub(super) harmless: bool,
-    /// It is wrong on any machine.
-    pub(super) anywhere: bool,
-}
-
-impl Finding {
-    fn new(key: impl Into<String>, message: impl Into<String>) -> Finding {
-        Finding { key: key.into(), message: message.into(), harmless: false, anywhere: false }
-    }
-
-    fn anywhere(mut self) -> Finding {
-        self.anywhere = true;
-        self
-    }
-
-    fn harmless(mut self) -> Finding {
-        self.harmless = true;
-        self
-    }
-}
+use finding::Finding;
 
 /// What a configuration names in the world.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, TcpListener, ToSocketAddrs as _, UdpSocket};
 
 use piko_bootstrap::config::BindAddr;
 
-use super::Finding;
+use super::finding::Finding;
 
 /// Ports that are given to two.
 pub(super) fn twice(ports: &[(String, BindAddr, bool)]) -> Vec<Finding> {

@@ -1,0 +1,14 @@
+//! Where keys and tokens come from: never from arguments, which every user of a machine can list.
+
+use clap::Arg;
+
+/// Holds the key that signs, or checks, where no file is named.
+pub(super) const KEY_VARIABLE: &str = "PIKO_TOKEN_KEY";
+
+/// The token to look at.
+pub(super) fn token_arg() -> Arg {
+    Arg::new("token-file")
+        .value_name("FILE")
+        .default_value("-")
+        .help("File with the token; `-` is standard input")
+}
