@@ -34,9 +34,11 @@ mod http2;
 mod lanes;
 mod limits;
 mod link;
+mod login;
 mod metrics;
 mod plan;
 mod pool;
+mod public;
 mod request;
 mod run;
 mod seats;
@@ -51,4 +53,5 @@ mod way_out;
 
 pub use error::AgentError;
 pub use forward::{Dialer, Forwarder};
+pub use public::Public;
 pub use run::{Agent, Event};

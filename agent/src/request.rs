@@ -32,6 +32,7 @@ use crate::failure::{Failure, NoAnswer, reply};
 use crate::hints;
 use crate::limits::{LINGER, UPGRADE_BODY_TIME};
 use crate::link::{Body, empty};
+use crate::login;
 use crate::pool::{Answered, Arriving, Carrier, Pool};
 use crate::service::Service;
 
@@ -68,13 +69,15 @@ pub(crate) async fn serve(
         request_headers: log.config.request_headers.show(request.headers()),
     });
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
-    let (parts, stream) = request.into_parts();
+    let (mut parts, stream) = request.into_parts();
     let method = parts.method.clone();
     let grpc = grpc::asked(&parts.headers).cloned();
     let request_id = parts.headers.get(headers::REQUEST_ID).cloned();
+    let stranger = service.login.as_ref().is_some_and(|login| !login.admits(&mut parts.headers));
     let ask = Ask::parse(parts, stream.is_end_stream()).map_err(Failure::from);
     let ask = ask.and_then(|mut ask| Ok((service.addressing.apply(&mut ask)?, ask)));
     let served = match ask {
+        _ if stranger => Ok(login::ask(&mut respond, &method).into()),
         Err(failure) => Err(failure.into()),
         Ok((way_back, ask)) if ask.upgrade.is_some() => {
             Box::pin(upgrade(ask, stream, &mut respond, (service, way_back), pool)).await

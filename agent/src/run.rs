@@ -1,7 +1,7 @@
 //! Keeps the listeners registered: connect, serve, and connect again, for ever after the first success. What to
 //! do when is `plan.rs`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::health::{self, Unhealthy};
 use crate::lanes::Lanes;
 use crate::metrics::{self, Metrics};
 use crate::plan::{Next, Plan};
+use crate::public::Public;
 use crate::service::{self, Services, Target};
 use crate::threads::{Place, Threads};
 use crate::tunnel::{Opened, Owner, Streams, Tunnel};
@@ -36,6 +37,17 @@ pub enum Event {
     Connected {
         /// The id of the node.
         node_id: String,
+        /// How clients reach each endpoint.
+        public: BTreeMap<String, Public>,
+    },
+    /// No tunnel could be opened; another try follows.
+    Failed {
+        /// Why, and what may help.
+        reason: String,
+        /// How many tries have failed in a row.
+        tries: u32,
+        /// How long until the next one.
+        pause: Duration,
     },
     /// The last tunnel ended; the agent is connecting again.
     Disconnected {
@@ -110,7 +122,7 @@ impl Agent {
         let unhealthy = Arc::new(watch::Sender::new(Unhealthy::new()));
         let _probing = health::probe_all(&self.services, &unhealthy);
         let first = tokio::select! {
-            first = self.first(&threads) => first?,
+            first = self.first(&threads, &tell) => first?,
             () = shutdown.cancelled() => return Ok(()),
         };
         let (drains, drained) = mpsc::channel(MAX_DRAINS);
@@ -164,7 +176,11 @@ impl Agent {
     }
 
     /// The first tunnel: retried within the connect timeout, but not where it cannot help.
-    async fn first(&self, threads: &Arc<Threads>) -> Result<(Tunnel, Place), AgentError> {
+    async fn first(
+        &self,
+        threads: &Arc<Threads>,
+        tell: &impl Fn(Event),
+    ) -> Result<(Tunnel, Place), AgentError> {
         let mut backoff = Backoff::agent();
         let deadline = Instant::now() + self.first_connect;
         let mut last = None;
@@ -182,7 +198,7 @@ impl Agent {
                 break;
             }
             if let Some(error) = &last {
-                say_failed(error, tries, pause);
+                say_failed(error, tries, pause, tell);
             }
             sleep(pause).await;
         }
@@ -277,7 +293,7 @@ impl<T: Fn(Event)> Running<'_, T> {
             Ok((Opened::Known, _)) => drop(self.plan.missed(Instant::now())),
             Err(e) => {
                 let (tries, pause) = self.plan.missed(Instant::now());
-                say_failed(&e, tries, pause);
+                say_failed(&e, tries, pause, self.tell);
             }
         }
     }
@@ -285,7 +301,7 @@ impl<T: Fn(Event)> Running<'_, T> {
     /// Serves a tunnel whose listeners are registered.
     fn opened(&mut self, tunnel: Tunnel, place: Place) {
         let agent = self.agent;
-        let node_id = tunnel.node_id.clone();
+        let (node_id, public) = (tunnel.node_id.clone(), tunnel.public.clone());
         // One that is known by now is dropped.
         let Some(id) = self.plan.opened(&node_id, Instant::now()) else { return };
         info!(node.id = %node_id, listeners = agent.listeners.len(), "connected");
@@ -307,7 +323,7 @@ impl<T: Fn(Event)> Running<'_, T> {
         let serving = tunnel.serve(agent.services.clone(), agent.streams.clone(), Some(owner), leave);
         self.ids.insert(place.spawn(&mut self.serving, serving).id(), (id, node_id.clone()));
         self.count();
-        (self.tell)(Event::Connected { node_id });
+        (self.tell)(Event::Connected { node_id, public });
     }
 
     fn ended(&mut self, ended: Result<(task::Id, SessionError), task::JoinError>) {
@@ -337,7 +353,8 @@ impl<T: Fn(Event)> Running<'_, T> {
 }
 
 /// One line a try, each with its number: a person sees that it goes on, and when.
-fn say_failed(error: &AgentError, tries: u32, pause: Duration) {
+fn say_failed(error: &AgentError, tries: u32, pause: Duration, tell: &impl Fn(Event)) {
     let pause = Duration::from_millis(pause.as_millis() as u64);
+    tell(Event::Failed { reason: error.to_string(), tries, pause });
     warn!(%error, tries, "failed to connect; trying again in {pause:?}");
 }

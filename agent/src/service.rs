@@ -14,6 +14,7 @@ use crate::config::{Health, HttpAddr, HttpClientConfig, HttpScheme, Listener, Pl
 use crate::connect::Connector;
 use crate::error::AgentError;
 use crate::failure::Complaints;
+use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 
@@ -29,6 +30,8 @@ pub(crate) struct Service {
     pub(crate) addressing: Addressing,
     /// Protocols that clients may switch to.
     pub(crate) upgrades: Vec<String>,
+    /// Who may use it; `None`: whoever gets here.
+    pub(crate) login: Option<Login>,
     pub(crate) target: Target,
     /// How it is asked whether it works.
     pub(crate) health: Option<Health>,
@@ -75,6 +78,7 @@ fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Re
         complaints: Complaints::default(),
         addressing,
         upgrades: listener.upgrades.clone(),
+        login: (!listener.basic_auth.is_empty()).then(|| Login::new(listener.basic_auth.expose())),
         target,
         health: listener.health.clone(),
     })

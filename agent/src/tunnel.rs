@@ -1,5 +1,6 @@
 //! One tunnel: registered listeners, streams in, and how it ends.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::error::AgentError;
 use crate::failure::{Failure, reply};
 use crate::health::Unhealthy;
 use crate::limits::MAX_SERVED;
+use crate::public::Public;
 use crate::service::{Service, Services, Target};
 use crate::{request, tcp};
 
@@ -84,6 +86,8 @@ pub(crate) struct Tunnel {
     sender: ControlSender,
     receiver: ControlReceiver,
     listeners: usize,
+    /// How clients reach the endpoints, where the node knows.
+    pub(crate) public: BTreeMap<String, Public>,
 }
 
 impl Tunnel {
@@ -110,7 +114,8 @@ impl Tunnel {
         }
         let (session, control) = AgentSession::handshake(io, &settings).await?;
         let (sender, receiver) = control.split();
-        let mut tunnel = Tunnel { node_id, bundle, session, sender, receiver, listeners: 0 };
+        let public = BTreeMap::new();
+        let mut tunnel = Tunnel { node_id, bundle, session, sender, receiver, listeners: 0, public };
         let register = tunnel.register(&services, &streams);
         match tokio::time::timeout(LISTEN_TIMEOUT, register).await {
             Ok(done) => done.map(|()| Opened::Tunnel(Box::new(tunnel))),
@@ -127,11 +132,12 @@ impl Tunnel {
         let Dialed { io, node_id, .. } = cluster.dial(&Purpose::Lane(bundle)).await?;
         let (session, control) = AgentSession::handshake(io, &settings).await?;
         let (sender, receiver) = control.split();
-        Ok(Tunnel { node_id, bundle: None, session, sender, receiver, listeners: 0 })
+        let public = BTreeMap::new();
+        Ok(Tunnel { node_id, bundle: None, session, sender, receiver, listeners: 0, public })
     }
 
     async fn register(&mut self, services: &Services, streams: &Streams) -> Result<(), AgentError> {
-        let Tunnel { session, sender, receiver, listeners, .. } = self;
+        let Tunnel { session, sender, receiver, listeners, public, .. } = self;
         let control = async {
             for (id, service) in (0..).zip(services.values()) {
                 let protocol = match service.target {
@@ -142,7 +148,13 @@ impl Tunnel {
             }
             while *listeners < services.len() {
                 match receiver.recv().await?.ok_or(SessionError::Closed)? {
-                    Message::Listening { .. } => *listeners += 1,
+                    Message::Listening { id, url, proxy } => {
+                        *listeners += 1;
+                        let endpoint = usize::try_from(id).ok().and_then(|id| services.keys().nth(id));
+                        if let Some(endpoint) = endpoint {
+                            public.insert(endpoint.clone(), Public::told(url.as_deref(), proxy.as_deref()));
+                        }
+                    }
                     Message::Refused { code, message, .. } => {
                         return Err(AgentError::Refused { code, message });
                     }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::auth::{Guard, KeyError};
 use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
-use crate::config::{Config, advertised};
+use crate::config::{Config, PublicUrl, advertised};
 use crate::heartbeat::Pulses;
 use crate::metrics::Metrics;
 use crate::peer::{self, Dialler, PeerPort};
@@ -247,6 +247,13 @@ impl Node {
             auth: Guard::for_agents(&config.upstream.auth, config.upstream.tenants())?,
             tls: Acceptor::new(tls.upstream.as_ref())?,
             rebalance: config.upstream.rebalance.clone(),
+            // One that is none was refused when the configuration was checked.
+            public: PublicUrl::parse(&config.proxy.public_url).ok().flatten(),
+            domains: config
+                .proxy
+                .tenants()
+                .filter_map(|(id, tenant)| Some((id, tenant.domains.first()?.clone())))
+                .collect(),
             workers: workers.clone(),
         };
         background.keep_keys(&options.auth);

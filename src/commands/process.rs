@@ -17,6 +17,11 @@ use crate::{log, memory};
 /// Holds a token for the admin port.
 pub(super) const TOKEN_VARIABLE: &str = "PIKO_STATUS_TOKEN";
 
+/// Holds what an agent's clients log in with.
+pub(super) const LOGIN_VARIABLE: &str = "PIKO_BASIC_AUTH";
+/// Holds the key that signs tokens, or checks them.
+pub(super) const KEY_VARIABLE: &str = "PIKO_TOKEN_KEY";
+
 /// Writes to stdout. A reader that has had enough, as `head` has, is no failure.
 pub(super) fn print(text: &[u8]) -> std::io::Result<()> {
     match std::io::stdout().write_all(text) {
@@ -37,7 +42,7 @@ pub(super) fn begin<T: ConfigSpec>(log: &LogConfig, matches: &ArgMatches, config
     // One environment may serve several commands.
     let mut known = [settings::variables::<Config>(), settings::variables::<AgentConfig>()].concat();
     known.extend(settings::variables::<ForwardConfig>());
-    known.push(TOKEN_VARIABLE.to_owned());
+    known.extend([TOKEN_VARIABLE, LOGIN_VARIABLE, KEY_VARIABLE].map(str::to_owned));
     settings::warnings(matches, config, &known).iter().for_each(|told| warn!("{told}"));
 }
 

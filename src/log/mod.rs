@@ -21,6 +21,10 @@ pub(crate) fn init(config: &LogConfig, terminal: bool) {
     let mut filter = format!(
         "warn,piko={level},piko_gateway={level},piko_agent={level},piko_tunnel={level},piko_net={level},memberlist_core=error,memberlist_net=error,pingora_proxy=off,pingora_core=error"
     );
+    // A person reads that on the screen of `piko agent`, in words.
+    if terminal && level == "info" {
+        filter.push_str(",piko_agent::run=off");
+    }
     for subsystem in &config.subsystems {
         filter.push_str(&format!(",{subsystem}=trace"));
     }

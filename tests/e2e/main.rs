@@ -40,6 +40,7 @@ mod pump;
 mod reach;
 mod rebalance;
 mod rude;
+mod screen;
 mod services;
 mod shutdown;
 mod stalls;

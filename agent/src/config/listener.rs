@@ -2,7 +2,7 @@
 
 use http::uri::Authority;
 use piko_bootstrap::access_log::AccessLogConfig;
-use piko_bootstrap::config::{HumanDuration, Invalid, text_or_number};
+use piko_bootstrap::config::{HumanDuration, Invalid, Secret, text_or_number};
 use piko_bootstrap::tls::ClientTlsConfig;
 use piko_tunnel::EndpointId;
 use schemars::JsonSchema;
@@ -51,6 +51,10 @@ pub struct ListenerConfig {
     /// Those that carry requests of their own, as h2c, never pass a node.
     #[serde(default = "any_upgrade")]
     pub upgrades: Vec<String>,
+    /// `user:password` that clients of an HTTP listener have to log in with (HTTP Basic). The service does not get to
+    /// see it. Empty: nobody is asked.
+    #[serde(default)]
+    pub basic_auth: Secret,
     /// Asking the service whether it works: while it does not, other agents' are preferred. Left out: it is not asked.
     #[serde(default)]
     pub health: Option<HealthConfig>,
@@ -124,6 +128,7 @@ impl ListenerConfig {
             host_header: HostHeader::Keep,
             rewrite_responses: false,
             upgrades: any_upgrade(),
+            basic_auth: Secret::default(),
             health: None,
         }
     }
@@ -194,6 +199,8 @@ pub struct Listener {
     pub rewrite_responses: bool,
     /// See [`ListenerConfig::upgrades`].
     pub upgrades: Vec<String>,
+    /// See [`ListenerConfig::basic_auth`].
+    pub basic_auth: Secret,
     /// How it is asked whether it works.
     pub health: Option<Health>,
 }

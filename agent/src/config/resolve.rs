@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use piko_bootstrap::access_log::Side;
-use piko_bootstrap::config::Invalid;
+use piko_bootstrap::config::{Invalid, Secret};
 use piko_tunnel::EndpointId;
 
 use super::AgentConfig;
@@ -54,6 +54,8 @@ impl AgentConfig {
                 ServiceAddr::Tcp(_) => Err("a TCP service is sent bytes, which have no host".into()),
             };
             let host = host.map_err(|e| Invalid::new(format!("{key}.host_header"), e))?;
+            let basic_auth = check_login(&config.basic_auth, &service);
+            basic_auth.map_err(|e| Invalid::new(format!("{key}.basic_auth"), e))?;
             let health = config.health.map(|health| health.resolve(&format!("{key}.health"), &service));
             let health = health.transpose()?;
             listeners.push(Listener {
@@ -66,10 +68,22 @@ impl AgentConfig {
                 host,
                 rewrite_responses: config.rewrite_responses,
                 upgrades: config.upgrades,
+                basic_auth: config.basic_auth,
                 health,
             });
         }
         Ok(listeners)
+    }
+}
+
+/// Is it `user:password`, and is there somebody to ask for it? What was given is not repeated.
+fn check_login(login: &Secret, service: &ServiceAddr) -> Result<(), &'static str> {
+    match (login.expose().split_once(':'), service) {
+        _ if login.is_empty() => Ok(()),
+        (_, ServiceAddr::Tcp(_)) => Err("is for HTTP; a TCP service is sent bytes, which have no headers"),
+        // RFC 7617, section 2: no user has a colon, and no password is empty to any purpose.
+        (Some((user, password)), _) if !user.is_empty() && !password.is_empty() => Ok(()),
+        _ => Err("must be USER:PASSWORD"),
     }
 }
 

@@ -34,6 +34,12 @@ pub enum Message {
     Listening {
         /// The number that [`Message::Listen`] gave.
         id: u64,
+        /// Where clients reach the endpoint (`proxy.public_url`). For people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        url: Option<String>,
+        /// Where they reach all endpoints, and name this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proxy: Option<String>,
     },
     /// Node: the listener is refused.
     Refused {
@@ -183,6 +189,14 @@ mod tests {
         let json = r#"{"type":"listen","id":1,"endpoint":"my-endpoint","protocol":"http"}"#;
         assert_eq!(serde_json::to_string(&listen).unwrap(), json);
         assert_eq!(serde_json::from_str::<Message>(json).unwrap(), listen);
+    }
+
+    #[test]
+    fn where_clients_reach_an_endpoint_is_left_out_where_nobody_knows() {
+        let bare = Message::Listening { id: 1, url: None, proxy: None };
+        let json = r#"{"type":"listening","id":1}"#;
+        assert_eq!(serde_json::to_string(&bare).unwrap(), json, "as earlier versions say it");
+        assert_eq!(serde_json::from_str::<Message>(json).unwrap(), bare);
     }
 
     #[test]

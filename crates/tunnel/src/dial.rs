@@ -25,6 +25,7 @@ use crate::io::BoxIo;
 use crate::limits::MAX_LANES;
 use crate::proxy::{Proxy, ProxyError};
 use crate::websocket;
+use crate::words::{of_certificate, of_connect, of_http, of_refusal};
 
 /// Connecting to one address, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,19 +151,19 @@ pub enum DialError {
     #[error("connect.url {0}: expected http://host:port or https://host:port")]
     Url(String),
     /// No connection: the name has no address, nothing listens there, TLS broke off, or the proxy refused.
-    #[error("connect to {0}: {1}")]
+    #[error("connect to {0}: {1}{cure}", cure = of_connect(.1))]
     Connect(String, #[source] std::io::Error),
     /// Connecting, or the answer, took longer than its limit.
     #[error("connect to {0}: no answer within {1:?}")]
     Late(String, Duration),
     /// The server's certificate, or ours, was not accepted. Trying again will not help.
-    #[error("connect to {0}: certificate not accepted: {1}")]
+    #[error("connect to {0}: certificate not accepted: {1}{cure}", cure = of_certificate(.1))]
     Certificate(String, #[source] std::io::Error),
     /// What came back is no HTTP, or the connection ended before the answer was whole.
-    #[error("connect to {0}: {1}")]
+    #[error("connect to {0}: {1}{cure}", cure = of_http(.1))]
     Http(String, #[source] hyper::Error),
     /// The node answered something else than 101.
-    #[error("{}: {message}", status.as_u16())]
+    #[error("{}: {message}{cure}", status.as_u16(), cure = of_refusal(*status, message, *by_node))]
     Refused {
         /// The status that came instead of 101.
         status: StatusCode,

@@ -39,6 +39,7 @@ pub mod stream;
 mod upkeep;
 pub mod websocket;
 mod windows;
+mod words;
 
 pub use error::SessionError;
 pub use piko_wire::EndpointId;

@@ -11,6 +11,7 @@ mod limits;
 mod metrics;
 mod ports;
 mod proxy;
+mod public_url;
 mod values;
 
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ pub use limits::LimitsConfig;
 pub use metrics::MetricsConfig;
 pub use ports::{AdminConfig, NodeTlsConfig, PeerConfig, RebalanceConfig, TenantConfig, UpstreamConfig};
 pub use proxy::{EndpointConfig, HttpConfig, ProxyConfig, ProxyTenantConfig, RequestIds, UnderscoreHeaders};
+pub use public_url::{Public, PublicUrl};
 pub use values::{TrustedProxies, normal_domain};
 
 /// A node's configuration.

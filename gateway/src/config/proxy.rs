@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::{TrustedProxies, bind, normal_domain};
-use super::{AffinityConfig, ConnectionsConfig, LimitsConfig};
+use super::{AffinityConfig, ConnectionsConfig, LimitsConfig, PublicUrl};
 use crate::auth::AuthConfig;
 use crate::route::{EndpointKey, TenantId};
 
@@ -50,6 +50,9 @@ pub struct ProxyConfig {
     /// Only hosts under these suffixes name an endpoint (`example.com`: `my-endpoint.example.com`).
     /// Empty: the first label of any host does.
     pub domains: Vec<String>,
+    /// How clients reach this port, for agents to show: `https://*.example.com`, where `*` stands for the endpoint (see
+    /// `domains`), or `https://gateway.example.com`. Empty: agents do not know.
+    pub public_url: String,
     /// How long a request waits for an endpoint that has just lost its last upstream, or for any while the node has not
     /// joined yet. 0: not at all.
     pub endpoint_grace: HumanDuration,
@@ -165,6 +168,7 @@ impl Default for ProxyConfig {
             endpoints: BTreeMap::new(),
             trusted_proxies: TRUSTED.map(str::to_owned).into(),
             domains: Vec::new(),
+            public_url: String::new(),
             endpoint_grace: HumanDuration::secs(1),
             limits: LimitsConfig::default(),
             connections: ConnectionsConfig::default(),
@@ -216,6 +220,9 @@ impl ProxyConfig {
         }
         if let Err(e) = TrustedProxies::parse(&self.trusted_proxies) {
             return Err(Invalid::new("proxy.trusted_proxies", e));
+        }
+        if let Err(e) = PublicUrl::parse(&self.public_url) {
+            return Err(Invalid::new("proxy.public_url", e));
         }
         self.limits.validate()?;
         self.connections.validate("proxy.connections")?;

@@ -1,5 +1,6 @@
 //! What the upstream port's connections share, and what is known of an agent that asks for a tunnel.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use tokio_util::task::TaskTracker;
 use super::lanes::Bundles;
 use super::rebalance::Tunnels;
 use crate::auth::{Admitted, Guard};
-use crate::config::RebalanceConfig;
+use crate::config::{PublicUrl, RebalanceConfig};
 use crate::metrics::Metrics;
+use crate::route::TenantId;
 use crate::route::registry::Registry;
 use crate::route::target::Targets;
 use crate::tls::Acceptor;
@@ -32,6 +34,10 @@ pub struct UpstreamOptions {
     pub(crate) tls: Acceptor,
     /// When agents are sent to other nodes.
     pub rebalance: RebalanceConfig,
+    /// How clients reach endpoints (`proxy.public_url`), for agents to show.
+    pub public: Option<PublicUrl>,
+    /// The first domain of each tenant that has one.
+    pub domains: HashMap<TenantId, String>,
     /// The threads that tunnels are dealt out to.
     pub workers: Arc<Workers>,
 }

@@ -11,6 +11,7 @@ use tracing::{debug, info};
 
 use super::rebalance::Entry;
 use super::shared::{Agent, Shared};
+use crate::config::Public;
 use crate::route::EndpointKey;
 use crate::route::registry::Registration;
 use crate::route::target::{Kind, Target, agent_key};
@@ -112,7 +113,7 @@ impl Listeners<'_> {
     fn on(&mut self, message: Message) -> Option<Message> {
         match message {
             Message::Listen { id, endpoint, protocol } => Some(match self.listen(id, endpoint, protocol) {
-                Ok(()) => Message::Listening { id },
+                Ok(public) => Message::Listening { id, url: public.url, proxy: public.proxy },
                 Err((code, message)) => Message::Refused { id, code: code.into(), message },
             }),
             Message::Unlisten { id } => {
@@ -137,7 +138,7 @@ impl Listeners<'_> {
         id: u64,
         endpoint: EndpointId,
         protocol: Protocol,
-    ) -> Result<(), (&'static str, String)> {
+    ) -> Result<Public, (&'static str, String)> {
         if self.open.contains_key(&id) {
             return Err(("duplicate_listener", format!("listener {id} is open already")));
         }
@@ -148,10 +149,23 @@ impl Listeners<'_> {
         if self.open.len() >= limits::MAX_LISTENERS {
             return Err(("too_many_listeners", format!("a tunnel has at most {}", limits::MAX_LISTENERS)));
         }
+        let public = self.public(&endpoint, protocol);
         info!(%endpoint, ?protocol, agent.addr = %self.agent.addr, "registered endpoint");
         self.open.insert(id, self.shared.registry.register(endpoint.by(protocol), self.target.clone()));
         self.entry.set_listeners(self.open.len());
-        Ok(())
+        Ok(public)
+    }
+
+    /// How clients reach an endpoint. One by TCP is reached through `piko forward`, which asks any host of the port.
+    fn public(&self, endpoint: &EndpointKey, protocol: Protocol) -> Public {
+        let options = &self.shared.options;
+        let own = endpoint.tenant.as_ref().and_then(|tenant| options.domains.get(tenant));
+        let public = options.public.as_ref().map(|public| public.of(endpoint, own.map(String::as_str)));
+        let public = public.unwrap_or_default();
+        match protocol {
+            Protocol::Http => public,
+            Protocol::Tcp => Public { proxy: public.proxy.or(public.url), url: None },
+        }
     }
 }
 

@@ -2,9 +2,6 @@
 
 use clap::Arg;
 
-/// Holds the key that signs, or checks, where no file is named.
-pub(super) const KEY_VARIABLE: &str = "PIKO_TOKEN_KEY";
-
 /// The token to look at.
 pub(super) fn token_arg() -> Arg {
     Arg::new("token-file")

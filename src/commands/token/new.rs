@@ -10,7 +10,7 @@ use piko_gateway::auth::sign::{ALGORITHMS, Signer};
 use piko_gateway::route::{EndpointId, TenantId};
 use serde_json::{Map, Value, json};
 
-use super::input::KEY_VARIABLE;
+use crate::commands::process::KEY_VARIABLE;
 use crate::commands::{process, secrets};
 
 pub(super) fn command() -> Command {

@@ -10,9 +10,10 @@ use piko_gateway::config::Config;
 use piko_gateway::route::{EndpointKey, TenantId};
 use tokio_util::sync::CancellationToken;
 
-use super::input::{KEY_VARIABLE, token_arg};
+use super::input::token_arg;
 use super::show;
 use crate::commands::exit::NotPermitted;
+use crate::commands::process::KEY_VARIABLE;
 use crate::commands::{process, secrets};
 
 pub(super) fn command() -> Command {
