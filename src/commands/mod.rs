@@ -8,10 +8,12 @@ mod config;
 mod demo;
 mod exit;
 mod forward;
+mod migrate;
 mod plugin;
 mod process;
 mod secrets;
 mod server;
+mod service;
 mod status;
 pub(crate) mod table;
 mod token;
@@ -27,8 +29,16 @@ use piko_agent::AgentError;
 use piko_config::ConfigError;
 use piko_gateway::node::StartError;
 
-use exit::{BAD_CONFIG, NOT_PERMITTED, NotPermitted, UNREACHABLE};
+use exit::{BAD_CONFIG, BadConfig, NOT_PERMITTED, NotPermitted, UNREACHABLE};
 use status::Unanswered;
+
+/// The commands, as `piko --help` lists them.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("Run", &["server", "agent", "forward", "demo"]),
+    ("Look", &["status"]),
+    ("Set up", &["config", "token", "cert", "cluster", "service", "plugin", "migrate"]),
+    ("Shell", &["completions", "man"]),
+];
 
 /// The work failed.
 const FAILED: u8 = 1;
@@ -50,6 +60,8 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("token", m)) => token::run(m),
         Some(("cluster", m)) => cluster::run(m),
         Some(("cert", m)) => cert::run(m),
+        Some(("service", m)) => service::run(m),
+        Some(("migrate", m)) => migrate::run(m),
         Some(("config", m)) => config::run(m),
         Some(("plugin", m)) => plugin::run(m),
         Some(("bench", m)) => bench::run(m),
@@ -73,7 +85,11 @@ fn code(error: &anyhow::Error) -> u8 {
         let start = cause.downcast_ref::<StartError>().is_some_and(StartError::is_config);
         let agent = cause.downcast_ref::<AgentError>();
         let asked = cause.downcast_ref::<Unanswered>();
-        if start || cause.is::<ConfigError>() || agent.is_some_and(AgentError::is_config) {
+        if start
+            || cause.is::<ConfigError>()
+            || cause.is::<BadConfig>()
+            || agent.is_some_and(AgentError::is_config)
+        {
             Some(BAD_CONFIG)
         } else if cause.is::<NotPermitted>()
             || agent.is_some_and(AgentError::is_not_permitted)
@@ -92,7 +108,7 @@ fn code(error: &anyhow::Error) -> u8 {
 }
 
 fn command() -> Command {
-    Command::new("piko")
+    let command = Command::new("piko")
         .about("A tunnelling gateway: services behind NAT open outbound tunnels, a cluster of nodes carries traffic to them")
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(
@@ -110,10 +126,29 @@ fn command() -> Command {
         .subcommand(token::command())
         .subcommand(cluster::command())
         .subcommand(cert::command())
+        .subcommand(service::command())
+        .subcommand(migrate::command())
         .subcommand(plugin::command())
         .subcommand(bench::command())
         .subcommand(words::completions_command())
-        .subcommand(words::man_command())
+        .subcommand(words::man_command());
+    let listed = grouped(&command);
+    command.help_template(format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{listed}Options:\n{{options}}{{after-help}}\n"
+    ))
+}
+
+/// The commands below what they are for: nobody reads fifteen in one list.
+fn grouped(command: &Command) -> String {
+    let about = |name: &str| {
+        let found = command.get_subcommands().find(|one| one.get_name() == name);
+        found.and_then(Command::get_about).map(ToString::to_string).unwrap_or_default()
+    };
+    let group = |(heading, names): &(&str, &[&str])| {
+        let lines: String = names.iter().map(|name| format!("  {name:<12} {}\n", about(name))).collect();
+        format!("{heading}:\n{lines}\n")
+    };
+    GROUPS.iter().map(group).collect()
 }
 
 /// The whole chain of an error. Most of ours tell their cause themselves: it is not said twice.
@@ -123,4 +158,22 @@ fn told(error: &anyhow::Error) -> String {
         _ if told.contains(&cause) => told,
         _ => format!("{told}: {cause}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_is_in_one_group_and_the_line_is_right() {
+        let command = command();
+        command.clone().debug_assert();
+        let shown = command.get_subcommands().filter(|one| !one.is_hide_set());
+        let mut shown: Vec<_> = shown.map(|one| one.get_name().to_owned()).collect();
+        let mut listed: Vec<_> =
+            GROUPS.iter().flat_map(|(_, names)| names.iter().map(|name| (*name).to_owned())).collect();
+        shown.sort();
+        listed.sort();
+        assert_eq!(listed, shown);
+    }
 }

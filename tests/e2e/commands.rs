@@ -71,6 +71,52 @@ fn who_cannot_be_reached_is_told_apart_from_other_failures() {
     );
 }
 
+/// A node's and an agent's files of Piko in Go, as docs/migrate-from-piko.md has them.
+#[test]
+fn an_old_configuration_is_written_in_todays_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old.yaml"), dir.path().join("new.yaml"));
+    let text = "proxy:\n  gateway_timeout: 15s\nauth:\n  token_hmac_secret_key: 0123456789abcdef0123456789abcdef\n\
+                gossip:\n  bind_addr: 127.0.0.1:8003\nusage:\n  disable: true\n";
+    std::fs::write(&old, text).unwrap();
+    let (old, new) = (old.to_str().unwrap(), new.to_str().unwrap());
+    let output = run(piko(), &["migrate", old, "--out", new]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("renamed: proxy.gateway_timeout is proxy.timeout now"), "{said}");
+    assert!(said.contains(&format!("left out: config: {old}:7: usage: unknown key")), "{said}");
+    let written = std::fs::read_to_string(new).unwrap();
+    for line in ["  timeout: 15s", "    hmac_secret_key: 0123456789abcdef0123456789abcdef"] {
+        assert!(written.lines().any(|told| told == line), "{line}\n{written}");
+    }
+    let checked = run(piko(), &["config", "check", "--kind", "server", new]);
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn a_unit_is_written_once_its_configuration_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(at("agent.yaml"), "endpoints: [nonsense]\n").unwrap();
+    let install = || {
+        run(
+            piko(),
+            &["service", "install", "agent", "--unit-dir", &at(""), "--config.path", &at("agent.yaml")],
+        )
+    };
+    let refused = install();
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    assert!(!dir.path().join("piko-agent.service").exists());
+    std::fs::write(at("agent.yaml"), "endpoints: [a/localhost:1]\n").unwrap();
+    let done = install();
+    assert!(done.status.success(), "{done:?}");
+    let unit = std::fs::read_to_string(at("piko-agent.service")).unwrap();
+    let line = format!("ExecStart={} agent --config.path {}\n", piko().display(), at("agent.yaml"));
+    assert!(unit.contains(&line), "{unit}");
+    assert!(run(piko(), &["service", "uninstall", "agent", "--unit-dir", &at("")]).status.success());
+    assert!(!dir.path().join("piko-agent.service").exists());
+}
+
 /// As `piko completions bash | head -1` does it.
 #[test]
 fn a_reader_that_has_had_enough_is_no_failure() {

@@ -62,6 +62,11 @@ pub(crate) fn read<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Value
 }
 
 impl Parsed {
+    /// The file's text.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Puts the values of the variables in.
     pub(crate) fn fill<T: ConfigSpec>(&mut self) {
         if !self.references.is_empty() {

@@ -7,6 +7,7 @@
 //!
 //! The only library that names clap and YAML: a program that embeds an agent needs neither.
 
+mod changes;
 mod effective;
 mod error;
 mod expand;
@@ -17,14 +18,17 @@ pub mod fuzz;
 mod keys;
 mod lines;
 mod load;
+mod migrate;
 mod mistakes;
 mod print;
 mod warnings;
 
+pub use changes::{Seen, seen};
 pub use effective::{effective, redacted};
 pub use error::ConfigError;
 pub use flags::args;
 pub use load::{check_file, load};
+pub use migrate::{Migrated, migrated};
 pub use mistakes::{Checked, Places, check_all};
 pub use print::{commented, schema};
 pub use warnings::{DUMPABLE, variables, warnings};

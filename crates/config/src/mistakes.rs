@@ -59,17 +59,33 @@ pub fn check_all<T: ConfigSpec>(path: &Path, expand: bool) -> Checked<T> {
     };
     parsed.fill::<T>();
     let mut notes = unset(&parsed, &places.text);
-    let mut search = Search { path, places: &places, cut: Vec::new(), told: Vec::new() };
-    let config = search.run::<T>(parsed);
+    let (config, _, mistakes) = search(path, &places, parsed);
+    if let Some(config) = &config {
+        notes.extend(file_warnings(path, expand, config));
+    }
+    Checked { config, mistakes, notes, places }
+}
+
+/// What is right of a file that was parsed, and what is not.
+pub(crate) fn rest_of<T: ConfigSpec>(path: &Path, parsed: Parsed) -> (Value, Vec<ConfigError>) {
+    let places = Places { text: parsed.text().to_owned(), aliases: T::ALIASES };
+    let (_, rest, mistakes) = search::<T>(path, &places, parsed);
+    (rest, mistakes)
+}
+
+fn search<T: ConfigSpec>(
+    path: &Path,
+    places: &Places,
+    mut parsed: Parsed,
+) -> (Option<T>, Value, Vec<ConfigError>) {
+    let mut search = Search { path, places, cut: Vec::new(), told: Vec::new() };
+    let config = search.run::<T>(&mut parsed);
     let mut mistakes = search.told;
     mistakes.sort_by_key(|mistake| match mistake {
         ConfigError::File { line, .. } => line.unwrap_or(0),
         _ => 0,
     });
-    if let Some(config) = &config {
-        notes.extend(file_warnings(path, expand, config));
-    }
-    Checked { config, mistakes, notes, places }
+    (config, parsed.root, mistakes)
 }
 
 /// Variables that the file names and nobody has set.
@@ -98,16 +114,16 @@ struct Found {
 
 impl Search<'_> {
     /// What is left is right.
-    fn run<T: ConfigSpec>(&mut self, parsed: Parsed) -> Option<T> {
+    fn run<T: ConfigSpec>(&mut self, parsed: &mut Parsed) -> Option<T> {
         let mut first = parsed.mistyped::<T>(self.path).map(|error| {
             let key = parsed.culprit_of::<T>(&error);
             Found { error, key }
         });
-        let mut root = parsed.root;
+        let root = &mut parsed.root;
         for _ in 0..MOST {
             let found = match first.take() {
                 Some(found) => found,
-                None => match self.next::<T>(&root) {
+                None => match self.next::<T>(root) {
                     Ok(config) => return Some(config),
                     Err(found) => found,
                 },
@@ -122,7 +138,7 @@ impl Search<'_> {
             }
             // What is not there is missing in what should hold it.
             let mut key = key.as_str();
-            while !cut(&mut root, key) {
+            while !cut(root, key) {
                 key = parent(key)?;
             }
             let named = self.as_written(key);
@@ -199,7 +215,8 @@ fn item_of(cut: &str, list: &str) -> Option<usize> {
 
 /// Do the words of a mistake at `key` name the key that was taken out?
 fn names(words: &str, cut: &str, key: &str) -> bool {
-    cut != key && words.contains(cut)
+    // A name without a section may be any word.
+    cut != key && cut.contains('.') && words.contains(cut)
 }
 
 /// What holds a key: `a.b[1]` for `a.b[1].c`, and `a.b` for that. `None`: the document.
