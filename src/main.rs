@@ -1,5 +1,6 @@
 //! The one program, `piko`: what it can do is in `commands`.
 
+mod colours;
 mod commands;
 mod log;
 mod memory;

@@ -5,6 +5,8 @@ use std::io::IsTerminal as _;
 
 use serde_json::Value;
 
+use crate::colours;
+
 /// Narrowest a column gets, characters: less is no word any more.
 const NARROWEST: usize = 8;
 /// Between columns.
@@ -25,13 +27,8 @@ impl Look {
         let is_terminal = std::io::stdout().is_terminal();
         let real =
             || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0)).filter(|_| is_terminal);
-        Look { width: told.or_else(real), colours: is_terminal && wants_colours() }
+        Look { width: told.or_else(real), colours: is_terminal && colours::are_wanted() }
     }
-}
-
-/// <https://no-color.org>: any value that is not empty says no.
-pub(crate) fn wants_colours() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// A list of objects with its fields as columns, or a map with its keys and values.

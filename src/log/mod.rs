@@ -12,7 +12,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use crate::commands::table::wants_colours;
+use crate::colours;
 pub(crate) use writer::Flush;
 
 /// Changes the filter of the process's log.
@@ -34,7 +34,7 @@ pub(crate) fn init(config: &LogConfig, terminal: bool) {
         LogFormat::Json | LogFormat::Logfmt => false,
     };
     let lines: Box<dyn Layer<Registry> + Send + Sync> = if text {
-        lines.with_target(false).with_ansi(std::io::stderr().is_terminal() && wants_colours()).boxed()
+        lines.with_target(false).with_ansi(std::io::stderr().is_terminal() && colours::are_wanted()).boxed()
     } else if config.format == LogFormat::Logfmt {
         lines.event_format(logfmt::Logfmt).boxed()
     } else {
