@@ -183,7 +183,7 @@ mod tests {
     fn cells_have_no_json_and_nothing_that_moves_the_cursor() {
         let agents = json!([{ "agent": "a\u{1b}[2J", "tunnels": [{ "addr": "1:1", "inflight": 0 }, { "addr": "2:2" }] }]);
         let drawn = table(&agents, Look { width: None, colours: false });
-        assert_eq!(drawn, "AGENT   TUNNELS\na\u{FFFD}[2J  addr=1:1 inflight=0, addr=2:2\n");
+        assert_eq!(drawn, "AGENT  TUNNELS\na\u{FFFD}[2J  addr=1:1 inflight=0, addr=2:2\n");
     }
 
     #[test]
