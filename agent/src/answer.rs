@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response};
 use http_body::{Body, Frame, SizeHint};
 use piko_tunnel::body::{SendBodyError, send_body};
 use piko_tunnel::headers;
@@ -52,6 +52,13 @@ pub(crate) fn settle(method: &Method, parts: &mut response::Parts) -> Result<Sai
             return Ok(Said { ends_at: None, reusable: length.is_none() });
         }
         (Coding::Identity, length) => Said { ends_at: length.filter(|_| !bodyless), reusable: false },
+        // RFC 9110, section 6.6.2: over HTTP/2 a body without a length may have trailers.
+        (Coding::Absent, None) if parts.version == Version::HTTP_2 => {
+            if let Some(trailer) = trailer {
+                fields.insert(header::TRAILER, trailer);
+            }
+            return Ok(Said { ends_at: None, reusable: true });
+        }
         (Coding::Absent, _) => Said { ends_at: None, reusable: true },
     };
     // RFC 9110, section 8.6: none with 204.
@@ -256,6 +263,21 @@ mod tests {
         let identity = [("content-length", "3"), ("transfer-encoding", "identity")];
         assert_eq!(settled(200, Method::HEAD, &identity).unwrap().0.ends_at, None);
         assert_eq!(settled(999, Method::GET, &[]), Err(Failure::BadResponse));
+    }
+
+    #[test]
+    fn trailers_are_announced_where_the_body_has_no_length() {
+        let announced = |version, fields: &[(&str, &str)]| {
+            let response = Response::builder().version(version).header("trailer", "x-sum");
+            let response = fields.iter().fold(response, |r, (name, value)| r.header(*name, *value));
+            let (mut parts, ()) = response.body(()).unwrap().into_parts();
+            settle(&Method::GET, &mut parts).unwrap();
+            parts.headers.contains_key("trailer")
+        };
+        assert!(announced(Version::HTTP_2, &[]));
+        assert!(announced(Version::HTTP_11, &[("transfer-encoding", "chunked")]));
+        assert!(!announced(Version::HTTP_11, &[]));
+        assert!(!announced(Version::HTTP_2, &[("content-length", "3")]));
     }
 
     #[test]
