@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 
 use piko_test_support::program::{Node, Program, agent, cluster};
 use piko_test_support::within;
+use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 use case::{Body, Case, Fields, Framing, Version, nominated};
@@ -221,9 +222,9 @@ impl Lab {
     }
 }
 
-#[test]
-fn a_request_through_the_tunnel_is_the_request_itself() {
-    let lab = Lab::open(false);
+/// Random cases of `strategy`, by a service that speaks HTTP/2 or 1.
+fn compare_all(h2: bool, strategy: &impl Strategy<Value = Case>) {
+    let lab = Lab::open(h2);
     let cases = number("PIKO_ORACLE_CASES").and_then(|n| n.try_into().ok()).unwrap_or(CASES);
     let seed = number("PIKO_ORACLE_SEED").unwrap_or_else(some_seed);
     eprintln!("PIKO_ORACLE_SEED={seed} PIKO_ORACLE_CASES={cases}");
@@ -231,10 +232,20 @@ fn a_request_through_the_tunnel_is_the_request_itself() {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let outcome = runner.run(&case::cases(), |case| lab.compare(&case).map_err(TestCaseError::fail));
+    let outcome = runner.run(strategy, |case| lab.compare(&case).map_err(TestCaseError::fail));
     if let Err(failure) = outcome {
         panic!("PIKO_ORACLE_SEED={seed}: {failure}");
     }
+}
+
+#[test]
+fn a_request_through_the_tunnel_is_the_request_itself() {
+    compare_all(false, &case::cases());
+}
+
+#[test]
+fn a_request_to_an_http2_service_is_the_request_itself() {
+    compare_all(true, &case::cases_for_h2_services());
 }
 
 /// What holds for one method, version and framing holds for all, whatever the service speaks.

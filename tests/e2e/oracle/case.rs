@@ -106,6 +106,20 @@ impl Case {
     pub(super) fn switches(&self) -> bool {
         matches!(self.manner, Manner::Upgrade(_)) && self.answer.status == 101
     }
+
+    /// Without what a service cannot be asked, or say, over HTTP/2: a switch of protocols, and what is of one connection.
+    fn for_h2_service(mut self) -> Case {
+        if matches!(self.manner, Manner::Upgrade(_)) {
+            self.manner = Manner::Plain;
+            self.body = Body::default();
+        }
+        let answer = &mut self.answer;
+        if answer.status == 101 {
+            answer.status = 200;
+        }
+        (answer.early, answer.old, answer.nominated) = (false, false, None);
+        self
+    }
 }
 
 /// The name of a nominated field.
@@ -203,6 +217,10 @@ fn manner() -> impl Strategy<Value = Manner> {
         1 => Just(Manner::Expect),
         2 => select(&["websocket", "custom/1.0", "Foo"][..]).prop_map(Manner::Upgrade),
     ]
+}
+
+pub(super) fn cases_for_h2_services() -> impl Strategy<Value = Case> {
+    cases().prop_map(Case::for_h2_service)
 }
 
 pub(super) fn cases() -> impl Strategy<Value = Case> {

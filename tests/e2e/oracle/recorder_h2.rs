@@ -90,14 +90,16 @@ fn send(answer: &Answer, respond: &mut SendResponse<Bytes>, head: bool) -> Resul
     assert!(nominated(&answer.fields, answer.nominated).is_none(), "HTTP/2 has no `Connection`");
     let mut response = Response::builder().status(answer.status).body(())?;
     *response.headers_mut() = map(&answer.fields)?;
-    let (size, trailers) = match &answer.framing {
-        Framing::Chunked(chunks) => (chunks.size, Some(&chunks.trailers).filter(|all| !all.is_empty())),
-        _ => (10_000, None),
+    let (size, announced, trailers) = match &answer.framing {
+        Framing::Chunked(chunks) => {
+            (chunks.size, chunks.announced, Some(&chunks.trailers).filter(|all| !all.is_empty()))
+        }
+        _ => (10_000, false, None),
     };
     if answer.framing == Framing::Length {
         response.headers_mut().insert(header::CONTENT_LENGTH, answer.body.0.len().into());
     }
-    if let Some(trailers) = trailers {
+    if let Some(trailers) = trailers.filter(|_| announced) {
         response.headers_mut().insert(header::TRAILER, wire::names(trailers).parse()?);
     }
     let bodiless = head || matches!(answer.status, 204 | 304);
