@@ -24,6 +24,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         "services.rs and the agent's tests",
         &["service_no_route", "service_tls_untrusted", "service_connection_auth"],
     ),
+    ("screen.rs", &["login_required"]),
     ("plugin_faults.rs", &["plugin_failed"]),
     ("overload.rs, shutdown.rs", &["overloaded", "endpoint_overloaded", "draining"]),
     ("cluster.rs, broken.rs", &["node_unreachable", "upstream_unreachable", "upstream_broke_off"]),
@@ -117,7 +118,7 @@ async fn each_code_is_seen_at_both_ends() {
         &[],
         &[
             "--proxy.http.underscore-headers=reject",
-            "--proxy.http.read-timeout=1s",
+            "--proxy.http.read-timeout=500ms",
             "--proxy.endpoint-grace=0s",
         ],
     );
@@ -138,7 +139,7 @@ async fn each_code_is_seen_at_both_ends() {
         format!("path-outside-service/http://{}/base", service.addr),
         format!("one/{}", service.addr),
     ];
-    let agents = agent(piko(), node.upstream, &services.join(","), &["--timeout=1s"]);
+    let agents = agent(piko(), node.upstream, &services.join(","), &["--timeout=2s"]);
     let bytes = free_addr().to_string();
     let url = format!("--connect.url=http://{}", node.upstream);
     let tcp = ["agent", "tcp", "bytes", &bytes, &url].map(str::to_owned);

@@ -77,21 +77,17 @@ impl Parsed {
     /// The first value that its type does not take, or key that is none.
     pub(crate) fn mistyped<T: ConfigSpec>(&self, path: &Path) -> Option<ConfigError> {
         let Parsed { text, root, references, renamed, .. } = self;
-        // Deserialised from the text where possible: only that knows the lines.
-        let typed = match *renamed || !references.is_empty() {
-            true => serde_yaml::from_value::<T>(root.clone()),
+        // From text, since only that knows which key it is; from the file's own where possible, as that has the lines.
+        let changed = *renamed || !references.is_empty();
+        let typed = match changed {
+            true => serde_yaml::from_str::<T>(&serde_yaml::to_string(root).unwrap_or_default()),
             false => serde_yaml::from_str::<T>(text),
         };
         // serde rejects an empty document; we accept it as all defaults.
         let e = typed.err().filter(|_| root.as_mapping().is_some_and(|m| !m.is_empty()))?;
-        let mut message = without_location(&e);
-        // A value knows no place: which of the keys is it?
-        if e.location().is_none()
-            && let Some(key) = culprit::<T>(root).filter(|key| !message.starts_with(key.as_str()))
-        {
-            message = format!("{key}: {message}");
-        }
-        let line = e.location().map(|at| at.line()).or_else(|| line_of(text, &message));
+        let message = without_location(&e);
+        let line = e.location().filter(|_| !changed).map(|at| at.line());
+        let line = line.or_else(|| line_of(text, &message));
         Some(ConfigError::File { path: path.to_owned(), line, message: explain(&message) })
     }
 }
@@ -105,18 +101,6 @@ pub(crate) fn key_of(message: &str) -> String {
         Some(key) => format!("{start}.{key}"),
         None => start.to_owned(),
     }
-}
-
-/// The first key whose value its type does not take.
-fn culprit<T: ConfigSpec>(root: &Value) -> Option<String> {
-    let refuses = |path: &String| {
-        lookup(root, path).is_some_and(|value| {
-            let mut alone = Value::Mapping(Mapping::new());
-            keys::put(&mut alone, path, value.clone());
-            serde_yaml::from_value::<T>(alone).is_err()
-        })
-    };
-    keys::of::<T>().into_iter().map(|key| key.path).find(refuses)
 }
 
 /// An error of the whole, with the line of its key in the file.

@@ -167,7 +167,7 @@ pub enum DialError {
     Refused {
         /// The status that came instead of 101.
         status: StatusCode,
-        /// `error` of the JSON body, or the status's usual phrase if there is none.
+        /// `error` of the JSON body, or a body of one line, or the status's usual phrase if there is neither.
         message: String,
         /// Did a node of ours say so, not something before it?
         by_node: bool,
@@ -385,13 +385,33 @@ fn request(
 fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> DialError {
     let words = serde_json::from_slice::<serde_json::Value>(body).ok();
     let words = words.and_then(|json| json.get("error")?.as_str().map(str::to_owned));
-    let message = words.unwrap_or_else(|| status.canonical_reason().unwrap_or("refused").to_lowercase());
+    let plain = || std::str::from_utf8(body).ok().filter(|text| is_one_line(text)).map(str::to_owned);
+    let message = words.or_else(plain);
+    let message = message.unwrap_or_else(|| status.canonical_reason().unwrap_or("refused").to_lowercase());
     DialError::Refused { status, message, by_node: headers.contains_key(headers::ERROR) }
+}
+
+/// Is it a sentence, as ports that are not for agents answer? A page of a balancer's is none.
+fn is_one_line(text: &str) -> bool {
+    (1..=80).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'<')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_what_the_body_says() {
+        let says = |body: &str| match refused(StatusCode::NOT_FOUND, &HeaderMap::new(), body.as_bytes()) {
+            DialError::Refused { message, .. } => message,
+            _ => unreachable!("it is a refusal"),
+        };
+        assert_eq!(says(r#"{"error": "no such tenant"}"#), "no such tenant");
+        assert_eq!(says("404 page not found"), "404 page not found");
+        for page in ["<html>404</html>", "two\nlines", "\x1b[2J", &"x".repeat(81), ""] {
+            assert_eq!(says(page), "not found", "{page:?}");
+        }
+    }
 
     #[test]
     fn credentials_of_a_url_are_never_shown() {

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ask::{list, map};
+use super::ask::{WINDOW, list, map};
 use super::case::{Answer, Framing, nominated};
 use super::recorder::Shared;
 use super::wire::{self, Error, Seen};
@@ -35,7 +35,8 @@ pub(super) async fn start(shared: Arc<Shared>) -> (SocketAddr, AbortOnDropHandle
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) -> Result<(), Error> {
     stream.set_nodelay(true)?;
-    let mut connection = h2::server::handshake(stream).await?;
+    let mut builder = h2::server::Builder::new();
+    let mut connection = builder.initial_connection_window_size(WINDOW).handshake(stream).await?;
     let mut streams = JoinSet::new();
     while let Some(next) = connection.accept().await {
         let (request, respond) = next?;
@@ -66,6 +67,7 @@ async fn answer(
 async fn read(request: Request<RecvStream>) -> Result<Seen, Error> {
     let (parts, mut body) = request.into_parts();
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = wire::text(target.as_bytes());
     let mut seen = Seen { line: format!("{} {target}", parts.method), ..Seen::default() };
     if let Some(authority) = parts.uri.authority() {
         seen.fields.push(("host".into(), authority.to_string()));
