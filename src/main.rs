@@ -5,6 +5,7 @@ mod commands;
 mod log;
 mod memory;
 mod signal;
+mod traces;
 
 use std::process::ExitCode;
 

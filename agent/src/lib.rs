@@ -48,6 +48,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod trace;
 mod tunnel;
 mod way_out;
 

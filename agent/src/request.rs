@@ -35,6 +35,7 @@ use crate::link::{Body, empty};
 use crate::login;
 use crate::pool::{Answered, Arriving, Carrier, Pool};
 use crate::service::Service;
+use crate::trace::Spans;
 
 /// In log and metrics, as NGINX has it: the client went away before there was an answer.
 pub(crate) const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
@@ -70,6 +71,7 @@ pub(crate) async fn serve(
     });
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
     let (mut parts, stream) = request.into_parts();
+    let mut spans = Spans::begin(service, &mut parts);
     let method = parts.method.clone();
     let grpc = grpc::asked(&parts.headers).cloned();
     let request_id = parts.headers.get(headers::REQUEST_ID).cloned();
@@ -94,6 +96,7 @@ pub(crate) async fn serve(
         Err(NoAnswer::ClientGone) => (CLIENT_GONE.into(), None),
     };
     counted.done(status);
+    spans.iter_mut().for_each(|spans| spans.finish(status, failed));
     let id = request_id.as_ref();
     if let Some(line) =
         line.filter(|_| log.wants(status.as_u16(), failed.is_some(), id.map(|id| id.as_bytes())))

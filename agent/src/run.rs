@@ -6,6 +6,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
+use piko_bootstrap::traces::Traces;
 use piko_tunnel::backoff::Backoff;
 use piko_tunnel::{SessionError, Settings};
 use tokio::net::TcpListener;
@@ -77,21 +78,30 @@ pub struct Agent {
 impl Agent {
     /// Checks the configuration; connects to nothing yet. The runtime that calls [`Agent::run`] will carry its traffic.
     pub fn new(config: AgentConfig) -> Result<Agent, AgentError> {
-        Agent::on(config, None)
+        Agent::on(config, None, &Traces::default())
     }
 
-    /// The same, with that many threads of its own for its traffic. One a core carries most.
-    pub fn with_threads(config: AgentConfig, threads: NonZero<usize>) -> Result<Agent, AgentError> {
-        Agent::on(config, Some(threads))
+    /// The same, with that many threads of its own for its traffic. One a core carries most. Spans of its requests go
+    /// to `traces`.
+    pub fn with_threads(
+        config: AgentConfig,
+        threads: NonZero<usize>,
+        traces: &Traces,
+    ) -> Result<Agent, AgentError> {
+        Agent::on(config, Some(threads), traces)
     }
 
-    fn on(config: AgentConfig, threads: Option<NonZero<usize>>) -> Result<Agent, AgentError> {
+    fn on(
+        config: AgentConfig,
+        threads: Option<NonZero<usize>>,
+        traces: &Traces,
+    ) -> Result<Agent, AgentError> {
         let listeners = config.resolve().map_err(AgentError::Config)?;
         if listeners.is_empty() {
             return Err(AgentError::NoListeners);
         }
         let metrics = Arc::new(Metrics::new());
-        let services = service::all(&listeners, &metrics, threads.map_or(1, NonZero::get))?;
+        let services = service::all(&listeners, (&metrics, traces), threads.map_or(1, NonZero::get))?;
         let services = services.into_iter().map(|s| (s.endpoint.to_string(), s)).collect();
         Ok(Agent {
             listeners,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::uri::Scheme;
 use piko_bootstrap::access_log::{AccessLog, Side};
 use piko_bootstrap::tls::{ClientTls, ClientTlsConfig};
+use piko_bootstrap::traces::Traces;
 use piko_tunnel::EndpointId;
 
 use crate::addressing::Addressing;
@@ -25,6 +26,7 @@ pub(crate) struct Service {
     pub(crate) addr: String,
     pub(crate) timeout: Option<Duration>,
     pub(crate) access_log: AccessLog,
+    pub(crate) traces: Traces,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) complaints: Complaints,
     pub(crate) addressing: Addressing,
@@ -49,14 +51,18 @@ pub(crate) enum Target {
 /// pool. `threads`: as many as streams come from.
 pub(crate) fn all(
     listeners: &[Listener],
-    metrics: &Arc<Metrics>,
+    (metrics, traces): (&Arc<Metrics>, &Traces),
     threads: usize,
 ) -> Result<Vec<Arc<Service>>, AgentError> {
     let mut pools = Pools { threads, pools: Vec::new() };
-    listeners.iter().map(|listener| service(listener, &mut pools, metrics).map(Arc::new)).collect()
+    listeners.iter().map(|listener| service(listener, &mut pools, (metrics, traces)).map(Arc::new)).collect()
 }
 
-fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Result<Service, AgentError> {
+fn service(
+    listener: &Listener,
+    pools: &mut Pools,
+    (metrics, traces): (&Arc<Metrics>, &Traces),
+) -> Result<Service, AgentError> {
     let (target, addressing) = match &listener.service {
         ServiceAddr::Tcp(place) => (Target::Tcp(place.clone()), Addressing::default()),
         ServiceAddr::Http(addr) => {
@@ -74,6 +80,7 @@ fn service(listener: &Listener, pools: &mut Pools, metrics: &Arc<Metrics>) -> Re
         addr: listener.service.to_string(),
         timeout: listener.timeout.on(),
         access_log: AccessLog::new(&listener.access_log, Side::Agent),
+        traces: traces.clone(),
         metrics: metrics.clone(),
         complaints: Complaints::default(),
         addressing,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use piko_bootstrap::config::BindAddr;
+use piko_bootstrap::traces::Traces;
 use piko_plugin_host::{HostError, PluginConfig, Reloaded};
 use piko_tunnel::Settings;
 use piko_wire::{InvalidNode, NodeId};
@@ -144,7 +145,8 @@ struct Listeners {
 impl Node {
     /// Binds every port and starts gossip. Nothing is joined yet, and the node is not ready: see
     /// [`Node::join`]. Nothing is bound any more when this fails. Several nodes may share `workers`.
-    pub async fn start(config: Config, workers: Arc<Workers>) -> Result<Node, StartError> {
+    /// `traces`: where spans of requests go.
+    pub async fn start(config: Config, workers: Arc<Workers>, traces: Traces) -> Result<Node, StartError> {
         let settings = Settings::from(&config.tunnel);
         let key = cluster_key(&config).await?;
         let tls = NodeTls::load(&config)?;
@@ -232,7 +234,7 @@ impl Node {
         let peer = PeerPort::start(
             listeners.peer,
             ports.peer,
-            router.clone(),
+            (router.clone(), traces.clone()),
             Arc::new(move |method, path, query| {
                 let about = peer::about::answer(method, path, query, &state.table);
                 about.unwrap_or_else(|| admin::answer_peer(method, path, &state))
@@ -271,8 +273,9 @@ impl Node {
         background.keep_keys(&auth);
         let tls = Acceptor::http(tls.proxy.as_ref())?;
         let pages = Pages::load(config.proxy.error_pages.dir.as_deref())?;
+        let (plugins_too, router_too) = (plugins.clone(), router.clone());
         let parts =
-            ProxyParts { tls, auth, pages, plugins: plugins.clone(), router: router.clone(), metrics };
+            ProxyParts { tls, auth, pages, plugins: plugins_too, router: router_too, metrics, traces };
         let proxy = Proxy::start(listeners.proxy, ports.proxy, &config.proxy, parts, &workers)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };

@@ -12,7 +12,7 @@ use piko_gateway::workers::Workers;
 use tracing::{info, warn};
 
 use crate::commands::{process, status};
-use crate::{log, signal};
+use crate::{log, signal, traces};
 
 pub(crate) fn command() -> Command {
     let command = Command::new("server").about("Run a node").subcommand(status::command());
@@ -31,7 +31,10 @@ async fn serve(config: Config, workers: Arc<Workers>, matches: &ArgMatches) -> a
     let mut hangup = signal::hangup().context("listen for SIGHUP")?;
     // What the node runs with, to say later what of it is no longer in the file.
     let seen = piko_config::seen::<Config>(matches)?;
-    let node = Node::start(config, workers).await.context("failed to run server")?;
+    let (traces, unsent) = traces::new(&config.traces)?;
+    let traced = config.traces.clone();
+    let node = Node::start(config, workers, traces).await.context("failed to run server")?;
+    let export = unsent.map(|unsent| unsent.start(&traced, "piko-server", node.id()));
     let joined = tokio::select! {
         joined = node.join() => joined,
         () = signals.first.cancelled() => Ok(0),
@@ -50,6 +53,9 @@ async fn serve(config: Config, workers: Arc<Workers>, matches: &ArgMatches) -> a
     tokio::select! {
         () = node.shutdown() => {}
         () = signals.second.cancelled() => warn!("second signal: stopping at once"),
+    }
+    if let Some(export) = export {
+        export.finish().await;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -49,6 +49,7 @@ mod tcp;
 mod tenants;
 mod tls;
 mod tokens;
+mod traces;
 mod traps;
 mod tunnels;
 mod upgrades;

@@ -10,6 +10,7 @@ mod resolve;
 use piko_bootstrap::access_log::{AccessLogConfig, Side};
 use piko_bootstrap::config::{BindAddr, ConfigSpec, HumanDuration, Invalid, TunnelConfig};
 use piko_bootstrap::log::LogConfig;
+use piko_bootstrap::traces::TracesConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,8 @@ pub struct AgentConfig {
     pub tunnel: TunnelConfig,
     /// One log line a request.
     pub access_log: AccessLogConfig,
+    /// Spans of requests, for OpenTelemetry.
+    pub traces: TracesConfig,
     /// Log lines on stderr.
     pub log: LogConfig,
     /// How long a stopping agent waits for requests to finish.
@@ -68,6 +71,7 @@ impl Default for AgentConfig {
             server: ServerConfig::default(),
             tunnel: TunnelConfig::default(),
             access_log: AccessLogConfig::default(),
+            traces: TracesConfig::default(),
             log: LogConfig::default(),
             grace_period: HumanDuration::secs(60),
         }
@@ -98,6 +102,7 @@ impl ConfigSpec for AgentConfig {
             return Err(Invalid::new("grace_period", "must be more than 0"));
         }
         self.tunnel.validate()?;
+        self.traces.validate()?;
         self.log.validate()
     }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+use piko_bootstrap::traces::Traces;
 use piko_tunnel::agent_session::AgentSession;
 use piko_tunnel::handshake::CONTROL_PATH;
 use tokio::io::duplex;
@@ -61,7 +62,9 @@ impl Tunnel {
     }
 
     async fn with(config: AgentConfig) -> Tunnel {
-        let all = service::all(&config.resolve().unwrap(), &Arc::new(Metrics::new()), 1).unwrap();
+        let all =
+            service::all(&config.resolve().unwrap(), (&Arc::new(Metrics::new()), &Traces::default()), 1)
+                .unwrap();
         let mut tasks = JoinSet::new();
         for service in &all {
             if let Target::Http(pool) = &service.target {

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use piko_bootstrap::config::{ConfigSpec, HumanDuration, Invalid, TunnelConfig};
 use piko_bootstrap::log::LogConfig;
+use piko_bootstrap::traces::TracesConfig;
 use piko_plugin_host::PluginConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub struct Config {
     pub plugin_cache_dir: Option<PathBuf>,
     /// What is counted.
     pub metrics: MetricsConfig,
+    /// Spans of requests, for OpenTelemetry.
+    pub traces: TracesConfig,
     /// Log lines on stderr.
     pub log: LogConfig,
     /// How long a stopping node waits for agents to leave and requests to finish.
@@ -78,6 +81,7 @@ impl Default for Config {
             plugins: Vec::new(),
             plugin_cache_dir: None,
             metrics: MetricsConfig::default(),
+            traces: TracesConfig::default(),
             log: LogConfig::default(),
             grace_period: HumanDuration::secs(60),
             shutdown_delay: HumanDuration::secs(0),
@@ -121,6 +125,7 @@ impl ConfigSpec for Config {
         self.admin.validate()?;
         self.cluster.peer.connections.validate("cluster.peer.connections")?;
         self.log.validate()?;
+        self.traces.validate()?;
         PluginConfig::validate(&self.plugins)?;
         self.tunnel.validate()?;
         self.health.validate()?;

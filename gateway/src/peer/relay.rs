@@ -19,6 +19,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response, request};
+use piko_bootstrap::traces::{Recording, TRACEPARENT, Traces};
 use piko_cluster::Hop;
 use piko_tunnel::agent_session::Incoming;
 use piko_tunnel::blame::{Blame, late};
@@ -91,6 +92,18 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
             (Stop::BrokeOff, _) => return,
         };
     }
+}
+
+/// The stream's span, if it is traced: what goes on from here is a part of it.
+pub(super) fn traced(request: &mut Request<Receiver>, traces: &Traces) -> Option<Recording> {
+    let begun = traces.begin(request.headers(), || "relay".to_owned())?;
+    if let Some(traceparent) = begun.traceparent {
+        request.headers_mut().insert(TRACEPARENT, traceparent);
+    }
+    let mut span = begun.recording?;
+    let endpoint = EndpointKey::of_stream(request.headers());
+    span.set("piko.endpoint", endpoint.as_ref().map(ToString::to_string));
+    Some(span)
 }
 
 /// What the stream asks of this node. Returns `None` if that cannot be read. The header is taken off: the next node

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use piko_bootstrap::traces::Traces;
 use piko_net::gate::Standing;
 use piko_net::tls::first_byte;
 use piko_net::{Accepted, Port, Reason};
@@ -17,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::ask::{self, Answers};
-use super::relay::relay;
+use super::relay::{relay, traced};
 use crate::route::Router;
 use crate::trust::Door;
 use crate::workers::Workers;
@@ -42,6 +43,7 @@ pub struct PeerPort {
 #[derive(Clone)]
 struct Shared {
     router: Arc<Router>,
+    traces: Traces,
     answers: Answers,
     /// Questions about this node that are answered now.
     questions: Arc<Semaphore>,
@@ -57,7 +59,7 @@ impl PeerPort {
     pub(crate) fn start(
         listener: TcpListener,
         port: Port,
-        router: Arc<Router>,
+        (router, traces): (Arc<Router>, Traces),
         answers: Answers,
         door: Door,
         settings: Settings,
@@ -73,6 +75,7 @@ impl PeerPort {
         };
         let shared = Shared {
             router,
+            traces,
             answers,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             door,
@@ -163,13 +166,15 @@ async fn link(accepted: Accepted, shared: Shared) {
                     drop(place);
                 });
             }
-            Some(Ok(incoming)) => {
+            Some(Ok(mut incoming)) => {
                 let (router, cut) = (shared.router.clone(), shared.cut.clone());
+                let span = traced(&mut incoming.request, &shared.traces);
                 shared.tasks.spawn(async move {
                     tokio::select! {
                         () = relay(incoming, &router) => {}
                         () = cut.cancelled() => {}
                     }
+                    drop(span);
                 });
             }
             Some(Err(e)) => return debug!(peer.addr = %addr, error = %e, "peer link ended"),

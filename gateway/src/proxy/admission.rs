@@ -11,7 +11,7 @@ use super::gateway::Gateway;
 use super::incoming::{self, Incoming};
 use super::plugins::{self, Decision, Known};
 use super::request::Request;
-use super::request_id;
+use super::{request_id, trace};
 use crate::auth::Admitted;
 use crate::config::UnderscoreHeaders;
 use crate::error::Failure;
@@ -25,6 +25,8 @@ impl Gateway {
         // This node answers it, see `Client::go_on`.
         head.remove_header(&header::EXPECT);
         request_id::settle(head, self.request_ids).map_err(|_| Failure::BadRequest)?;
+        self.trace(session, ctx).map_err(|_| Failure::BadRequest)?;
+        let head = session.req_header_mut();
         self.settle_underscores(head)?;
         let http2 = head.version == Version::HTTP_2;
         let bodiless = http2 && session.downstream_session.is_body_empty();
@@ -85,7 +87,9 @@ impl Gateway {
             Some(chain) => {
                 let authority = authority.map(str::to_owned);
                 let known = Known { found, authority: authority.as_deref(), admitted };
-                match plugins::on_request(&chain, session, known).await? {
+                let decision = plugins::on_request(&chain, session, known).await;
+                trace::plugins(ctx);
+                match decision? {
                     Decision::Go(destination, taken) => {
                         ctx.taken = Some(taken).filter(Taken::wants_response);
                         destination

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::ResponseFuture;
-use http::{Method, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use piko_tunnel::blame::{Blame, late};
 use piko_tunnel::doubt::{ASK_AFTER, Waiting};
 use piko_tunnel::headers;
@@ -48,6 +48,8 @@ pub(super) struct Attempt<'a, 's> {
     /// The upstream was set aside, and so long it may take to show that it works: then another one answers.
     pub(super) hedge: Option<Duration>,
     pub(super) may_leave: Leave,
+    /// Of this try's span, where the request is traced.
+    pub(super) traceparent: Option<HeaderValue>,
 }
 
 /// Whether a request may leave a tunnel whose other end is doubted.

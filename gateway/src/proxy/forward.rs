@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use piko_bootstrap::traces::{Recording, TRACEPARENT};
 use piko_tunnel::headers;
 use piko_wire::RouteKey;
 use pingora_error::Result;
@@ -18,7 +19,7 @@ use super::recognise::recognise;
 use super::request::Request;
 use super::retry::{Attempted, Happened, may_retry};
 use super::upload::{MAX_HELD, Upload};
-use super::{outgoing, upgraded};
+use super::{outgoing, trace, upgraded};
 use crate::error::Failure;
 use crate::route::target::Lane;
 use crate::route::{Ask, InFlight, Kind};
@@ -57,8 +58,11 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
             Framing::Open => false,
         };
         let may_leave = Leave { repeatable, small };
+        let mut span = trace::attempt(ctx, in_flight.target());
+        let traceparent = span.as_ref().map(Recording::traceparent);
+        let client = &client;
         let attempt =
-            Attempt { gateway, client: &client, ctx, patience, opener, in_flight, hedge, may_leave };
+            Attempt { gateway, client, ctx, patience, opener, in_flight, hedge, may_leave, traceparent };
         let request =
             |upload: &Upload| Attempted { idempotent, body_held: upload.is_held(), tries: ctx.tries };
         let ran = tokio::select! {
@@ -70,7 +74,10 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
         let (happened, failure) = match ran {
             Ok(()) => break,
             Err(Broken::Client(error)) => return Err(error),
-            Err(Broken::Upstream(happened, failure)) => (happened, failure),
+            Err(Broken::Upstream(happened, failure)) => {
+                span.iter_mut().for_each(|span| span.fail(failure.reply().code));
+                (happened, failure)
+            }
             Err(Broken::Declined(happened, answer)) => {
                 if may_retry(happened, request(&upload)) && another() {
                     continue;
@@ -159,6 +166,9 @@ impl Attempt<'_, '_> {
         if let Some(node) = self.in_flight.through() {
             let node = HeaderValue::from_str(node).map_err(|_| Broken::last(Failure::Internal))?;
             request.headers_mut().insert(headers::THROUGH, node);
+        }
+        if let Some(traceparent) = &self.traceparent {
+            request.headers_mut().insert(TRACEPARENT, traceparent.clone());
         }
         let upgrade = self.ctx.incoming.upgrade.as_ref();
         let mut body = Vec::new();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use piko_bootstrap::access_log::AccessLog;
+use piko_bootstrap::traces::Traces;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -46,6 +47,7 @@ pub(crate) struct Gateway {
     pub(super) limits: Arc<Limits>,
     pub(super) trusted_proxies: TrustedProxies,
     pub(super) access_log: AccessLog,
+    pub(super) traces: Traces,
     /// What browsers read of failures.
     pub(super) pages: Arc<Pages>,
     /// True once this node is leaving.

@@ -17,7 +17,7 @@ use super::forwarded::{self, Came};
 use super::gateway::Gateway;
 use super::request::Request;
 use super::session::Refused;
-use super::{access, failed, login};
+use super::{access, failed, login, trace};
 use crate::error::Failure;
 
 /// How a node that leaves ends an HTTP/2 stream whose answer is not whole (RFC 9113, section 7): it gives the stream up,
@@ -117,6 +117,7 @@ impl ProxyHttp for Gateway {
             self.metrics.proxy.errors.with_label_values(&[code]).inc();
         }
         access::log(&self.access_log, session, ctx, status, code, elapsed);
+        trace::finish(session, ctx, status, code);
         ctx.place = None;
         ctx.in_flight = None;
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use piko_bootstrap::access_log::{AccessLog, Side};
+use piko_bootstrap::traces::Traces;
 use piko_net::{Accepted, ConnLimits, Port};
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::ShutdownWatch;
@@ -38,6 +39,7 @@ pub(crate) struct ProxyParts {
     pub(crate) plugins: Arc<Plugins>,
     pub(crate) router: Arc<Router>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
 }
 
 /// A request that is on its way to an idle connection when the port closes has so long to come.
@@ -75,7 +77,7 @@ impl Proxy {
         workers: &Workers,
     ) -> std::io::Result<Proxy> {
         let addr = listener.local_addr()?;
-        let ProxyParts { tls, auth, pages, plugins, router, metrics } = parts;
+        let ProxyParts { tls, auth, pages, plugins, router, metrics, traces } = parts;
         let http = &config.http;
         let (head, idle, write) =
             (http.read_header_timeout.on(), http.idle_timeout.on(), http.write_timeout.on());
@@ -105,6 +107,7 @@ impl Proxy {
             // Checked with the rest of the configuration.
             trusted_proxies: TrustedProxies::parse(&config.trusted_proxies).unwrap_or_default(),
             access_log: AccessLog::new(&config.access_log, Side::Node),
+            traces,
             draining: draining.subscribe(),
             farewell: farewell.clone(),
             over: over.clone(),

@@ -33,6 +33,7 @@ mod request_id;
 mod retry;
 mod session;
 mod stream;
+mod trace;
 mod upgraded;
 mod upload;
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use piko_bootstrap::traces::Recording;
 use piko_plugin_host::Taken;
 
 use super::forwarded::Came;
@@ -48,6 +49,8 @@ pub(crate) struct Request {
     pub(super) queued: Duration,
     /// When its answer began, counted from its start.
     pub(super) first_byte: OnceLock<Duration>,
+    /// Its span, where it is traced.
+    pub(super) trace: Option<Box<Recording>>,
     /// The places it holds at the limits on requests at work.
     pub(super) place: Option<Place>,
     /// Counts the request for as long as it is served, also when its task is cut.
@@ -76,6 +79,7 @@ impl Request {
             to_endpoint: None,
             queued: Duration::ZERO,
             first_byte: OnceLock::new(),
+            trace: None,
             place: None,
             in_flight: None,
         }

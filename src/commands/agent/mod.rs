@@ -20,7 +20,7 @@ use tracing::warn;
 
 use crate::commands::process::LOGIN_VARIABLE;
 use crate::commands::{process, secrets};
-use crate::signal;
+use crate::{signal, traces};
 use folder::Folder;
 use screen::{Line, Screen};
 
@@ -124,7 +124,11 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let signals = signal::shutdown();
     let url = config.connect.shown_url();
-    let agent = Agent::with_threads(config, threads).context("failed to run agent")?;
+    let (traces, unsent) = traces::new(&config.traces)?;
+    let traced = config.traces.clone();
+    let agent = Agent::with_threads(config, threads, &traces).context("failed to run agent")?;
+    let instance = format!("{:016x}", rand::random::<u64>());
+    let export = unsent.map(|unsent| unsent.start(&traced, "piko-agent", &instance));
     let shown = folder.as_ref().map(|folder| folder.served().display().to_string());
     let lines = agent.listeners().iter().map(|listener| Line::of(listener, shown.as_deref())).collect();
     let screen = Screen::new(lines, url);
@@ -146,6 +150,9 @@ async fn serve(
         done = agent.run(signals.first.clone(), tell) => done.context("failed to run agent")?,
         failed = serving => match failed.context("serve the folder")? {},
         () = signals.second.cancelled() => warn!("second signal: stopping at once"),
+    }
+    if let Some(export) = export {
+        export.finish().await;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,7 @@ use piko_agent::config::AgentConfig;
 use piko_agent::{Agent, Event};
 use piko_bootstrap::config::{BindAddr, HumanDuration};
 use piko_bootstrap::log::LogConfig;
+use piko_bootstrap::traces::Traces;
 use piko_gateway::config::Config;
 use piko_gateway::node::Node;
 use piko_gateway::workers::Workers;
@@ -138,7 +139,7 @@ async fn start_nodes(count: u16) -> anyhow::Result<Vec<Node>> {
         config.cluster.node_id_prefix = format!("piko-{n}-");
         config.cluster.join =
             nodes.first().map(|first| first.local().gossip.to_string()).into_iter().collect();
-        let node = Node::start(config, workers.clone())
+        let node = Node::start(config, workers.clone(), Traces::default())
             .await
             .with_context(|| format!("failed to start node {n}"))?;
         node.join().await.with_context(|| format!("node {n} failed to join"))?;
