@@ -1,5 +1,6 @@
 //! What the logs of node and agent say of a request; and logs that cannot be written stop nothing.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 
 use piko_test_support::client::get;
@@ -148,4 +149,37 @@ async fn lines_say_what_was_chosen_of_the_requests_that_were() {
     })
     .await;
     assert!(said.ends_with("request status=502 error=\"service_refused\""), "{said}");
+}
+
+/// `Server-Timing` of a request for `path`, by name: milliseconds.
+async fn timing(node: &Node, path: &str) -> BTreeMap<String, f64> {
+    let answer = get(node.proxy, path, &[NAMED]).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let parts = answer.header("server-timing").split(", ").filter_map(|part| part.split_once(";dur="));
+    let number = |text: &str| text.split(';').next().unwrap().parse().unwrap();
+    parts.map(|(name, rest)| (name.to_owned(), number(rest))).collect()
+}
+
+#[tokio::test]
+async fn clients_read_where_the_time_went_where_the_node_is_to_say_so() {
+    let nodes = cluster(piko(), 2, &["--proxy.server-timing"]).await;
+    let silent = Node::start(piko(), &[nodes[0].gossip], &[]);
+    let service = Service::start("one").await;
+    let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    for node in nodes.iter().chain([&silent]) {
+        node.routes("my-endpoint", 200).await;
+    }
+    for node in &nodes {
+        let times = timing(node, "/slow/20").await;
+        let names: Vec<_> = times.keys().map(String::as_str).collect();
+        assert_eq!(names, ["piko-node", "piko-queue", "piko-upstream"], "said once, by the node asked");
+        assert!(times["piko-upstream"] >= 20.0, "{times:?}");
+    }
+    assert_eq!(timing(&silent, "/").await, BTreeMap::new(), "off by default");
+    // Of two agents, one cannot reach its service: requests that it got first are tried again.
+    let _down = agent(piko(), nodes[1].upstream, &format!("my-endpoint/{}", free_addr()), &[]);
+    eventually("a request is tried twice", || async {
+        timing(&nodes[0], "/").await.contains_key("piko-retries").then_some(())
+    })
+    .await;
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// How many endpoints have figures of their own (`piko_endpoint_…`): those that were asked for first, until they are
-    /// idle for an hour. The others are counted together as `(other)`. Each has some 25 time series. 0: none has.
+    /// idle for an hour. The others are counted together as `(other)`. Each has some 30 time series. 0: none has.
     pub max_endpoints: u32,
 }
 

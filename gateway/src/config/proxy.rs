@@ -65,6 +65,9 @@ pub struct ProxyConfig {
     /// `x-request-id`, which names a request in all logs: `take` (a client's where it is well formed: one, of up to 128
     /// visible ASCII characters; else a new one), `make` (always a new one) or `pass` (as it came, none is made).
     pub request_id: RequestIds,
+    /// Tell clients in `Server-Timing` where the time until their answer went: in this node, in queues, in tries that were
+    /// given up, and at the upstream. Everybody who asks can read it.
+    pub server_timing: bool,
     /// One log line a request.
     pub access_log: AccessLogConfig,
     /// What browsers read where others read JSON.
@@ -174,6 +177,7 @@ impl Default for ProxyConfig {
             connections: ConnectionsConfig::default(),
             http: HttpConfig::default(),
             request_id: RequestIds::default(),
+            server_timing: false,
             access_log: AccessLogConfig::default(),
             error_pages: ErrorPagesConfig::default(),
             auth: AuthConfig::default(),

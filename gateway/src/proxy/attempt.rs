@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -29,6 +29,7 @@ use super::limits::Place;
 use super::pages::Page;
 use super::request::Request;
 use super::retry::Happened;
+use super::server_timing::{self, Times};
 use super::upload::Upload;
 use super::{outgoing, plugins, request_id};
 use crate::error::Failure;
@@ -50,6 +51,8 @@ pub(super) struct Attempt<'a, 's> {
     pub(super) may_leave: Leave,
     /// Of this try's span, where the request is traced.
     pub(super) traceparent: Option<HeaderValue>,
+    /// When it began, where clients are told what took how long.
+    pub(super) since: Option<Instant>,
 }
 
 /// Whether a request may leave a tunnel whose other end is doubted.
@@ -265,10 +268,16 @@ impl Attempt<'_, '_> {
         self.ctx.place.iter().for_each(Place::rest);
     }
 
-    /// The answer begins: the client reads its request's id with it.
+    /// The answer begins: the client reads its request's id with it, and where the time went.
     pub(super) fn begin(&self, head: &mut ResponseHeader) -> Result<(), Broken> {
+        let whole = self.ctx.started.elapsed();
         // Of one try after another, the first answer's stays.
-        let _ = self.ctx.first_byte.set(self.ctx.started.elapsed());
+        let _ = self.ctx.first_byte.set(whole);
+        if let Some(since) = self.since {
+            let Request { queued, given_up, tries, .. } = *self.ctx;
+            let times = Times { whole, queued, given_up, upstream: since.elapsed(), tries };
+            server_timing::show(head, times).map_err(Broken::Client)?;
+        }
         request_id::show(head, self.client.head(), self.gateway.request_ids).map_err(Broken::Client)
     }
 

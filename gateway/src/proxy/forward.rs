@@ -1,6 +1,6 @@
 //! One request, from its upstream's choice to the end of its answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -40,7 +40,9 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     let entered = gateway.limits.enter(listener).await;
     ctx.queued = ctx.started.elapsed().saturating_sub(before);
     ctx.place = Some(entered.map_err(Failure::into_error)?);
+    let mut since: Option<Instant> = None;
     loop {
+        ctx.given_up += since.map_or(Duration::ZERO, |since| since.elapsed());
         let repeatable = idempotent && upload.is_empty();
         let in_flight = upstream(gateway, ctx, &route, repeatable).await.map_err(Failure::into_error)?;
         if std::mem::take(&mut ctx.expects) {
@@ -60,9 +62,20 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
         let may_leave = Leave { repeatable, small };
         let mut span = trace::attempt(ctx, in_flight.target());
         let traceparent = span.as_ref().map(Recording::traceparent);
+        since = gateway.server_timing.then(Instant::now);
         let client = &client;
-        let attempt =
-            Attempt { gateway, client, ctx, patience, opener, in_flight, hedge, may_leave, traceparent };
+        let attempt = Attempt {
+            gateway,
+            client,
+            ctx,
+            patience,
+            opener,
+            in_flight,
+            hedge,
+            may_leave,
+            traceparent,
+            since,
+        };
         let request =
             |upload: &Upload| Attempted { idempotent, body_held: upload.is_held(), tries: ctx.tries };
         let ran = tokio::select! {

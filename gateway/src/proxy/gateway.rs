@@ -60,6 +60,8 @@ pub(crate) struct Gateway {
     pub(super) max_header_bytes: usize,
     pub(super) underscore_headers: UnderscoreHeaders,
     pub(super) request_ids: RequestIds,
+    /// Answers say where their time went.
+    pub(super) server_timing: bool,
     /// HTTP/1 connections are kept between requests; the connection itself knows how long.
     pub(super) keep: bool,
 }

@@ -115,6 +115,7 @@ impl Proxy {
             max_header_bytes,
             underscore_headers: http.underscore_headers,
             request_ids: config.request_id,
+            server_timing: config.server_timing,
             keep: idle.is_some(),
         };
         let (stop, stopping) = watch::channel(false);

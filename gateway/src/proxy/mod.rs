@@ -31,6 +31,7 @@ mod recognise;
 mod request;
 mod request_id;
 mod retry;
+mod server_timing;
 mod session;
 mod stream;
 mod trace;

@@ -47,6 +47,8 @@ pub(crate) struct Request {
     pub(super) to_endpoint: Option<ToEndpoint>,
     /// How long it waited for a place and for upstreams.
     pub(super) queued: Duration,
+    /// How long it was with upstreams that another try followed, where clients are told.
+    pub(super) given_up: Duration,
     /// When its answer began, counted from its start.
     pub(super) first_byte: OnceLock<Duration>,
     /// Its span, where it is traced.
@@ -78,6 +80,7 @@ impl Request {
             gone: None,
             to_endpoint: None,
             queued: Duration::ZERO,
+            given_up: Duration::ZERO,
             first_byte: OnceLock::new(),
             trace: None,
             place: None,
