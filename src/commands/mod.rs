@@ -1,5 +1,6 @@
 //! The command line: one file a command, and the exit codes. What commands share is in `process`.
 
+mod admin;
 mod agent;
 mod bench;
 mod cert;
@@ -29,8 +30,8 @@ use piko_agent::AgentError;
 use piko_config::ConfigError;
 use piko_gateway::node::StartError;
 
+use admin::Unanswered;
 use exit::{BAD_CONFIG, BadConfig, NOT_PERMITTED, NotPermitted, UNREACHABLE};
-use status::Unanswered;
 
 /// The commands, as `piko --help` lists them.
 const GROUPS: [(&str, &[&str]); 4] = [

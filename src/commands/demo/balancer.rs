@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::commands::status;
+use crate::commands::admin;
 
 /// How often nodes are asked whether they are ready, and how long they may take to say so.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
@@ -97,7 +97,7 @@ impl HealthCheck for Ready {
     async fn check(&self, target: &Backend) -> Result<()> {
         let admin = target.ext.get::<SocketAddr>().copied();
         let admin = admin.ok_or_else(|| Error::new_str("a backend without an admin port"))?;
-        match timeout(CHECK_EVERY, status::ready(admin)).await {
+        match timeout(CHECK_EVERY, admin::ready(admin)).await {
             Ok(true) => Ok(()),
             _ => Err(Error::explain(ErrorType::CustomCode("not ready", 503), target.addr.to_string())),
         }
