@@ -3,6 +3,7 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -110,15 +111,15 @@ pub(crate) fn connection_login(parts: &response::Parts) -> Option<Login> {
 }
 
 /// Sends a body into the tunnel and moves its connection meanwhile, both ways: an upload that goes on is not held
-/// up by a client that does not read. Then the request's rest goes out, and its connection back to the pool.
+/// up by a client that does not read, and counts what was passed. Then the request's rest goes out, and its connection back to the pool.
 pub(crate) async fn pass(
     body: Arriving,
     ends_at: Option<u64>,
     stream: SendStream<Bytes>,
     carrier: Carrier,
-    pool: &Pool,
+    (pool, passed): (&Pool, &AtomicU64),
 ) -> Result<(), SendBodyError<io::Error>> {
-    let body = UpTo { body, left: ends_at };
+    let body = UpTo { body, left: ends_at, passed };
     let mut sending = pin!(send_body(body, stream));
     let mut link = match carrier {
         Carrier::Http1(link) => Some(link),
@@ -170,12 +171,14 @@ async fn give_back(mut link: Box<Link>, pool: &Pool) {
 }
 
 /// A body, up to a length that its connection does not know of.
-struct UpTo {
+struct UpTo<'a> {
     body: Arriving,
     left: Option<u64>,
+    /// Counts its bytes.
+    passed: &'a AtomicU64,
 }
 
-impl Body for UpTo {
+impl Body for UpTo<'_> {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -187,10 +190,17 @@ impl Body for UpTo {
             return Poll::Ready(None);
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose().map_err(io::Error::other);
-        let Some(left) = self.left else { return Poll::Ready(frame.transpose()) };
+        let count = |bytes: usize| {
+            self.passed.fetch_add(bytes as u64, Relaxed);
+        };
+        let Some(left) = self.left else {
+            frame.iter().flatten().filter_map(Frame::data_ref).for_each(|data| count(data.len()));
+            return Poll::Ready(frame.transpose());
+        };
         Poll::Ready(match frame.map(|frame| frame.and_then(|frame| frame.into_data().ok())) {
             Ok(Some(mut data)) => {
                 data.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                count(data.len());
                 self.left = Some(left - data.len() as u64);
                 Some(Ok(Frame::data(data)))
             }

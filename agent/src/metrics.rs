@@ -1,7 +1,9 @@
 //! Every metric an agent exports, declared once; and the port that shows them.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,12 +12,16 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use piko_bootstrap::metrics::{
-    Descriptors, counter, counters, gauge, gauges, latencies, method_label, raise,
+    Descriptors, counter, counters, fractions, gauge, gauges, latencies, method_label, raise,
 };
 use piko_net::gate::Standing;
 use piko_net::{Conn, ConnLimits, Counts, GateLimits, Port, Refusals, files};
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
+use piko_tunnel::round_trip::RoundTrip;
+use prometheus::{
+    GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
@@ -45,6 +51,12 @@ pub(crate) struct Metrics {
     pub(crate) connected: IntGauge,
     pub(crate) tunnels: IntGauge,
     pub(crate) connects: IntCounter,
+    /// Streams cut off, counted where tunnels are driven.
+    pub(crate) stalled: Arc<AtomicU64>,
+    stalled_streams: IntCounter,
+    rtt: GaugeVec,
+    /// Of each tunnel, with its node.
+    round_trips: Mutex<BTreeMap<u64, (String, RoundTrip)>>,
 }
 
 impl Metrics {
@@ -72,8 +84,46 @@ impl Metrics {
                 "Log lines lost, as stderr took them too slowly",
             ),
             connects: counter(r, "piko_agent_connects_total", "Tunnels opened"),
+            stalled: Arc::default(),
+            stalled_streams: counter(
+                r,
+                "piko_agent_stalled_streams_total",
+                "Streams of tunnels cut off, as they held bytes that nobody read",
+            ),
+            rtt: fractions(
+                r,
+                "piko_agent_tunnel_rtt_seconds",
+                "How long the node took to answer the last PING",
+                &["node_id"],
+            ),
+            round_trips: Mutex::default(),
             registry,
         }
+    }
+
+    /// Shows the round trips of a tunnel, by the plan's number of it, until [`Metrics::closed`].
+    pub(crate) fn opened(&self, id: u64, node_id: &str, round_trip: RoundTrip) {
+        self.connects.inc();
+        self.round_trips.lock().insert(id, (node_id.to_owned(), round_trip));
+    }
+
+    pub(crate) fn closed(&self, id: u64) {
+        self.round_trips.lock().remove(&id);
+    }
+
+    /// Sets what is read off elsewhere, and renders all.
+    fn render(&self) -> prometheus::Result<String> {
+        self.descriptors.set(files::open(), files::limit());
+        raise(&self.log_lost, piko_bootstrap::log::lost());
+        raise(&self.stalled_streams, self.stalled.load(Relaxed));
+        // Nodes come and go: only those with a tunnel are shown.
+        self.rtt.reset();
+        for (node_id, round_trip) in self.round_trips.lock().values() {
+            if let Some(took) = round_trip.last() {
+                self.rtt.with_label_values(&[node_id]).set(took.as_secs_f64());
+            }
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
     /// Counts one request until it is [`Counted::done`] or given up.
@@ -150,17 +200,16 @@ impl Drop for Serving {
 
 fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::default());
-    metrics.descriptors.set(files::open(), files::limit());
-    raise(&metrics.log_lost, piko_bootstrap::log::lost());
-    let text = TextEncoder::new().encode_to_string(&metrics.registry.gather());
-    match (request.uri().path(), text) {
-        ("/metrics", Ok(text)) => {
-            *answer.body_mut() = Full::new(text.into());
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-        }
-        ("/metrics", Err(_)) => *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
-        ("/health", _) => {}
+    match request.uri().path() {
+        "/metrics" => match metrics.render() {
+            Ok(text) => {
+                *answer.body_mut() = Full::new(text.into());
+                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+            }
+            Err(_) => *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
+        },
+        "/health" => {}
         _ => *answer.status_mut() = StatusCode::NOT_FOUND,
     }
     answer

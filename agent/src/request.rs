@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io::Cursor;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -21,8 +22,10 @@ use piko_tunnel::patience::Patience;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
+use piko_tunnel::trace;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split};
 use tokio::time::{sleep, timeout};
+use tokio_util::io::InspectReader;
 use tracing::debug;
 
 use crate::addressing::WayBack;
@@ -50,6 +53,7 @@ struct Line {
     host: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
     request_headers: Option<String>,
+    trace_id: Option<String>,
 }
 
 /// Serves one stream. A client that hangs up, or a tunnel that ends, ends the request to the service.
@@ -68,6 +72,7 @@ pub(crate) async fn serve(
             .show(Field::UserAgent, || request.headers().get(header::USER_AGENT).cloned())
             .flatten(),
         request_headers: log.config.request_headers.show(request.headers()),
+        trace_id: log.show(Field::TraceId, || trace::id(request.headers()).map(str::to_owned)).flatten(),
     });
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
     let (mut parts, stream) = request.into_parts();
@@ -86,7 +91,7 @@ pub(crate) async fn serve(
         }
         Ok((way_back, ask)) => plain(ask, stream, &mut respond, (service, way_back), pool).await,
     };
-    let (Logged { status, response_headers }, failed) = match served {
+    let (Logged { status, response_headers, moved }, failed) = match served {
         Ok(logged) => (logged, None),
         Err(NoAnswer::Failed(failure)) => {
             service.complaints.say(failure, &service.endpoint, &service.addr);
@@ -109,7 +114,10 @@ pub(crate) async fn serve(
             path = line.path,
             request_id = log.show(Field::RequestId, || text(id)).flatten(),
             status = log.show(Field::Status, || status.as_u16()),
+            trace_id = line.trace_id,
             error = log.show(Field::Error, || failed.map(|failure| failure.row().code)).flatten(),
+            bytes_in = moved.and_then(|moved| log.show(Field::BytesIn, || moved.up)),
+            bytes_out = moved.and_then(|moved| log.show(Field::BytesOut, || moved.down)),
             duration_ms = log.show(Field::DurationMs, || ms(line.started.elapsed())),
             user_agent = text(line.user_agent.as_ref()),
             request_headers = line.request_headers,
@@ -129,11 +137,22 @@ struct Logged {
     status: StatusCode,
     /// Those of its headers that are logged.
     response_headers: Option<String>,
+    /// `None` where the service gave no answer.
+    moved: Option<Moved>,
+}
+
+/// Bytes of bodies, or of what a connection was upgraded to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moved {
+    /// To the service.
+    pub(crate) up: u64,
+    /// From it.
+    pub(crate) down: u64,
 }
 
 impl From<StatusCode> for Logged {
     fn from(status: StatusCode) -> Self {
-        Logged { status, response_headers: None }
+        Logged { status, response_headers: None, moved: None }
     }
 }
 
@@ -171,7 +190,10 @@ async fn plain(
     }
     let status = parts.status;
     tokio::select! {
-        passed = pass_on(parts, body, &said, respond, service, (&method, carrier, pool)) => passed,
+        passed = pass_on(parts, body, &said, respond, service, (&method, carrier, pool)) => {
+            let counted = |moved: Moved| Moved { up: progress.bytes(), ..moved };
+            passed.map(|logged| Logged { moved: logged.moved.map(counted), ..logged })
+        }
         // The service answers, but takes nothing of the upload.
         () = stalled.wait() => {
             debug!(endpoint = %service.endpoint, "upload stalled");
@@ -236,18 +258,19 @@ async fn pass_on(
     }
     parts.version = Version::HTTP_2;
     let response_headers = service.access_log.config.response_headers.show(&parts.headers);
-    let logged = Logged { status: parts.status, response_headers };
+    let (status, passed) = (parts.status, AtomicU64::new(0));
     let end = *method == Method::HEAD || said.ends_at == Some(0) || body.is_end_stream();
     let sent = respond.send_response(Response::from_parts(parts, ()), end);
     let stream = sent.map_err(|_| NoAnswer::ClientGone)?;
     if !end {
-        if let Err(e) = answer::pass(body, said.ends_at, stream, carrier, pool).await {
+        if let Err(e) = answer::pass(body, said.ends_at, stream, carrier, (pool, &passed)).await {
             debug!(endpoint = %service.endpoint, error = %e, "response broke off");
         }
     } else {
         answer::finish(carrier, pool).await;
     }
-    Ok(logged)
+    let moved = Moved { up: 0, down: passed.into_inner() };
+    Ok(Logged { status, response_headers, moved: Some(moved) })
 }
 
 /// The body of a request for an upgrade, and what came of the new protocol's bytes behind it. The node has all of it
@@ -278,6 +301,7 @@ async fn upgrade(
     pool: &Pool,
 ) -> Result<Logged, NoAnswer> {
     let (body, unread) = body_before_upgrade(&mut stream, ask.framing).await?;
+    let before = body.len() as u64;
     ask.permit_upgrades(&service.upgrades);
     let (method, asked) = (ask.method.clone(), ask.upgrade.clone());
     let patience = ask.patience(service.timeout);
@@ -292,7 +316,9 @@ async fn upgrade(
         if !said.reusable || answer::connection_login(&parts).is_some() && !carrier.is_held() {
             carrier.close_after();
         }
-        return pass_on(parts, body, &said, respond, service, (&method, carrier, pool)).await;
+        let passed = pass_on(parts, body, &said, respond, service, (&method, carrier, pool)).await?;
+        let counted = |moved: Moved| Moved { up: before, ..moved };
+        return Ok(Logged { moved: passed.moved.map(counted), ..passed });
     }
     let (Some(asked), Carrier::Http1(link)) = (asked, carrier) else {
         return Err(Failure::UnaskedUpgrade.into());
@@ -309,18 +335,22 @@ async fn upgrade(
     let sent = respond.send_response(Response::from_parts(parts, ()), false);
     let send = sent.map_err(|_| NoAnswer::ClientGone)?;
     let websocket = headers::has_token(&asked, "websocket");
-    splice(TunnelStream::new(send, stream, unread), early, io, websocket).await;
-    Ok(StatusCode::SWITCHING_PROTOCOLS.into())
+    let Moved { up, down } = splice(TunnelStream::new(send, stream, unread), early, io, websocket).await;
+    let moved = Some(Moved { up: before + up, down });
+    Ok(Logged { moved, ..StatusCode::SWITCHING_PROTOCOLS.into() })
 }
 
 /// Copies both ways until both ends are done. A WebSocket that one end has closed has a moment to say its last words;
 /// the output of a command may outlive its input by far, and the node ends what is silent. `early`: what the service
 /// sent right behind its 101.
-async fn splice(near: TunnelStream, early: Bytes, far: BoxIo, websocket: bool) {
+async fn splice(near: TunnelStream, early: Bytes, far: BoxIo, websocket: bool) -> Moved {
     let reset = near.reset();
-    let (mut from_client, mut to_client) = split(near);
+    let (bytes_up, bytes_down) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (from_client, mut to_client) = split(near);
     let (from_service, mut to_service) = split(far);
-    let mut from_service = Cursor::new(early).chain(from_service);
+    let mut from_client = InspectReader::new(from_client, |data| count(&bytes_up, data));
+    let from_service = Cursor::new(early).chain(from_service);
+    let mut from_service = InspectReader::new(from_service, |data| count(&bytes_down, data));
     let up = async {
         let copied = copy(&mut from_client, &mut to_service).await;
         let _ = to_service.shutdown().await;
@@ -343,4 +373,10 @@ async fn splice(near: TunnelStream, early: Bytes, far: BoxIo, websocket: bool) {
         () = reset => {}
         () = sleep(linger.unwrap_or_default()), if linger.is_some() => {}
     }
+    Moved { up: bytes_up.load(Relaxed), down: bytes_down.load(Relaxed) }
+}
+
+/// Counts bytes that were read or written.
+pub(crate) fn count(counter: &AtomicU64, data: &[u8]) {
+    counter.fetch_add(data.len() as u64, Relaxed);
 }

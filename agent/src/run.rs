@@ -107,7 +107,7 @@ impl Agent {
             listeners,
             services: Arc::new(services),
             cluster: Arc::new(Cluster::new(&config.connect)?),
-            settings: Settings::from(&config.tunnel),
+            settings: Settings { stalled: metrics.stalled.clone(), ..Settings::from(&config.tunnel) },
             first_connect: config.connect.timeout.into(),
             tunnels: config.connect.tunnels,
             threads,
@@ -315,7 +315,7 @@ impl<T: Fn(Event)> Running<'_, T> {
         // One that is known by now is dropped.
         let Some(id) = self.plan.opened(&node_id, Instant::now()) else { return };
         info!(node.id = %node_id, listeners = agent.listeners.len(), "connected");
-        agent.metrics.connects.inc();
+        agent.metrics.opened(id, &node_id, tunnel.round_trip());
         let leave = CancellationToken::new();
         self.leaves.insert(id, leave.clone());
         if let Some(bundle) = tunnel.bundle.clone() {
@@ -344,6 +344,7 @@ impl<T: Fn(Event)> Running<'_, T> {
         // The task that keeps lanes is no tunnel, and has no number.
         let Some((id, node_id)) = self.ids.remove(&task) else { return };
         let alone = self.plan.ended(id, Instant::now());
+        self.agent.metrics.closed(id);
         if let Some(leave) = self.leaves.remove(&id) {
             // Its lanes are of no use without it.
             leave.cancel();

@@ -14,6 +14,7 @@ use piko_tunnel::dial::{Bundle, DialError, Dialed, Purpose};
 use piko_tunnel::grpc;
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::receive::Receiver;
+use piko_tunnel::round_trip::RoundTrip;
 use piko_tunnel::{SessionError, Settings, headers};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -134,6 +135,11 @@ impl Tunnel {
         let (sender, receiver) = control.split();
         let public = BTreeMap::new();
         Ok(Tunnel { node_id, bundle: None, session, sender, receiver, listeners: 0, public })
+    }
+
+    /// How long the node takes to answer PINGs, as long as anybody looks.
+    pub(crate) fn round_trip(&self) -> RoundTrip {
+        self.session.round_trip()
     }
 
     async fn register(&mut self, services: &Services, streams: &Streams) -> Result<(), AgentError> {

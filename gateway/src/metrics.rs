@@ -5,16 +5,17 @@ mod counted;
 mod endpoints;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use piko_bootstrap::metrics::{
-    Descriptors, add, counter, counters, gauge, gauges, latencies, method_label, raise,
+    Descriptors, add, counter, counters, fractions, gauge, gauges, latencies, method_label, raise,
 };
 use piko_net::{Counts, Reason, files};
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry, TextEncoder,
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Registry, TextEncoder,
 };
 
 pub use counted::Counted;
@@ -69,6 +70,9 @@ pub struct UpstreamMetrics {
     handshakes: IntCounterVec,
     /// `piko_upstreams_ejections_total{reason}`
     pub ejections: IntCounterVec,
+    /// `piko_upstream_stalled_streams_total`: counted where tunnels and links are driven, read when somebody asks.
+    pub stalled: Arc<AtomicU64>,
+    stalled_streams: IntCounter,
 }
 
 /// The gossip port: what table replication sends and receives. memberlist's own probes and exchanges are
@@ -119,6 +123,10 @@ pub struct Gauges {
     pub nodes: IntGaugeVec,
     /// `piko_cluster_links{node_id}`
     pub links: IntGaugeVec,
+    /// `piko_cluster_link_rtt_seconds{node_id}`
+    pub link_rtt: GaugeVec,
+    /// `piko_upstream_tunnel_rtt_seconds{quantile}`
+    pub tunnel_rtt: GaugeVec,
     /// `piko_gossip_entries{node_id}`
     pub entries: IntGaugeVec,
     /// `piko_tls_certificate_expiry_timestamp_seconds{port}`
@@ -193,6 +201,12 @@ impl Metrics {
                 "Upstreams set aside for what their services did, by why",
                 &["reason"],
             ),
+            stalled: Arc::default(),
+            stalled_streams: counter(
+                r,
+                "piko_upstream_stalled_streams_total",
+                "Streams of tunnels and links cut off, as they held bytes that nobody read",
+            ),
         };
         let gauge_values = Gauges {
             upstreams: gauge(r, "piko_upstreams_connected_upstreams", "Upstreams connected to this node"),
@@ -212,6 +226,18 @@ impl Metrics {
                 "piko_cluster_links",
                 "The link to each active node: 1 while it is up and answers, else 0",
                 &["node_id"],
+            ),
+            link_rtt: fractions(
+                r,
+                "piko_cluster_link_rtt_seconds",
+                "How long the other node took to answer the last PING on the link to it",
+                &["node_id"],
+            ),
+            tunnel_rtt: fractions(
+                r,
+                "piko_upstream_tunnel_rtt_seconds",
+                "How long agents took to answer the last PING, by share of the tunnels",
+                &["quantile"],
             ),
             entries: gauges(
                 r,
@@ -265,6 +291,7 @@ impl Metrics {
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         self.ports.read();
         self.descriptors.set(files::open(), files::limit());
+        raise(&self.upstream.stalled_streams, self.upstream.stalled.load(Relaxed));
         raise(&self.log_lost, piko_bootstrap::log::lost());
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

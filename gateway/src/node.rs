@@ -147,10 +147,11 @@ impl Node {
     /// [`Node::join`]. Nothing is bound any more when this fails. Several nodes may share `workers`.
     /// `traces`: where spans of requests go.
     pub async fn start(config: Config, workers: Arc<Workers>, traces: Traces) -> Result<Node, StartError> {
-        let settings = Settings::from(&config.tunnel);
         let key = cluster_key(&config).await?;
         let tls = NodeTls::load(&config)?;
         let metrics = Arc::new(Metrics::new(config.metrics.max_endpoints as usize));
+        let stalled = metrics.upstream.stalled.clone();
+        let settings = Settings { stalled, ..Settings::from(&config.tunnel) };
         let directory = Arc::new(ClusterDirectory::default());
         let cache = config.plugin_cache_dir.clone();
         let plugins = Arc::new(Plugins::new(directory.clone(), metrics.registry(), cache));

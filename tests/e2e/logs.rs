@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 
-use piko_test_support::client::get;
+use piko_test_support::client::{get, send};
 use piko_test_support::program::{ByShell, Node, Program, agent, cluster};
 use piko_test_support::service::Service;
 use piko_test_support::{eventually, free_addr};
@@ -182,4 +182,51 @@ async fn clients_read_where_the_time_went_where_the_node_is_to_say_so() {
         timing(&nodes[0], "/").await.contains_key("piko-retries").then_some(())
     })
     .await;
+}
+
+/// The line of a log with this message that has the trace.
+async fn said(program: &Program, message: &str, trace: &str) -> Value {
+    eventually(&format!("{message:?} is said"), || async {
+        let parsed = |line: &str| serde_json::from_str::<Value>(line).ok();
+        let log = program.log();
+        log.lines().filter_map(parsed).find(|line| line["message"] == message && line["trace_id"] == trace)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_agents_lines_have_the_trace_and_the_bytes_as_the_nodes_have() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let service = Service::start("one").await;
+    let agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &[]);
+    nodes[1].routes("my-endpoint", 200).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let headers = [NAMED, ("traceparent", &*parent)];
+    let answer = send(nodes[1].proxy, "POST", "/", &headers, "some words".into()).await.unwrap();
+    assert_eq!(answer.status, 200);
+    for program in [&nodes[1].program, &agent] {
+        let line = said(program, "request", trace).await;
+        assert_eq!(
+            (&line["bytes_in"], &line["bytes_out"]),
+            (&json!(10), &json!(answer.body.len())),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_has_one_line_however_many_endpoints_it_has() {
+    let node = &cluster(piko(), 1, &[]).await[0];
+    let service = Service::start("one").await;
+    let endpoints: Vec<_> = (0..10).map(|n| format!("e{n}/{}", service.addr)).collect();
+    let _agent = agent(piko(), node.upstream, &endpoints.join(","), &[]);
+    let line = eventually("the agent is named", || async {
+        let parsed = |line: &str| serde_json::from_str::<Value>(line).ok();
+        let log = node.program.log();
+        log.lines().filter_map(parsed).find(|line| line["message"] == "agent connected")
+    })
+    .await;
+    assert_eq!(line["endpoints"], "e0, e1, e2, e3, e4, e5, e6, e7 and 2 more");
+    assert!(!node.program.log().contains("\"e9\""), "{}", node.program.log());
 }

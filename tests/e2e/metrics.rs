@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use piko_test_support::client::get;
-use piko_test_support::program::Node;
+use piko_test_support::program::{Node, agent, cluster};
+use piko_test_support::service::Service;
+use piko_test_support::{eventually, free_addr};
 
 use crate::piko;
 
@@ -46,4 +48,32 @@ async fn dashboards_and_alerts_name_only_metrics_that_exist() {
         }
     }
     assert!(looked_at >= 6 && drawn.len() >= 20, "{looked_at} files, {drawn:?}");
+}
+
+#[tokio::test]
+async fn round_trips_of_tunnels_and_links_are_shown() {
+    let nodes = cluster(piko(), 2, &["--tunnel.ping-interval=1s"]).await;
+    let service = Service::start("one").await;
+    let own = free_addr();
+    let flags = ["--tunnel.ping-interval=1s", "--server.enabled", &format!("--server.bind-addr={own}")];
+    let _agent = agent(piko(), nodes[0].upstream, &format!("my-endpoint/{}", service.addr), &flags);
+    let other = nodes[1].id().await;
+    let names = [
+        "piko_upstream_tunnel_rtt_seconds".to_owned(),
+        format!("piko_cluster_link_rtt_seconds{{node_id=\"{other}\"}}"),
+    ];
+    for name in names {
+        eventually(&format!("{name} is measured"), || async {
+            (nodes[0].metric(&name).await > 0.0).then_some(())
+        })
+        .await;
+    }
+    eventually("the agent shows its own", || async {
+        let text = get(own, "/metrics", &[]).await.ok()?.text();
+        let line = text.lines().find(|line| line.starts_with("piko_agent_tunnel_rtt_seconds{"))?;
+        line.rsplit(' ').next()?.parse::<f64>().is_ok_and(|seconds| seconds > 0.0).then_some(())
+    })
+    .await;
+    let agents = nodes[0].status("/status/upstream/agents").await;
+    assert!(agents[0]["tunnels"][0]["rtt_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{agents}");
 }

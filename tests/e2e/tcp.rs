@@ -77,7 +77,7 @@ async fn takes_tcp(port: SocketAddr) {
 async fn t6_t11_a_forwarded_port_reaches_a_tcp_service_over_two_nodes() {
     let nodes = cluster(piko(), 2, &[]).await;
     let mut service = echo().await;
-    let _agent = tcp_agent(nodes[0].upstream, "my-database", service.addr);
+    let agent = tcp_agent(nodes[0].upstream, "my-database", service.addr);
     for node in &nodes {
         let (port, mut program) = forward(node.proxy, "my-database", &[]).await;
         takes_tcp(port).await;
@@ -101,6 +101,12 @@ async fn t6_t11_a_forwarded_port_reaches_a_tcp_service_over_two_nodes() {
         .await;
         program.signal("TERM");
         assert!(program.ended("the forwarder stops").await.success());
+        eventually("the agent's log says how much moved", || async {
+            let moved = "\"bytes_in\":30,\"bytes_out\":43,";
+            let log = agent.log();
+            log.lines().any(|line| line.contains("connection closed") && line.contains(moved)).then_some(())
+        })
+        .await;
     }
 }
 

@@ -19,6 +19,7 @@ use crate::io::{Io, Metered};
 use crate::joined::Joined;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::receive::Receiver;
+use crate::round_trip::RoundTrip;
 use crate::upkeep::Upkeep;
 use crate::{SessionError, Settings, Windows};
 
@@ -29,6 +30,7 @@ pub struct AgentSession<I: Io> {
     upkeep: Upkeep,
     gather: Gather,
     windows: Arc<Windows>,
+    round_trip: RoundTrip,
 }
 
 /// A stream the node opened: a request, a WebSocket or (method CONNECT) a TCP connection.
@@ -54,15 +56,16 @@ impl<I: Io> AgentSession<I> {
     }
 
     async fn start(io: I, settings: &Settings) -> Result<Self, SessionError> {
-        let windows = Windows::new();
+        let windows = Windows::new(settings.stalled.clone());
         // Nobody waits at this end: requests come from the other.
         let contact = Contact::new();
         let io = Joined::new(Metered { io, windows: windows.clone(), contact: contact.clone() });
         let mut connection = Box::new(settings.server().handshake::<_, Bytes>(io.clone()).await?);
         let pings = connection.ping_pong().expect("nobody took them before");
+        let round_trip = contact.round_trip().clone();
         let upkeep = Upkeep::new(windows.clone(), contact, pings, settings);
         let gather = Gather::new(Instant::now());
-        Ok(AgentSession { connection, io, upkeep, gather, windows })
+        Ok(AgentSession { connection, io, upkeep, gather, windows, round_trip })
     }
 
     /// The next stream; `None` once the tunnel has ended well. Also moves the tunnel's bytes, so it
@@ -95,6 +98,11 @@ impl<I: Io> AgentSession<I> {
             accepted.map_err(SessionError::Http2)
         })
         .await
+    }
+
+    /// How long the answer to the last PING took, as long as anybody looks.
+    pub fn round_trip(&self) -> RoundTrip {
+        self.round_trip.clone()
     }
 
     /// Tells the node to open no more streams (GOAWAY); those open finish, then `accept` ends.

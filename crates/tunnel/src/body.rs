@@ -29,7 +29,7 @@ impl RecvBody {
         RecvBody { stream, data_done: false, length, progress: Arc::default() }
     }
 
-    /// Touched whenever a chunk is handed on.
+    /// Counts each chunk that is handed on.
     pub fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
     }
@@ -51,7 +51,7 @@ impl Body for RecvBody {
         if !self.data_done {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    self.progress.touch();
+                    self.progress.count(data.len());
                     if let Some(left) = self.length.as_mut() {
                         // h2 refuses a body that is longer than its content-length (RFC 9113, section 8.1.1).
                         *left = left.saturating_sub(data.len() as u64);

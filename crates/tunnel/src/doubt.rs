@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::round_trip::RoundTrip;
+
 /// How long a request waits in silence before the other end is asked whether it lives. Services take that long, too:
 /// the answer costs two small frames.
 pub const ASK_AFTER: Duration = Duration::from_secs(1);
@@ -33,6 +35,7 @@ pub(crate) struct Contact {
     /// The same as `doubts`, to be read without a lock.
     doubted: AtomicBool,
     doubts: watch::Sender<bool>,
+    round_trip: RoundTrip,
 }
 
 /// A request that waits for the head of its answer, until it is dropped.
@@ -49,6 +52,7 @@ impl Contact {
             written: AtomicU64::new(0),
             doubted: AtomicBool::new(false),
             doubts: watch::Sender::new(false),
+            round_trip: RoundTrip::default(),
         })
     }
 
@@ -64,6 +68,10 @@ impl Contact {
 
     pub(crate) fn is_doubted(&self) -> bool {
         self.doubted.load(Relaxed)
+    }
+
+    pub(crate) fn round_trip(&self) -> &RoundTrip {
+        &self.round_trip
     }
 
     /// Ready when the other end is doubted.

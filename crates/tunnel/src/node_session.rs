@@ -6,6 +6,7 @@ use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
@@ -45,7 +46,7 @@ pub async fn handshake<I: Io>(
     settings: &Settings,
 ) -> Result<(Opener, Driver<I>, ControlStream), SessionError> {
     let whole = async {
-        let windows = Windows::new();
+        let windows = Windows::new(settings.stalled.clone());
         let contact = Contact::new();
         let io = Joined::new(Metered { io, windows: windows.clone(), contact: contact.clone() });
         let (sender, connection) = settings.client().handshake::<_, Bytes>(io.clone()).await?;
@@ -103,6 +104,11 @@ impl Opener {
     /// Waits until the other end is doubted.
     pub async fn doubted(&self) {
         self.contact.doubted().await;
+    }
+
+    /// How long the answer to the last PING took. Returns `None` before the first one.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.contact.round_trip().last()
     }
 
     /// Where responses on this tunnel are received: [`Windows::receive`] takes the body of one.

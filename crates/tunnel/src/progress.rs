@@ -14,11 +14,12 @@ pub struct Progress {
     start: Instant,
     /// Milliseconds from `start` to the last move.
     moved: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Progress { start: Instant::now(), moved: AtomicU64::new(0) }
+        Progress { start: Instant::now(), moved: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 }
 
@@ -26,6 +27,17 @@ impl Progress {
     /// Says that something moved just now, which begins the wait anew.
     pub fn touch(&self) {
         self.moved.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    /// The same of so many bytes.
+    pub fn count(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+        self.touch();
+    }
+
+    /// All bytes that were counted.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     /// Waits for `work` until nothing has moved for `limit`, and returns `None` then. Without a limit it only waits.

@@ -1,5 +1,7 @@
 //! What both ends of a tunnel agree on by configuration: windows and liveness.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use piko_bootstrap::config::TunnelConfig;
@@ -20,6 +22,8 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// How long its answer may take before the tunnel is taken for dead.
     pub ping_timeout: Duration,
+    /// Counts the streams that were cut off on all tunnels of these settings, because they held bytes that nobody read.
+    pub stalled: Arc<AtomicU64>,
 }
 
 impl From<&TunnelConfig> for Settings {
@@ -31,6 +35,7 @@ impl From<&TunnelConfig> for Settings {
             stall_timeout: config.stall_timeout.on(),
             ping_interval: config.ping_interval.into(),
             ping_timeout: config.ping_timeout.into(),
+            stalled: Arc::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::io::{Io, Metered};
 use crate::joined::Joined;
 use crate::limits::{GATHER_AFTER, GATHER_EVERY, START_WINDOW};
 use crate::probe::Probe;
+use crate::round_trip::RoundTrip;
 use crate::windows::Windows;
 use crate::{SessionError, Settings};
 
@@ -61,6 +62,7 @@ pub(crate) struct Upkeep {
     /// Small frames are gathered when this much was received, and not before this time.
     gather_at: (u64, Instant),
     probe: Probe,
+    round_trip: RoundTrip,
     /// The largest window that what is held leaves room for.
     allowed: u32,
     /// The window the other end was told, or is being told.
@@ -93,6 +95,7 @@ impl Upkeep {
             budget,
             stall: settings.stall_timeout,
             sent: None,
+            round_trip: contact.round_trip().clone(),
             doubt: Doubt::new(contact, settings.ping_interval, now),
             next_doubt: None,
             next_ping,
@@ -117,6 +120,7 @@ impl Upkeep {
             match self.pings.poll_pong(cx) {
                 Poll::Ready(Ok(_)) => {
                     let received = self.windows.received();
+                    self.round_trip.measured(now - sent.at);
                     self.probe.measured(received - sent.received, received, now);
                     self.sent = None;
                     self.next_ping = now + self.ping_interval;

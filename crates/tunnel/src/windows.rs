@@ -33,6 +33,8 @@ pub struct Windows {
     taken: AtomicU64,
     /// Streams cut off since the start.
     stalled: AtomicU64,
+    /// The same on all tunnels of these settings.
+    all_stalled: Arc<AtomicU64>,
     streams: Mutex<HashMap<StreamId, Arc<Slot>>>,
 }
 
@@ -59,12 +61,14 @@ pub(crate) struct Held {
 }
 
 impl Windows {
-    pub(crate) fn new() -> Arc<Self> {
+    /// `all`: counts the streams cut off on this tunnel and others.
+    pub(crate) fn new(all: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Windows {
             start: Instant::now(),
             received: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
+            all_stalled: all,
             streams: Mutex::default(),
         })
     }
@@ -174,6 +178,7 @@ impl Windows {
         let Some(mut stream) = slot.stream().take() else { return };
         self.count_taken(stream.used());
         self.stalled.fetch_add(1, Relaxed);
+        self.all_stalled.fetch_add(1, Relaxed);
         // h2 frees what it holds; what still arrives on it is thrown away.
         drop(stream);
         slot.was_cut.store(true, SeqCst);

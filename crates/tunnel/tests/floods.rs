@@ -26,6 +26,7 @@ async fn flooded(streams: usize) -> (AgentSession<DuplexStream>, WriteHalf<Duple
         stall_timeout: None,
         ping_interval: Duration::from_secs(10),
         ping_timeout: Duration::from_secs(5),
+        stalled: std::sync::Arc::default(),
     };
     // The pipe holds the whole flood, as a socket's buffers on both sides hold megabytes of it.
     let (near, far) = duplex(8 << 20);

@@ -28,6 +28,7 @@ fn settings() -> Settings {
         stall_timeout: None,
         ping_interval: Duration::from_secs(10),
         ping_timeout: Duration::from_secs(5),
+        stalled: std::sync::Arc::default(),
     }
 }
 

@@ -101,9 +101,21 @@ fn metrics(state: &State) -> Answer {
     }
     // Nodes come and go: only those known now are shown.
     gauges.links.reset();
+    gauges.link_rtt.reset();
     for node in state.table.active_remotes() {
-        let good = state.links.good(&node).is_some();
-        gauges.links.with_label_values(&[node.id.as_str()]).set(i64::from(good));
+        let good = state.links.good(&node);
+        gauges.links.with_label_values(&[node.id.as_str()]).set(i64::from(good.is_some()));
+        if let Some(rtt) = good.and_then(|link| link.round_trip()) {
+            gauges.link_rtt.with_label_values(&[node.id.as_str()]).set(rtt.as_secs_f64());
+        }
+    }
+    gauges.tunnel_rtt.reset();
+    let rtts = state.registry.round_trips();
+    for (label, share) in [("0.5", 0.5), ("0.99", 0.99), ("1", 1.0)] {
+        let at = (rtts.len() as f64 * share).ceil() as usize;
+        if let Some(rtt) = rtts.get(at.saturating_sub(1)) {
+            gauges.tunnel_rtt.with_label_values(&[label]).set(rtt.as_secs_f64());
+        }
     }
     gauges.entries.reset();
     for node in &nodes {

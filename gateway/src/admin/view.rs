@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use piko_bootstrap::access_log::ms;
 use piko_wire::{NodeId, Protocol};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -111,6 +112,9 @@ struct TunnelRow {
     addr: String,
     listeners: usize,
     inflight: usize,
+    /// How long the agent took to answer the last PING, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_ms: Option<f64>,
 }
 
 /// `GET /status/upstream/agents`: the agents with tunnels to this node, and where else they have some.
@@ -119,7 +123,9 @@ pub(super) fn agents(state: &State) -> Vec<AgentRow> {
     for upstream in state.registry.endpoints().into_values().flatten() {
         let tunnels = agents.entry((upstream.agent_id, upstream.key)).or_default();
         let (addr, inflight) = (upstream.addr.to_string(), upstream.inflight);
-        let tunnel = tunnels.entry(upstream.tunnel).or_insert(TunnelRow { addr, listeners: 0, inflight });
+        let rtt_ms = upstream.round_trip.map(ms);
+        let row = TunnelRow { addr, listeners: 0, inflight, rtt_ms };
+        let tunnel = tunnels.entry(upstream.tunnel).or_insert(row);
         tunnel.listeners += 1;
     }
     let local = state.table.local_id();

@@ -1,4 +1,4 @@
-//! What is counted for each endpoint. Their number is bounded: each has some 25 time series in Prometheus, and listeners'
+//! What is counted for each endpoint. Their number is bounded: each has some 30 time series in Prometheus, and listeners'
 //! names are the agents' choice. Those that find no place are counted together, as `other`.
 
 use std::collections::HashMap;

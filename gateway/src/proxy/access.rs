@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Version, header};
 use piko_bootstrap::access_line;
 use piko_bootstrap::access_log::{AccessLog, Field, ms};
-use piko_tunnel::headers;
+use piko_tunnel::{headers, trace};
 use pingora_proxy::Session;
 
 use super::forwarded;
@@ -31,6 +31,7 @@ pub(super) fn log(
     }
     let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
     let request_id = log.show(Field::RequestId, || request_id.and_then(|id| id.to_str().ok())).flatten();
+    let trace_id = log.show(Field::TraceId, || trace::id(&request.headers)).flatten();
     let method = log.show(Field::Method, || request.method.as_str());
     let host = log.show(Field::Host, || text(header::HOST)).flatten();
     let path = log.show(Field::Path, || request.uri.path());
@@ -58,7 +59,7 @@ pub(super) fn log(
     let response_headers = response.and_then(|head| log.config.response_headers.show(&head.headers));
     access_line!(
         log.config.level.as_str(), target: "piko::access", method, host, path, status,
-        endpoint = endpoint.map(tracing::field::display), upstream, client, request_id, error, gone_s, tries, bytes_in,
+        endpoint = endpoint.map(tracing::field::display), upstream, client, request_id, trace_id, error, gone_s, tries, bytes_in,
         bytes_out, duration_ms, queue_ms, first_byte_ms, scheme, protocol, user_agent, request_headers,
         response_headers, "request"
     );

@@ -159,6 +159,7 @@ mod tests {
             stall_timeout: None,
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(10),
+            stalled: std::sync::Arc::default(),
         };
         let (opener, driver, _control) = node_session::handshake(near, &settings).await.unwrap();
         let node = AbortOnDropHandle::new(tokio::spawn(async move { drop(driver.run().await) }));

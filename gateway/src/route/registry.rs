@@ -54,6 +54,8 @@ pub struct UpstreamView {
     pub tunnel: TargetId,
     /// Its agent, as other nodes know it.
     pub key: Option<u32>,
+    /// How long the agent took to answer the tunnel's last PING.
+    pub round_trip: Option<Duration>,
     /// Why it is set aside, if it is.
     pub out: Option<Out>,
     /// Its agent's probe says that the service does not work.
@@ -117,12 +119,23 @@ impl Registry {
                     inflight: upstream.target.inflight(),
                     tunnel: upstream.target.id(),
                     key: upstream.target.kind().agent_key(),
+                    round_trip: upstream.target.round_trip(),
                     out: upstream.health.lock().out(),
                     down: upstream.is_down(),
                 });
             }
         }
         shown
+    }
+
+    /// How long each tunnel's agent took to answer the last PING, shortest first; without those not asked yet.
+    pub fn round_trips(&self) -> Vec<Duration> {
+        let endpoints = self.endpoints.read();
+        let tunnels = endpoints.values().flat_map(|all| all.iter()).map(|one| (one.target.id(), &one.target));
+        let tunnels: HashMap<_, _> = tunnels.collect();
+        let mut all: Vec<_> = tunnels.values().filter_map(|target| target.round_trip()).collect();
+        all.sort_unstable();
+        all
     }
 
     /// How many endpoints, how many upstreams in all, and how many of these are set aside.
@@ -271,6 +284,11 @@ fn agents<'u>(upstreams: impl Iterator<Item = &'u Arc<Upstream>>) -> [u32; MAX_A
 }
 
 impl Registration {
+    /// What it is an upstream of.
+    pub fn route(&self) -> &RouteKey {
+        &self.upstream.route
+    }
+
     /// Takes what the agent's probe says of the service.
     pub fn report(&self, healthy: bool) {
         if !self.upstream.set_down(!healthy) {

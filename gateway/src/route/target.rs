@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use piko_tunnel::node_session::Opener;
@@ -157,6 +158,11 @@ impl Target {
         let lanes = self.lanes.load();
         let own = workers::current().and_then(|worker| lanes.get(worker)?.as_ref());
         own.unwrap_or(&self.first).is_doubted()
+    }
+
+    /// How long the other end took to answer the last PING. Returns `None` before the first one.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.first.round_trip()
     }
 
     /// From now on, no new requests.

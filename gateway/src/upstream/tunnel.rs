@@ -1,12 +1,14 @@
 //! One agent's tunnel: its listeners come and go by control messages until the tunnel ends.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use piko_tunnel::control::{ControlReceiver, ControlSender, Message, NOT_PERMITTED, Protocol};
 use piko_tunnel::io::BoxIo;
 use piko_tunnel::{EndpointId, SessionError, limits, node_session};
+use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::rebalance::Entry;
@@ -15,6 +17,11 @@ use crate::config::Public;
 use crate::route::EndpointKey;
 use crate::route::registry::Registration;
 use crate::route::target::{Kind, Target, agent_key};
+
+/// An agent registers its listeners in one go. After so long without another one, the log says which they are.
+const SETTLED: Duration = Duration::from_millis(100);
+/// So many of them have their names in that line.
+const NAMED: usize = 8;
 
 /// Runs one tunnel from the handshake to its end.
 pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
@@ -35,7 +42,6 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
     let kind = Kind::Agent { addr: agent.addr, agent_id: agent.id.clone(), key: agent_key(&agent.id) };
     let target = shared.targets.add(kind, opener);
     let _bundle = shared.bundles.open(agent.bundle.clone(), &target);
-    info!(agent.addr = %agent.addr, agent.id, "agent connected");
     let (sender, receiver) = control.split();
     let listeners = Listeners {
         agent: &agent,
@@ -60,7 +66,7 @@ pub(super) async fn run(io: BoxIo, agent: Agent, shared: Arc<Shared>) {
 /// Waits until the agent's token expires, if that ends its tunnel.
 async fn expiry(agent: &Agent) {
     match agent.admitted.claims.as_ref().and_then(|claims| claims.remaining()) {
-        Some(remaining) => tokio::time::sleep(remaining).await,
+        Some(remaining) => sleep(remaining).await,
         None => std::future::pending().await,
     }
 }
@@ -78,7 +84,7 @@ impl Listeners<'_> {
     /// Answers control messages; ends only with the control stream.
     async fn serve(mut self, mut sender: ControlSender, mut receiver: ControlReceiver) -> SessionError {
         let mut drain = self.shared.drain.subscribe();
-        let mut told = false;
+        let (mut told, mut said) = (false, false);
         loop {
             let reply = tokio::select! {
                 message = receiver.recv() => match message {
@@ -101,6 +107,11 @@ impl Listeners<'_> {
                     told = true;
                     Some(Message::Drain { grace_ms: 0 })
                 }
+                () = sleep(SETTLED), if !said => {
+                    said = true;
+                    self.say();
+                    None
+                }
             };
             if let Some(reply) = reply
                 && let Err(e) = sender.send(&reply).await
@@ -108,6 +119,20 @@ impl Listeners<'_> {
                 return e;
             }
         }
+    }
+
+    /// One line for a tunnel, however many endpoints it has.
+    fn say(&self) {
+        let mut names: Vec<_> = self.open.values().map(|listener| listener.route().to_string()).collect();
+        names.sort_unstable();
+        let more = names.len().saturating_sub(NAMED);
+        names.truncate(NAMED);
+        let mut endpoints = names.join(", ");
+        if more > 0 {
+            // Writing to a string does not fail.
+            let _ = write!(endpoints, " and {more} more");
+        }
+        info!(agent.addr = %self.agent.addr, agent.id = self.agent.id, endpoints, "agent connected");
     }
 
     fn on(&mut self, message: Message) -> Option<Message> {
@@ -150,7 +175,7 @@ impl Listeners<'_> {
             return Err(("too_many_listeners", format!("a tunnel has at most {}", limits::MAX_LISTENERS)));
         }
         let public = self.public(&endpoint, protocol);
-        info!(%endpoint, ?protocol, agent.addr = %self.agent.addr, "registered endpoint");
+        debug!(%endpoint, ?protocol, agent.addr = %self.agent.addr, "registered endpoint");
         self.open.insert(id, self.shared.registry.register(endpoint.by(protocol), self.target.clone()));
         self.entry.set_listeners(self.open.len());
         Ok(public)

@@ -12,6 +12,7 @@ pub enum Field {
     Upstream,
     Client,
     RequestId,
+    TraceId,
     Error,
     GoneS,
     Tries,
@@ -46,6 +47,7 @@ impl Field {
             Field::Upstream => "upstream",
             Field::Client => "client",
             Field::RequestId => "request_id",
+            Field::TraceId => "trace_id",
             Field::Error => "error",
             Field::GoneS => "gone_s",
             Field::Tries => "tries",
@@ -80,6 +82,7 @@ impl Side {
                 Upstream,
                 Client,
                 RequestId,
+                TraceId,
                 Error,
                 GoneS,
                 Tries,
@@ -92,7 +95,10 @@ impl Side {
                 Protocol,
                 UserAgent,
             ],
-            Side::Agent => &[Endpoint, Method, Path, RequestId, Status, Error, DurationMs, Host, UserAgent],
+            Side::Agent => &[
+                Endpoint, Method, Path, RequestId, TraceId, Status, Error, BytesIn, BytesOut, DurationMs,
+                Host, UserAgent,
+            ],
         }
     }
 
