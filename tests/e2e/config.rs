@@ -261,42 +261,6 @@ async fn a_port_in_use_is_named_and_no_other_is_opened() {
     }
 }
 
-/// SIGHUP takes what a running node can take, and names the rest.
-#[tokio::test]
-async fn a_reload_takes_the_log_and_names_what_needs_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("server.yaml");
-    let write = |text: &str| std::fs::write(&file, text).unwrap();
-    write("log: {level: info}\nproxy: {timeout: 10s}\n");
-    let node = Node::start(piko(), &[], &["--config.path", file.to_str().unwrap()]);
-    node.ready().await;
-    let said = |words: &'static str| {
-        let log = || node.program.log();
-        eventually(words, move || {
-            let found = log().contains(words).then_some(());
-            async move { found }
-        })
-    };
-    write(
-        "log: {level: debug}\nproxy: {timeout: 11s, auth: {hmac_secret_key: 0123456789abcdef0123456789abcdef}}\n",
-    );
-    node.program.signal("HUP");
-    said("these keys have changed since the start and need a restart").await;
-    assert!(
-        node.program.log().contains("\"keys\":\"proxy.auth.hmac_secret_key, proxy.timeout\""),
-        "{}",
-        node.program.log()
-    );
-    assert!(!node.program.log().contains("0123456789abcdef"));
-    // Said at debug alone: an agent that is none.
-    let nonsense = piko_test_support::client::raw(node.upstream, b"nonsense\r\n\r\n").await;
-    drop(nonsense);
-    said("\"level\":\"DEBUG\"").await;
-    write("log: {level: loud}\n");
-    node.program.signal("HUP");
-    said("configuration refused, nothing changed").await;
-}
-
 /// What a variable holds is one value: a `#` does not cut it, a line break adds no keys.
 #[tokio::test]
 async fn a_variable_in_a_file_is_one_value_whatever_is_in_it() {
@@ -401,4 +365,24 @@ async fn c9_what_wins() {
         })
         .await;
     }
+}
+
+/// A file that people bring along from another tool is known for one, and what is made of it is good.
+#[test]
+fn a_file_of_another_tool_is_named_and_translated() {
+    let dir = tempfile::tempdir().unwrap();
+    let (frp, ours) = (dir.path().join("frpc.yaml"), dir.path().join("agent.yaml"));
+    std::fs::write(&frp, "serverAddr: gateway.example\nproxies: [{name: web, type: http, localPort: 80}]\n")
+        .unwrap();
+    let checked = run(piko(), &["config", "check", frp.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(78));
+    assert!(says(&checked).contains("a configuration of frp; `piko migrate "), "{}", says(&checked));
+    let migrated = run(piko(), &["migrate", frp.to_str().unwrap(), "--out", ours.to_str().unwrap()]);
+    assert!(
+        migrated.status.success() && says(&migrated).contains("made of one of frp"),
+        "{}",
+        says(&migrated)
+    );
+    let checked = run(piko(), &["config", "check", "--kind", "agent", ours.to_str().unwrap()]);
+    assert!(checked.status.success(), "{}", says(&checked));
 }

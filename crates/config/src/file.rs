@@ -7,6 +7,7 @@ use serde_yaml::{Mapping, Value};
 
 use crate::error::ConfigError;
 use crate::expand::{self, Reference};
+use crate::foreign::Tool;
 use crate::keys;
 use crate::lines::{line_of_key, line_of_name};
 
@@ -31,7 +32,11 @@ pub(crate) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Pars
         (text, references) = expand::mark(&text, |name| std::env::var(name).ok());
     }
     let mut root: Value = serde_yaml::from_str(&text).map_err(|e| {
-        wrong(e.location().map(|at| at.line()), format!("not valid YAML: {}", without_location(&e)))
+        let mut message = format!("not valid YAML: {}", without_location(&e));
+        if path.extension().is_some_and(|name| name == "toml") {
+            message += "; configuration is YAML here (`piko migrate` translates frp's TOML)";
+        }
+        wrong(e.location().map(|at| at.line()), message)
     })?;
     if root.is_null() {
         root = Value::Mapping(Mapping::new());
@@ -40,6 +45,13 @@ pub(crate) fn parse<T: ConfigSpec>(path: &Path, expand_env: bool) -> Result<Pars
         return Err(wrong(
             Some(1),
             "expected keys and values, such as `proxy: {bind_addr: \":8000\"}`".into(),
+        ));
+    }
+    if let Some(tool) = Tool::of(&root) {
+        let (name, path) = (tool.name(), path.display());
+        return Err(wrong(
+            None,
+            format!("this is a configuration of {name}; `piko migrate {path}` translates it"),
         ));
     }
     let renamed = rename(&mut root, T::ALIASES);

@@ -13,6 +13,7 @@ mod error;
 mod expand;
 mod file;
 mod flags;
+pub mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod keys;
