@@ -10,7 +10,7 @@ use piko_tunnel::limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::{TrustedProxies, bind, normal_domain};
+use super::values::{TrustedProxies, bind, check_domain, normal_domain};
 use super::{AffinityConfig, ConnectionsConfig, LimitsConfig, PublicUrl};
 use crate::auth::AuthConfig;
 use crate::route::{EndpointKey, TenantId};
@@ -105,7 +105,7 @@ pub struct EndpointConfig {
 }
 
 /// A tenant's clients.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProxyTenantConfig {
     /// Hosts that are these, or are below them, are the tenant's; directly below, the first label names the endpoint.
@@ -243,6 +243,7 @@ impl ProxyConfig {
     }
 
     fn validate_tenants(&self) -> Result<(), Invalid> {
+        self.domains.iter().try_for_each(|domain| check_domain("proxy.domains", domain))?;
         let mut owners: BTreeMap<_, _> =
             self.domains.iter().map(|domain| (normal_domain(domain), "proxy.domains".to_owned())).collect();
         for (id, tenant) in &self.tenants {
@@ -253,12 +254,7 @@ impl ProxyConfig {
             tenant.auth.validate(&format!("{key}.auth"))?;
             for domain in &tenant.domains {
                 let key = format!("{key}.domains");
-                if normal_domain(domain).is_empty() {
-                    return Err(Invalid::new(
-                        key,
-                        format!("{domain:?} is no domain; write it like acme.example.com"),
-                    ));
-                }
+                check_domain(&key, domain)?;
                 if let Some(other) = owners.insert(normal_domain(domain), key.clone()) {
                     return Err(Invalid::new(key, format!("{domain:?} is in {other}, too")));
                 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use piko_bootstrap::config::BindAddr;
+use piko_bootstrap::config::{BindAddr, Invalid};
 
 /// The proxies whose statements about a client are believed: `proxy.trusted_proxies`.
 #[derive(Debug, Clone, Default)]
@@ -31,9 +31,26 @@ impl TrustedProxies {
     }
 }
 
-/// A domain as it is compared: in lower case, without dots around it.
+/// A domain as it is compared: in lower case, without dots around it. `*.example.com`, as certificates and other
+/// programs have it, is all below `example.com`, and so is that itself.
 pub fn normal_domain(domain: &str) -> String {
-    domain.trim_matches('.').to_ascii_lowercase()
+    domain.strip_prefix("*.").unwrap_or(domain).trim_matches('.').to_ascii_lowercase()
+}
+
+/// Is it a domain that hosts can be below?
+///
+/// # Errors
+/// If no host can: a URL, a port, a blank, an asterisk elsewhere.
+pub(super) fn check_domain(key: &str, domain: &str) -> Result<(), Invalid> {
+    let normal = normal_domain(domain);
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    if normal.split('.').all(label) {
+        return Ok(());
+    }
+    Err(Invalid::new(key, format!("{domain:?} is no domain; write it like example.com")))
 }
 
 /// A default of `bind_addr`.

@@ -115,6 +115,7 @@ mod tests {
 
     #[test]
     fn with_domains_only_hosts_under_them_count() {
+        assert_eq!(by_host("a.example.com", &["*.example.com"]), Ok(Asked::Under("a")));
         let domains = [".Tunnel.example.com"];
         assert_eq!(by_host("a.tunnel.EXAMPLE.com:80", &domains), Ok(Asked::Under("a")));
         assert_eq!(by_host("A.b.tunnel.example.com", &domains), Ok(Asked::Under("A.b")));
