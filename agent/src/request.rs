@@ -13,6 +13,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Body as _;
 use piko_bootstrap::access_line;
 use piko_bootstrap::access_log::{Field, ms};
+use piko_bootstrap::traces::Context;
 use piko_tunnel::body::RecvBody;
 use piko_tunnel::grpc;
 use piko_tunnel::headers::{self, BadFraming, Framing};
@@ -22,7 +23,6 @@ use piko_tunnel::patience::Patience;
 use piko_tunnel::progress::Progress;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
-use piko_tunnel::trace;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::InspectReader;
@@ -72,7 +72,9 @@ pub(crate) async fn serve(
             .show(Field::UserAgent, || request.headers().get(header::USER_AGENT).cloned())
             .flatten(),
         request_headers: log.config.request_headers.show(request.headers()),
-        trace_id: log.show(Field::TraceId, || trace::id(request.headers()).map(str::to_owned)).flatten(),
+        trace_id: log
+            .show(Field::TraceId, || Context::trace_id(request.headers()).map(str::to_owned))
+            .flatten(),
     });
     let counted = service.metrics.begin(service.endpoint.as_str(), request.method());
     let (mut parts, stream) = request.into_parts();

@@ -9,9 +9,10 @@ use h2::server::SendResponse;
 use http::{Request, Response, StatusCode};
 use piko_bootstrap::access_line;
 use piko_bootstrap::access_log::{Field, ms};
+use piko_bootstrap::traces::Context;
 use piko_tunnel::receive::Receiver;
 use piko_tunnel::stream::TunnelStream;
-use piko_tunnel::{headers, trace, websocket};
+use piko_tunnel::{headers, websocket};
 use tokio::io::copy_bidirectional;
 use tokio_util::io::{InspectReader, InspectWriter};
 use tracing::debug;
@@ -52,7 +53,8 @@ pub(crate) async fn serve(
     let (log, started) = (&service.access_log, Instant::now());
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let request_id = log.show(Field::RequestId, || header(headers::REQUEST_ID)).flatten();
-    let trace_id = log.show(Field::TraceId, || trace::id(request.headers()).map(str::to_owned)).flatten();
+    let trace_id =
+        log.show(Field::TraceId, || Context::trace_id(request.headers()).map(str::to_owned)).flatten();
     if !log.config.disable {
         access_line!(
             log.config.level.as_str(), endpoint = %service.endpoint, request_id, trace_id, "connection opened"

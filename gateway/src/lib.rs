@@ -19,6 +19,7 @@ pub mod peer;
 pub mod plugins;
 mod ports;
 pub mod proxy;
+pub mod reload;
 pub mod route;
 pub mod shutdown;
 pub mod tls;

@@ -4,12 +4,13 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use piko_bootstrap::config::BindAddr;
 use piko_bootstrap::traces::Traces;
-use piko_plugin_host::{HostError, PluginConfig, Reloaded};
+use piko_plugin_host::{HostError, Reloaded};
 use piko_tunnel::Settings;
 use piko_wire::{InvalidNode, NodeId};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,13 +19,14 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::auth::{Guard, KeyError};
 use crate::cluster::{self, Cluster, ClusterError, Identity, Table};
-use crate::config::{Config, PublicUrl, advertised};
+use crate::config::{Config, advertised};
 use crate::heartbeat::Pulses;
 use crate::metrics::Metrics;
 use crate::peer::{self, Dialler, PeerPort};
 use crate::plugins::{ClusterDirectory, Plugins};
 use crate::ports::{Ports, Secured};
-use crate::proxy::{Pages, PagesError, Proxy, ProxyParts};
+use crate::proxy::{PagesError, Proxy, ProxyParts};
+use crate::reload::{self, Guards};
 use crate::route::target::Targets;
 use crate::route::{Links, Registry, Router};
 use crate::shutdown;
@@ -46,6 +48,10 @@ pub struct Node {
     cluster: Arc<Cluster>,
     router: Arc<Router>,
     plugins: Arc<Plugins>,
+    admin: Arc<admin::State>,
+    orders: Mutex<mpsc::Receiver<admin::Order>>,
+    /// What it serves by now.
+    running: Mutex<(Config, Guards)>,
     parts: Parts,
 }
 
@@ -147,6 +153,8 @@ impl Node {
     /// [`Node::join`]. Nothing is bound any more when this fails. Several nodes may share `workers`.
     /// `traces`: where spans of requests go.
     pub async fn start(config: Config, workers: Arc<Workers>, traces: Traces) -> Result<Node, StartError> {
+        let guards = Guards::new(&config)?;
+        let fresh = reload::fresh(&config.proxy, &guards)?;
         let key = cluster_key(&config).await?;
         let tls = NodeTls::load(&config)?;
         let metrics = Arc::new(Metrics::new(config.metrics.max_endpoints as usize));
@@ -215,6 +223,7 @@ impl Node {
         let ports = Ports::new(&config, &metrics.ports, &secured);
 
         let ready = watch::Sender::new(false);
+        let (give, orders) = admin::channel();
         let state = admin::State {
             table: table.clone(),
             registry: registry.clone(),
@@ -224,12 +233,16 @@ impl Node {
             ready: ready.subscribe(),
             pulses,
             hosts: admin::Hosts::new(&config.admin.allowed_hosts, &config.admin.advertise_addr),
-            auth: Guard::new(&config.admin.auth)?,
+            auth: ArcSwap::new(guards.operators.clone()),
+            orders: give,
             links,
             gossip_addr: cluster.gossip_addr(),
         };
-        background.keep_keys(&state.auth);
+        for guard in [&guards.clients, &guards.agents, &guards.operators] {
+            background.keep_keys(guard);
+        }
         let state = Arc::new(state);
+        let shown = state.clone();
         let tls_admin = Acceptor::new(tls.admin.as_ref())?;
         let admin = Admin::start(listeners.admin, ports.admin, tls_admin, state.clone())?;
         let peer = PeerPort::start(
@@ -247,19 +260,11 @@ impl Node {
         let options = UpstreamOptions {
             node_id: id.clone(),
             tunnel: settings,
-            auth: Guard::for_agents(&config.upstream.auth, config.upstream.tenants())?,
+            admission: ArcSwap::from_pointee(reload::admission(&config.proxy, &guards)),
             tls: Acceptor::new(tls.upstream.as_ref())?,
             rebalance: config.upstream.rebalance.clone(),
-            // One that is none was refused when the configuration was checked.
-            public: PublicUrl::parse(&config.proxy.public_url).ok().flatten(),
-            domains: config
-                .proxy
-                .tenants()
-                .filter_map(|(id, tenant)| Some((id, tenant.domains.first()?.clone())))
-                .collect(),
             workers: workers.clone(),
         };
-        background.keep_keys(&options.auth);
         let upstream = UpstreamPort::start(
             listeners.upstream,
             ports.upstream,
@@ -269,15 +274,10 @@ impl Node {
             targets.clone(),
             metrics.clone(),
         )?;
-        let tenants = config.proxy.tenants().map(|(id, tenant)| (id, &tenant.auth));
-        let auth = Guard::for_clients(&config.proxy.auth, tenants)?;
-        background.keep_keys(&auth);
         let tls = Acceptor::http(tls.proxy.as_ref())?;
-        let pages = Pages::load(config.proxy.error_pages.dir.as_deref())?;
         let (plugins_too, router_too) = (plugins.clone(), router.clone());
-        let parts =
-            ProxyParts { tls, auth, pages, plugins: plugins_too, router: router_too, metrics, traces };
-        let proxy = Proxy::start(listeners.proxy, ports.proxy, &config.proxy, parts, &workers)?;
+        let parts = ProxyParts { tls, plugins: plugins_too, router: router_too, metrics, traces };
+        let proxy = Proxy::start(listeners.proxy, ports.proxy, fresh, parts, &workers)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };
         info!(
@@ -298,6 +298,9 @@ impl Node {
             cluster,
             router,
             plugins,
+            admin: shown,
+            orders: Mutex::new(orders),
+            running: Mutex::new((config, guards)),
             parts,
         };
         Ok(node)
@@ -322,12 +325,34 @@ impl Node {
         while !table.has_a_table() && changes.changed().await.is_ok() {}
     }
 
-    /// Takes a new list of plugins, all of it or nothing.
+    /// The next order that the admin port was given.
+    pub async fn order(&self) -> admin::Order {
+        match self.orders.lock().await.recv().await {
+            Some(order) => order,
+            // The port holds the other end as long as the node lives.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes what a running node can take of another configuration ([`reload::TAKEN`]), all of that or nothing. Requests
+    /// and tunnels that are open stay as they are.
     ///
     /// # Errors
-    /// If one cannot be loaded: those that run stay.
-    pub async fn reload_plugins(&self, list: &[PluginConfig]) -> Result<Reloaded, HostError> {
-        self.plugins.load(list).await
+    /// If a key, a page or a plugin is no good: nothing has changed then.
+    pub async fn reload(&self, config: Config) -> Result<Reloaded, StartError> {
+        let mut running = self.running.lock().await;
+        let (before, guards_before) = &*running;
+        let guards = guards_before.again(before, &config)?;
+        let fresh = reload::fresh(&config.proxy, &guards)?;
+        let plugins = self.plugins.load(&config.plugins).await?;
+        // Nothing can fail from here on.
+        guards.unlike(guards_before).for_each(|guard| self.parts.background.keep_keys(guard));
+        self.router.set_rules(config.health.rules());
+        self.parts.upstream.reload(reload::admission(&config.proxy, &guards));
+        self.parts.proxy.reload(fresh);
+        self.admin.auth.store(guards.operators.clone());
+        *running = (config, guards);
+        Ok(plugins)
     }
 
     /// This node's id, new at every start.

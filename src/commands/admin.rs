@@ -142,8 +142,8 @@ pub(crate) enum Unanswered {
     Unreachable(#[source] hyper_util::client::legacy::Error),
     #[error("no answer within {WITHIN:?}")]
     Late,
-    #[error("request: bad status: {}{}", .0.as_u16(), cure(*.0))]
-    Status(StatusCode),
+    #[error("request: bad status: {}{}{}", .0.as_u16(), .1, cure(*.0))]
+    Status(StatusCode, String),
 }
 
 impl Unanswered {
@@ -152,7 +152,7 @@ impl Unanswered {
     }
 
     pub(crate) fn is_not_permitted(&self) -> bool {
-        matches!(self, Unanswered::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+        matches!(self, Unanswered::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _))
     }
 }
 
@@ -160,7 +160,6 @@ fn cure(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => " (no such node, or no such route)",
         StatusCode::UNAUTHORIZED => " (give a token with --token-file or PIKO_STATUS_TOKEN)",
-        StatusCode::FORBIDDEN => " (the token does not permit it)",
         StatusCode::MISDIRECTED_REQUEST => {
             " (the port does not answer to this name: see admin.allowed_hosts)"
         }
@@ -172,10 +171,12 @@ async fn exchange(request: Request<Empty<Bytes>>, tls: ClientTls) -> anyhow::Res
     let client = Client::builder(TokioExecutor::new()).build(tls.connector(HttpConnector::new(), false));
     let response = client.request(request).await.map_err(Unanswered::Unreachable)?;
     let status = response.status();
-    if !status.is_success() {
-        return Err(Unanswered::Status(status).into());
-    }
     let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    if !status.is_success() {
+        let words = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body.to_bytes()).ok());
+        let words = words.and_then(|words| Some(format!(": {}", words["error"].as_str()?)));
+        return Err(Unanswered::Status(status, words.unwrap_or_default()).into());
+    }
     let body = body.map_err(|e| anyhow::anyhow!("read answer: {e}"))?.to_bytes();
     serde_json::from_slice(&body).context("answer is no JSON; is this an admin port?")
 }

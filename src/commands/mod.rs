@@ -12,6 +12,7 @@ mod forward;
 mod migrate;
 mod plugin;
 mod process;
+mod reload;
 mod secrets;
 mod server;
 mod service;
@@ -37,7 +38,7 @@ use exit::{BAD_CONFIG, BadConfig, NOT_PERMITTED, NotPermitted, UNREACHABLE};
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["server", "agent", "forward", "demo"]),
     ("Look", &["status"]),
-    ("Set up", &["config", "token", "cert", "cluster", "service", "plugin", "migrate"]),
+    ("Set up", &["config", "reload", "token", "cert", "cluster", "service", "plugin", "migrate"]),
     ("Shell", &["completions", "man"]),
 ];
 
@@ -64,6 +65,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("service", m)) => service::run(m),
         Some(("migrate", m)) => migrate::run(m),
         Some(("config", m)) => config::run(m),
+        Some(("reload", m)) => reload::run(m),
         Some(("plugin", m)) => plugin::run(m),
         Some(("bench", m)) => bench::run(m),
         Some(("completions", m)) => words::completions(m, command()),
@@ -124,6 +126,7 @@ fn command() -> Command {
         .subcommand(status::command())
         .subcommand(demo::command())
         .subcommand(config::command())
+        .subcommand(reload::command())
         .subcommand(token::command())
         .subcommand(cluster::command())
         .subcommand(cert::command())

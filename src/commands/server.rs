@@ -6,8 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{ArgMatches, Command};
 use piko_config::Seen;
+use piko_gateway::admin::{Order, Reloaded, Taken};
 use piko_gateway::config::Config;
 use piko_gateway::node::Node;
+use piko_gateway::reload::is_taken;
 use piko_gateway::workers::Workers;
 use tracing::{info, warn};
 
@@ -47,8 +49,25 @@ async fn serve(config: Config, workers: Arc<Workers>, matches: &ArgMatches) -> a
             return Err(e).context("failed to run server");
         }
     }
-    while signals.first.run_until_cancelled(hangup.recv()).await.is_some() {
-        reload(&node, matches, &seen).await;
+    loop {
+        let reply = tokio::select! {
+            () = signals.first.cancelled() => break,
+            Some(()) = hangup.recv() => None,
+            Order::Reload(reply) = node.order() => Some(reply),
+        };
+        let done = reload(&node, matches, &seen).await;
+        match &done {
+            Ok(Taken { needs_restart, .. }) if needs_restart.is_empty() => {}
+            Ok(Taken { needs_restart, .. }) => {
+                let keys = needs_restart.join(", ");
+                warn!(keys, "reload: these keys have changed since the start and need a restart");
+            }
+            Err(why) => warn!("reload: configuration refused, nothing changed: {why}"),
+        }
+        if let Some(reply) = reply {
+            // Who gave the order may be gone.
+            let _ = reply.send(done);
+        }
     }
     tokio::select! {
         () = node.shutdown() => {}
@@ -60,29 +79,16 @@ async fn serve(config: Config, workers: Arc<Workers>, matches: &ArgMatches) -> a
     Ok(ExitCode::SUCCESS)
 }
 
-/// SIGHUP: reads the configuration again and takes what a running node can take (docs/operations.md, "Reload"). All of
-/// it or, where one thing is wrong, nothing.
-async fn reload(node: &Node, matches: &ArgMatches, started_with: &Seen) {
+/// Reads the configuration again and takes what a running node can take (docs/operations.md, "Reload"). All of it or,
+/// where one thing is wrong, nothing.
+async fn reload(node: &Node, matches: &ArgMatches, started_with: &Seen) -> Reloaded {
     let read = process::load::<Config>(matches)
         .and_then(|config| Ok((config, piko_config::seen::<Config>(matches)?)));
-    let (config, now) = match read {
-        Ok(read) => read,
-        Err(e) => return warn!("SIGHUP: configuration refused, nothing changed: {e:#}"),
-    };
-    let done = match node.reload_plugins(&config.plugins).await {
-        Ok(done) => done,
-        Err(e) => return warn!("SIGHUP: plugins refused, nothing changed: {e}"),
-    };
-    log::set(&config.log);
-    info!(
-        loaded = done.loaded,
-        plugins = done.total,
-        log.level = config.log.level,
-        "SIGHUP: reloaded plugins and log"
-    );
-    let needs_restart = |key: &String| !key.starts_with("plugins") && !key.starts_with("log.");
-    let left: Vec<_> = started_with.changed(&now).into_iter().filter(needs_restart).collect();
-    if !left.is_empty() {
-        warn!(keys = left.join(", "), "SIGHUP: these keys have changed since the start and need a restart");
-    }
+    let (config, now) = read.map_err(|e| format!("{e:#}"))?;
+    let log = config.log.clone();
+    let done = node.reload(config).await.map_err(|e| e.to_string())?;
+    log::set(&log);
+    info!(loaded = done.loaded, plugins = done.total, log.level = log.level, "reloaded");
+    let needs_restart = started_with.changed(&now).into_iter().filter(|key| !is_taken(key)).collect();
+    Ok(Taken { loaded_plugins: done.loaded, needs_restart })
 }

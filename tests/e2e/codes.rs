@@ -34,6 +34,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
         &["too_many_connections", "too_many_connections_of_address"],
     ),
     ("admin.rs: of the admin port", &["unknown_host", "no_link", "node_timeout", "stuck"]),
+    ("reload.rs: of the admin port", &["open_port", "configuration_refused"]),
     ("tunnels.rs: to agents", &["busy"]),
     ("nowhere: faults of ours", &["internal", "upstream_bad_response", "upstream_unasked_upgrade"]),
 ];

@@ -39,6 +39,7 @@ mod proxy;
 mod pump;
 mod reach;
 mod rebalance;
+mod reload;
 mod rude;
 mod screen;
 mod services;

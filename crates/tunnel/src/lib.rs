@@ -37,7 +37,6 @@ pub mod receive;
 pub mod round_trip;
 mod settings;
 pub mod stream;
-pub mod trace;
 mod upkeep;
 pub mod websocket;
 mod windows;

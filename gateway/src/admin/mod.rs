@@ -3,6 +3,8 @@
 mod answer;
 mod forward;
 mod hosts;
+mod order;
+mod orders;
 mod routes;
 mod state;
 mod view;
@@ -22,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tls::Acceptor;
 pub(crate) use hosts::Hosts;
+pub(crate) use order::channel;
+pub use order::{Order, Reloaded, Taken};
 pub(crate) use routes::answer_peer;
 pub use state::State;
 

@@ -1,4 +1,4 @@
-//! The routes of the admin port. `GET` and `HEAD` only; each takes `?forward=<node id>`.
+//! The routes of the admin port: `GET` and `HEAD`, each of which takes `?forward=<node id>`, and orders.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 
 use super::answer::{Answer, error, json, status, with_type};
 use super::state::State;
-use super::{forward, view};
+use super::{forward, orders, view};
 use crate::auth::Denied;
 use crate::cluster::Status;
 use crate::tls;
@@ -23,11 +23,14 @@ pub(super) async fn answer(request: &Request<Incoming>, state: &State, probes_on
     if probes_only && (!PROBES.contains(&request.uri().path()) || request.uri().query().is_some()) {
         return busy();
     }
-    if let Err(denied) = state.auth.admit(request.headers(), None).await {
+    if let Err(denied) = state.auth.load_full().admit(request.headers(), None).await {
         return refuse(denied);
     }
     if let Some(node) = query(request, "forward").filter(|node| state.table.local_id() != **node) {
         return forward::to(&node, state, request).await;
+    }
+    if let Some(answer) = orders::answer(request, state).await {
+        return answer;
     }
     answer_peer(request.method(), request.uri().path(), state)
 }

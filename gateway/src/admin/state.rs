@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use piko_bootstrap::tls::ServerTls;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::hosts::Hosts;
+use super::order::Order;
 use crate::auth::Guard;
 use crate::cluster::Table;
 use crate::heartbeat::Pulses;
@@ -33,7 +35,9 @@ pub struct State {
     /// Under which names the port is asked.
     pub(crate) hosts: Hosts,
     /// Checks the tokens of those who ask.
-    pub auth: Guard,
+    pub auth: ArcSwap<Guard>,
+    /// Where orders go.
+    pub(crate) orders: mpsc::Sender<Order>,
     /// The links to other nodes, for `?forward=`.
     pub links: Arc<Links>,
     /// This node's own gossip address, which its table does not have.

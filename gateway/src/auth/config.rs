@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Whose tokens a port takes. Without a key it takes everyone.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// Secret of HS256, HS384 and HS512 tokens: 32 bytes or more.
@@ -31,7 +31,7 @@ pub struct AuthConfig {
 }
 
 /// A JSON Web Key Set (RFC 7517).
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JwksConfig {
     /// `https://…`, `http://…` or `file:///…`. Empty: none.

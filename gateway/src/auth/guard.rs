@@ -82,6 +82,11 @@ impl Guard {
         Ok(guard)
     }
 
+    /// Does it ask for tokens?
+    pub fn asks(&self) -> bool {
+        self.everyone.is_some() || self.tenants_only
+    }
+
     /// The key sets it uses. Each has to be kept fresh: [`Jwks::keep`].
     pub fn key_sets(&self) -> impl Iterator<Item = Arc<Jwks>> {
         self.everyone.iter().chain(self.tenants.values()).filter_map(Verifier::key_set)

@@ -183,7 +183,8 @@ impl Jwks {
                     () = self.wanted.notified() => {}
                 }
             };
-            if stop.run_until_cancelled(due).await.is_none() {
+            // Nobody asks any more: the port has other keys.
+            if stop.run_until_cancelled(due).await.is_none() || Arc::strong_count(&self) == 1 {
                 return;
             }
         }

@@ -45,7 +45,7 @@ pub struct RebalanceConfig {
 }
 
 /// Agents of one tenant.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantConfig {
     /// What agents send as `connect.tenant_id`.

@@ -208,7 +208,7 @@ impl Watch<'_> {
         let head = head?;
         if let Head::Final(answer) = &head {
             let blame = Blame::of_answer(answer.headers());
-            let verdict = Verdict::of(answer.status(), blame, self.router.rules());
+            let verdict = Verdict::of(answer.status(), blame, &self.router.rules());
             self.there.judge(verdict);
             let unreached = blame == Some(Blame::NotReached) && self.again();
             if unreached || self.hedge.is_some() && matches!(verdict, Verdict::Bad(_)) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::{Version, header};
 use piko_bootstrap::access_line;
 use piko_bootstrap::access_log::{AccessLog, Field, ms};
-use piko_tunnel::{headers, trace};
+use piko_bootstrap::traces::Context;
+use piko_tunnel::headers;
 use pingora_proxy::Session;
 
 use super::forwarded;
@@ -31,7 +32,7 @@ pub(super) fn log(
     }
     let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
     let request_id = log.show(Field::RequestId, || request_id.and_then(|id| id.to_str().ok())).flatten();
-    let trace_id = log.show(Field::TraceId, || trace::id(&request.headers)).flatten();
+    let trace_id = log.show(Field::TraceId, || Context::trace_id(&request.headers)).flatten();
     let method = log.show(Field::Method, || request.method.as_str());
     let host = log.show(Field::Host, || text(header::HOST)).flatten();
     let path = log.show(Field::Path, || request.uri.path());

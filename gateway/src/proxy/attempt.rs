@@ -239,7 +239,7 @@ impl Attempt<'_, '_> {
     /// What the answer says about its service; and whether another upstream is to be asked.
     fn judge(&self, answer: Response<Receiver>) -> Result<Response<Receiver>, Broken> {
         let blame = Blame::of_answer(answer.headers());
-        let verdict = Verdict::of(answer.status(), blame, self.gateway.router.rules());
+        let verdict = Verdict::of(answer.status(), blame, &self.gateway.router.rules());
         self.in_flight.judge(verdict);
         match (blame, verdict) {
             (Some(Blame::NotReached), _) => Err(Broken::Declined(Happened::NotReached, answer.into())),

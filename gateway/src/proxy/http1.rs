@@ -17,24 +17,23 @@ mod wire;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use piko_net::Conn;
 use piko_net::gate::Standing;
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::ShutdownWatch;
-use pingora_proxy::HttpProxy;
 use tokio_util::sync::CancellationToken;
 
 use exchange::Http1;
 
-use super::gateway::Gateway;
+use super::serving::Serving;
 use super::{incoming, login, session, stream};
 
 /// Serves one client's connection to its end. The connection itself keeps the time of heads, of idleness and of
-/// clients that do not read. `most`: bytes the fields of a head may have. `idle_end`: ends it between two requests.
+/// clients that do not read. `serving`: what each request is served by. `idle_end`: ends it between two requests.
 pub(super) async fn serve(
     conn: Conn,
-    proxy: &Arc<HttpProxy<Gateway>>,
-    most: usize,
+    serving: &ArcSwap<Serving>,
     shutdown: &ShutdownWatch,
     idle_end: &CancellationToken,
 ) {
@@ -44,6 +43,7 @@ pub(super) async fn serve(
     loop {
         // Nobody else holds it between two requests.
         let Some(next) = Arc::get_mut(&mut exchange) else { return };
+        let most = serving.load().max_header_bytes;
         let head = tokio::select! {
             biased;
             head = next.next(most) => head,
@@ -61,6 +61,7 @@ pub(super) async fn serve(
         };
         next.begin(&head, framing.ok());
         let session = session::new(head, framing.err(), exchange.clone(), digest.clone());
+        let proxy = serving.load().proxy.clone();
         proxy.process_new_http(session, shutdown).await;
         let Some(done) = Arc::get_mut(&mut exchange) else { return };
         if !done.finish() {

@@ -9,13 +9,13 @@ mod exchange;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use h2::Reason;
 use piko_net::Conn;
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::ShutdownWatch;
 use pingora_http::RequestHeader;
-use pingora_proxy::HttpProxy;
 use tokio::task::JoinSet;
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
@@ -24,7 +24,7 @@ use tracing::debug;
 
 use exchange::Http2;
 
-use super::gateway::Gateway;
+use super::serving::Serving;
 use super::stream::{self, Lingering};
 use super::{incoming, session};
 
@@ -57,7 +57,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(super) async fn serve(
     mut conn: Conn,
     tasks: TaskTracker,
-    proxy: &Arc<HttpProxy<Gateway>>,
+    serving: &ArcSwap<Serving>,
     shutdown: &ShutdownWatch,
 ) {
     let digest = stream::digest(&conn);
@@ -115,7 +115,7 @@ pub(super) async fn serve(
         malformed += usize::from(refused.is_some());
         let exchange = Arc::new(Http2::new(body, respond));
         let session = session::new(head, refused, exchange, digest.clone());
-        let (proxy, shutdown) = (proxy.clone(), shutdown.clone());
+        let (proxy, shutdown) = (serving.load().proxy.clone(), shutdown.clone());
         requests.spawn(async move { proxy.process_new_http(session, &shutdown).await });
         if malformed > MAX_MALFORMED {
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);

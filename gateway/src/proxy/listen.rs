@@ -4,26 +4,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use piko_bootstrap::access_log::{AccessLog, Side};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use piko_bootstrap::traces::Traces;
-use piko_net::{Accepted, ConnLimits, Port};
-use pingora_core::apps::HttpServerOptions;
+use piko_net::{Accepted, Port};
 use pingora_core::server::ShutdownWatch;
-use pingora_core::server::configuration::ServerConf;
-use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::endpoint::Domains;
 use super::evenly::Evenly;
-use super::gateway::{Gateway, Timeouts};
-use super::limits::Limits;
-use super::pages::Pages;
-use super::per_endpoint::PerEndpoint;
+use super::serving::{Fresh, Made, Parts, Serving};
 use super::{http1, http2, stream};
-use crate::auth::Guard;
-use crate::config::{ProxyConfig, TrustedProxies};
 use crate::metrics::Metrics;
 use crate::plugins::Plugins;
 use crate::route::Router;
@@ -33,9 +25,6 @@ use crate::workers::{self, Workers};
 /// The parts of a node that the proxy port works with.
 pub(crate) struct ProxyParts {
     pub(crate) tls: Acceptor,
-    pub(crate) auth: Guard,
-    /// What browsers read of failures.
-    pub(crate) pages: Pages,
     pub(crate) plugins: Arc<Plugins>,
     pub(crate) router: Arc<Router>,
     pub(crate) metrics: Arc<Metrics>,
@@ -65,6 +54,10 @@ pub struct Proxy {
     over: CancellationToken,
     draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
+    parts: Parts,
+    made: Mutex<Made>,
+    /// One a worker.
+    apps: Arc<[App]>,
 }
 
 impl Proxy {
@@ -72,77 +65,37 @@ impl Proxy {
     pub(crate) fn start(
         listener: TcpListener,
         port: Port,
-        config: &ProxyConfig,
+        fresh: Fresh,
         parts: ProxyParts,
         workers: &Workers,
     ) -> std::io::Result<Proxy> {
         let addr = listener.local_addr()?;
-        let ProxyParts { tls, auth, pages, plugins, router, metrics, traces } = parts;
-        let http = &config.http;
-        let (head, idle, write) =
-            (http.read_header_timeout.on(), http.idle_timeout.on(), http.write_timeout.on());
-        let max_header_bytes = usize::try_from(http.max_header_bytes.0).unwrap_or(usize::MAX);
-        let limits = ConnLimits {
-            first_byte: None,
-            // The head's limit, if there is one, counts TLS.
-            tls: head.unwrap_or(piko_net::tls::HANDSHAKE_TIMEOUT),
-            head,
-            idle,
-            write,
-            http: true,
-        };
-        let draining = watch::Sender::new(false);
-        let (farewell, over) = (CancellationToken::new(), CancellationToken::new());
-        let endpoints = PerEndpoint::new(config);
-        let domains = config.tenants().map(|(id, tenant)| (id, &tenant.domains[..]));
-        let gateway = Gateway {
-            limits: Arc::new(Limits::new(config.limits, endpoints.clone(), metrics.clone())),
+        let ProxyParts { tls, plugins, router, metrics, traces } = parts;
+        let (draining, farewell, over) =
+            (watch::Sender::new(false), CancellationToken::new(), CancellationToken::new());
+        let parts = Parts {
             router,
             metrics,
-            auth: Arc::new(auth),
-            pages: Arc::new(pages),
             plugins,
-            domains: Domains::new(&config.domains, domains),
-            endpoints,
-            // Checked with the rest of the configuration.
-            trusted_proxies: TrustedProxies::parse(&config.trusted_proxies).unwrap_or_default(),
-            access_log: AccessLog::new(&config.access_log, Side::Node),
             traces,
             draining: draining.subscribe(),
             farewell: farewell.clone(),
             over: over.clone(),
-            timeouts: Timeouts { request_body: http.read_timeout.on(), write },
-            max_header_bytes,
-            underscore_headers: http.underscore_headers,
-            request_ids: config.request_id,
-            server_timing: config.server_timing,
-            keep: idle.is_some(),
         };
+        let made = Made::new(fresh, &parts);
         let (stop, stopping) = watch::channel(false);
         let idle_end = CancellationToken::new();
         // Each worker takes connections from the same socket, and keeps those it took, unless it has too many.
         let evenly = Evenly::new(workers);
-        let mut apps = Vec::new();
-        for _ in workers.all() {
-            // Of this worker: no two threads wait in one list for the end.
-            let gateway = Gateway { over: over.child_token(), ..gateway.clone() };
-            let mut proxy = HttpProxy::new(gateway, Arc::new(ServerConf::default()));
-            // Else Pingora refuses CONNECT by itself: without a code, and unseen by log and metrics.
-            let mut http = HttpServerOptions::default();
-            http.allow_connect_method_proxying = true;
-            proxy.server_options = Some(http);
-            apps.push(App {
-                proxy: Arc::new(proxy),
-                max_header_bytes,
-                // Of this worker: its connections wait for it in a list of their own.
-                idle_end: idle_end.child_token(),
-                tls: tls.clone(),
-                limits,
-                stopping: stopping.clone(),
-                port: port.clone(),
-            });
-        }
-        let apps: Arc<[App]> = apps.into();
+        let app = |_| App {
+            serving: ArcSwap::from_pointee(made.serving(&parts)),
+            // Of this worker: its connections wait for it in a list of their own.
+            idle_end: idle_end.child_token(),
+            tls: tls.clone(),
+            stopping: stopping.clone(),
+            port: port.clone(),
+        };
+        let apps: Arc<[App]> = workers.all().map(app).collect();
         for (index, worker) in workers.all().enumerate() {
             let (evenly, apps) = (evenly.clone(), apps.clone());
             port.accept(
@@ -160,7 +113,16 @@ impl Proxy {
                 },
             )?;
         }
-        Ok(Proxy { addr, port, idle_end, farewell, over, draining, stop })
+        let made = Mutex::new(made);
+        Ok(Proxy { addr, port, idle_end, farewell, over, draining, stop, parts, made, apps })
+    }
+
+    /// Serves by another configuration from the next request on, also on connections that are open. Those keep the
+    /// limits of connections that they began with.
+    pub(crate) fn reload(&self, fresh: Fresh) {
+        let mut made = self.made.lock();
+        *made = made.again(fresh, &self.parts);
+        self.apps.iter().for_each(|app| app.serving.store(Arc::new(made.serving(&self.parts))));
     }
 
     /// The bound address.
@@ -200,18 +162,18 @@ impl Proxy {
 /// Serves the connections of one worker: tells the versions of HTTP apart, and gives each request to Pingora's
 /// lifecycle.
 struct App {
-    proxy: Arc<HttpProxy<Gateway>>,
-    max_header_bytes: usize,
+    /// What this worker serves by.
+    serving: ArcSwap<Serving>,
     idle_end: CancellationToken,
     tls: Acceptor,
-    limits: ConnLimits,
     stopping: ShutdownWatch,
     port: Port,
 }
 
 impl App {
     async fn serve(&self, accepted: Accepted) {
-        let Some(mut conn) = self.tls.open(accepted, self.limits).await else { return };
+        let limits = self.serving.load().connections;
+        let Some(mut conn) = self.tls.open(accepted, limits).await else { return };
         let http2 = match stream::chose_http2(&conn) {
             Some(chosen) => chosen,
             None => tokio::select! {
@@ -223,10 +185,9 @@ impl App {
         // Boxed: each has room for what the other does not need, and a silent client needs neither.
         if http2 {
             let tasks = self.port.tasks().clone();
-            Box::pin(http2::serve(conn, tasks, &self.proxy, &self.stopping)).await;
+            Box::pin(http2::serve(conn, tasks, &self.serving, &self.stopping)).await;
         } else {
-            let most = self.max_header_bytes;
-            Box::pin(http1::serve(conn, &self.proxy, most, &self.stopping, &self.idle_end)).await;
+            Box::pin(http1::serve(conn, &self.serving, &self.stopping, &self.idle_end)).await;
         }
     }
 }

@@ -203,8 +203,13 @@ impl Router {
     }
 
     /// When an upstream of this node is set aside, and for how long.
-    pub fn rules(&self) -> &Rules {
+    pub fn rules(&self) -> arc_swap::Guard<Arc<Rules>> {
         self.registry.rules()
+    }
+
+    /// Other ones, from now on.
+    pub fn set_rules(&self, rules: Rules) {
+        self.registry.set_rules(rules);
     }
 
     /// Where there are upstreams that were not tried, and are not doubted.

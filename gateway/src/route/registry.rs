@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::{Mutex, RwLock};
 use piko_wire::{EndpointKey, RouteKey};
 use prometheus::IntCounterVec;
@@ -30,7 +31,7 @@ pub struct Registry {
     endpoints: RwLock<HashMap<RouteKey, Upstreams>>,
     table: Arc<Table>,
     changes: watch::Sender<u64>,
-    rules: Rules,
+    rules: ArcSwap<Rules>,
     /// Held while one is set aside: two that fail at once do not both take the last place.
     deciding: Mutex<()>,
     /// Those set aside, for [`Registry::keep_time`], which `more` wakes.
@@ -76,7 +77,7 @@ impl Registry {
             endpoints: RwLock::default(),
             table,
             changes: watch::Sender::new(0),
-            rules,
+            rules: ArcSwap::from_pointee(rules),
             deciding: Mutex::default(),
             aside: Mutex::default(),
             more: Notify::new(),
@@ -102,8 +103,13 @@ impl Registry {
     }
 
     /// When an upstream is set aside, and for how long.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    pub fn rules(&self) -> Guard<Arc<Rules>> {
+        self.rules.load()
+    }
+
+    /// Sets upstreams aside by these from now on.
+    pub fn set_rules(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
     }
 
     /// Every endpoint with its upstreams, whatever they speak.
@@ -159,7 +165,7 @@ impl Registry {
                 let (endpoint, agent) = (&upstream.route, upstream.target.kind().name());
                 info!(%endpoint, agent, "upstream works again");
             }
-            (Verdict::Bad(fault), true) => upstream.health.lock().trial_failed(fault, now, &self.rules),
+            (Verdict::Bad(fault), true) => upstream.health.lock().trial_failed(fault, now, &self.rules()),
         }
     }
 
@@ -167,7 +173,7 @@ impl Registry {
         let deciding = self.deciding.lock();
         let served = upstream.served.load(Relaxed);
         let may = || self.has_room(&upstream.route);
-        if !upstream.health.lock().failed(fault, (sent, served), now, &self.rules, may) {
+        if !upstream.health.lock().failed(fault, (sent, served), now, &self.rules(), may) {
             return;
         }
         upstream.set_mark(Mark::Out);

@@ -7,4 +7,4 @@ mod shared;
 mod tunnel;
 
 pub use serve::UpstreamPort;
-pub use shared::UpstreamOptions;
+pub use shared::{Admission, UpstreamOptions};

@@ -25,7 +25,7 @@ use tracing::debug;
 
 use super::lanes::{self, Bundles};
 use super::rebalance;
-use super::shared::{Agent, Shared, UpstreamOptions};
+use super::shared::{Admission, Agent, Shared, UpstreamOptions};
 use super::tunnel;
 use crate::cluster::Table;
 use crate::metrics::Metrics;
@@ -109,6 +109,11 @@ impl UpstreamPort {
         self.addr
     }
 
+    /// Admits agents by this from now on.
+    pub(crate) fn reload(&self, admission: Admission) {
+        self.shared.options.admission.store(Arc::new(admission));
+    }
+
     /// Takes no new agents and tells those here to connect to another node.
     pub fn drain(&self, grace: Duration) {
         self.accepting.cancel();
@@ -177,7 +182,7 @@ async fn answer(
         shared.metrics.upstream.handshake_refused("busy");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many agents connect at once; try again");
     };
-    let admitted = match shared.options.auth.admit(request.headers(), None).await {
+    let admitted = match shared.options.admission.load().auth.clone().admit(request.headers(), None).await {
         Ok(admitted) => admitted,
         Err(denied) => {
             shared.metrics.upstream.handshake_refused(denied.code());

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use piko_tunnel::Settings;
 use piko_wire::NodeId;
 use tokio::sync::{Semaphore, watch};
@@ -14,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::lanes::Bundles;
 use super::rebalance::Tunnels;
 use crate::auth::{Admitted, Guard};
-use crate::config::{PublicUrl, RebalanceConfig};
+use crate::config::{ProxyConfig, ProxyTenantConfig, PublicUrl, RebalanceConfig};
 use crate::metrics::Metrics;
 use crate::route::TenantId;
 use crate::route::registry::Registry;
@@ -28,18 +29,36 @@ pub struct UpstreamOptions {
     pub node_id: NodeId,
     /// Windows and liveness of tunnels.
     pub tunnel: Settings,
-    /// Checks agents' tokens, and says whose endpoints they may listen on.
-    pub auth: Guard,
+    /// Who may open tunnels, and what agents are told.
+    pub admission: ArcSwap<Admission>,
     /// TLS of the port, or none.
     pub(crate) tls: Acceptor,
     /// When agents are sent to other nodes.
     pub rebalance: RebalanceConfig,
+    /// The threads that tunnels are dealt out to.
+    pub workers: Arc<Workers>,
+}
+
+/// Who may open tunnels, and what agents are told. Replaced whole when the configuration is read again: tunnels that are
+/// open stay.
+pub struct Admission {
+    /// Checks agents' tokens, and says whose endpoints they may listen on.
+    pub auth: Arc<Guard>,
     /// How clients reach endpoints (`proxy.public_url`), for agents to show.
     pub public: Option<PublicUrl>,
     /// The first domain of each tenant that has one.
     pub domains: HashMap<TenantId, String>,
-    /// The threads that tunnels are dealt out to.
-    pub workers: Arc<Workers>,
+}
+
+impl Admission {
+    /// As the configuration says, and by these keys.
+    pub fn new(config: &ProxyConfig, auth: Arc<Guard>) -> Admission {
+        let domain =
+            |(id, tenant): (TenantId, &ProxyTenantConfig)| Some((id, tenant.domains.first()?.clone()));
+        // A URL that is none was refused when the configuration was checked.
+        let public = PublicUrl::parse(&config.public_url).ok().flatten();
+        Admission { auth, public, domains: config.tenants().filter_map(domain).collect() }
+    }
 }
 
 /// What all connections of the port share.

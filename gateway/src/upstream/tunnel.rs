@@ -183,9 +183,9 @@ impl Listeners<'_> {
 
     /// How clients reach an endpoint. One by TCP is reached through `piko forward`, which asks any host of the port.
     fn public(&self, endpoint: &EndpointKey, protocol: Protocol) -> Public {
-        let options = &self.shared.options;
-        let own = endpoint.tenant.as_ref().and_then(|tenant| options.domains.get(tenant));
-        let public = options.public.as_ref().map(|public| public.of(endpoint, own.map(String::as_str)));
+        let told = self.shared.options.admission.load();
+        let own = endpoint.tenant.as_ref().and_then(|tenant| told.domains.get(tenant));
+        let public = told.public.as_ref().map(|public| public.of(endpoint, own.map(String::as_str)));
         let public = public.unwrap_or_default();
         match protocol {
             Protocol::Http => public,

@@ -33,6 +33,12 @@ impl Context {
         }
     }
 
+    /// The id of the request's trace as it stands there, 32 hexadecimal digits: for logs.
+    pub fn trace_id(headers: &HeaderMap) -> Option<&str> {
+        Context::of(headers)?;
+        headers.get(TRACEPARENT)?.to_str().ok()?.get(3..35)
+    }
+
     fn read(value: &[u8]) -> Option<Context> {
         let (version, rest) = (value.get(..2)?, value.get(LENGTH..)?);
         // A later version may say more behind what is known of it.
@@ -126,7 +132,8 @@ mod tests {
         let mut two = HeaderMap::new();
         two.append(TRACEPARENT, HeaderValue::from_static(GOOD));
         assert!(Context::of(&two).is_some());
+        assert_eq!(Context::trace_id(&two), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
         two.append(TRACEPARENT, HeaderValue::from_static(GOOD));
-        assert_eq!(Context::of(&two), None);
+        assert_eq!((Context::of(&two), Context::trace_id(&two)), (None, None));
     }
 }
