@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::peer::{self, Dialler, PeerPort};
 use crate::plugins::{ClusterDirectory, Plugins};
 use crate::ports::{Ports, Secured};
-use crate::proxy::{PagesError, Proxy, ProxyParts};
+use crate::proxy::{Explainer, PagesError, Proxy, ProxyParts, Rules};
 use crate::reload::{self, Guards};
 use crate::route::target::Targets;
 use crate::route::{Links, Registry, Router};
@@ -224,6 +224,14 @@ impl Node {
 
         let ready = watch::Sender::new(false);
         let (give, orders) = admin::channel();
+        let rules = Arc::new(ArcSwap::from_pointee(Rules::new(&config.proxy, &metrics)));
+        let explainer = Explainer {
+            rules: rules.clone(),
+            router: router.clone(),
+            plugins: plugins.clone(),
+            table: table.clone(),
+            ready: ready.subscribe(),
+        };
         let state = admin::State {
             table: table.clone(),
             registry: registry.clone(),
@@ -237,6 +245,7 @@ impl Node {
             orders: give,
             links,
             gossip_addr: cluster.gossip_addr(),
+            explainer,
         };
         for guard in [&guards.clients, &guards.agents, &guards.operators] {
             background.keep_keys(guard);
@@ -251,7 +260,7 @@ impl Node {
             (router.clone(), traces.clone()),
             Arc::new(move |method, path, query| {
                 let about = peer::about::answer(method, path, query, &state.table);
-                about.unwrap_or_else(|| admin::answer_peer(method, path, &state))
+                about.unwrap_or_else(|| admin::answer_peer(method, path, query, &state))
             }),
             door,
             settings.clone(),
@@ -276,7 +285,7 @@ impl Node {
         )?;
         let tls = Acceptor::http(tls.proxy.as_ref())?;
         let (plugins_too, router_too) = (plugins.clone(), router.clone());
-        let parts = ProxyParts { tls, plugins: plugins_too, router: router_too, metrics, traces };
+        let parts = ProxyParts { tls, plugins: plugins_too, router: router_too, rules, metrics, traces };
         let proxy = Proxy::start(listeners.proxy, ports.proxy, fresh, parts, &workers)?;
 
         let local = LocalAddrs { gossip: cluster.gossip_addr(), ..bound };

@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod demo;
 mod exit;
+mod explain;
 mod forward;
 mod migrate;
 mod plugin;
@@ -37,7 +38,7 @@ use exit::{BAD_CONFIG, BadConfig, NOT_PERMITTED, NotPermitted, UNREACHABLE};
 /// The commands, as `piko --help` lists them.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["server", "agent", "forward", "demo"]),
-    ("Look", &["status"]),
+    ("Look", &["status", "explain"]),
     ("Set up", &["config", "reload", "token", "cert", "cluster", "service", "plugin", "migrate"]),
     ("Shell", &["completions", "man"]),
 ];
@@ -58,6 +59,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("agent", m)) => agent::run(m),
         Some(("forward", m)) => forward::run(m),
         Some(("status", m)) => status::run(m),
+        Some(("explain", m)) => explain::run(m),
         Some(("demo", m)) => demo::run(m),
         Some(("token", m)) => token::run(m),
         Some(("cluster", m)) => cluster::run(m),
@@ -124,6 +126,7 @@ fn command() -> Command {
         .subcommand(agent::command())
         .subcommand(forward::command())
         .subcommand(status::command())
+        .subcommand(explain::command())
         .subcommand(demo::command())
         .subcommand(config::command())
         .subcommand(reload::command())

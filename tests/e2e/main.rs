@@ -18,6 +18,7 @@ mod config;
 mod doubt;
 mod edge;
 mod errors;
+mod explain;
 mod grpc;
 mod grpc_interop;
 mod h2_conformance;

@@ -42,6 +42,12 @@ impl Chain {
         self.plugins.is_empty()
     }
 
+    /// The names of the plugins that see requests for this endpoint, in their order. One before may change which it is.
+    pub fn seeing(&self, endpoint: Option<&str>) -> Vec<String> {
+        let seeing = self.plugins.iter().filter(|plugin| plugin.matches(endpoint));
+        seeing.map(|plugin| plugin.config.name.clone()).collect()
+    }
+
     /// Asks one plugin after the other. Each sees what those before it did.
     pub async fn on_request(self: &Arc<Self>, head: RequestHead) -> (Outcome, Taken) {
         let mut taken = Taken { chain: self.clone(), saw: 0 };

@@ -12,12 +12,22 @@ use super::answer::{Answer, error, status};
 use super::state::State;
 use crate::peer::ask::{self, AskError};
 
+/// The path and what else is asked, without the node to ask.
+fn target(path: &str, query: Option<&str>) -> String {
+    let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let rest: String = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(pairs.filter(|(name, _)| name != "forward"))
+        .finish();
+    if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") }
+}
+
 /// Asks a node: 404 for one that is not known, 502 when it cannot be reached, 504 when it is slow.
 pub(super) async fn to(node: &str, state: &State, request: &Request<Incoming>) -> Answer {
     if !state.table.knows(node) {
         return status(StatusCode::NOT_FOUND);
     }
-    match ask::ask(&state.links, node, request.method(), request.uri().path()).await {
+    let target = target(request.uri().path(), request.uri().query());
+    match ask::ask(&state.links, node, request.method(), &target).await {
         Ok(told) => {
             let mut answer = Response::new(Full::new(told.body));
             *answer.status_mut() = told.status;

@@ -3,12 +3,14 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
+use piko_wire::Protocol;
 
 use super::answer::{Answer, error, json, status, with_type};
 use super::state::State;
 use super::{forward, orders, view};
 use crate::auth::Denied;
 use crate::cluster::Status;
+use crate::proxy::Question;
 use crate::tls;
 
 /// Requests that must get through to a port that is full.
@@ -26,19 +28,24 @@ pub(super) async fn answer(request: &Request<Incoming>, state: &State, probes_on
     if let Err(denied) = state.auth.load_full().admit(request.headers(), None).await {
         return refuse(denied);
     }
-    if let Some(node) = query(request, "forward").filter(|node| state.table.local_id() != **node) {
+    if let Some(node) =
+        value(request.uri().query(), "forward").filter(|node| state.table.local_id() != **node)
+    {
         return forward::to(&node, state, request).await;
     }
     if let Some(answer) = orders::answer(request, state).await {
         return answer;
     }
-    answer_peer(request.method(), request.uri().path(), state)
+    answer_peer(request.method(), request.uri().path(), request.uri().query(), state)
 }
 
 /// Answers what another node asks, or this one's own clients: of this node alone, nothing is forwarded.
-pub(crate) fn answer_peer(method: &Method, path: &str, state: &State) -> Answer {
+pub(crate) fn answer_peer(method: &Method, path: &str, query: Option<&str>, state: &State) -> Answer {
     if *method != Method::GET && *method != Method::HEAD {
         return not_found();
+    }
+    if path == "/status/explain" {
+        return explain(query, state);
     }
     match local(path, state) {
         Some(answer) => answer,
@@ -132,8 +139,28 @@ fn metrics(state: &State) -> Answer {
     }
 }
 
-fn query(request: &Request<Incoming>, key: &str) -> Option<String> {
-    let query = request.uri().query()?;
+/// What would become of a request: `?endpoint=NAME`, `?host=HOST`, or both, and `&protocol=tcp` for a TCP connection.
+fn explain(query: Option<&str>, state: &State) -> Answer {
+    let (endpoint, host, protocol) =
+        (value(query, "endpoint"), value(query, "host"), value(query, "protocol"));
+    let protocol = match protocol.as_deref() {
+        None | Some("http") => Protocol::Http,
+        Some("tcp") => Protocol::Tcp,
+        Some(_) => return error(StatusCode::BAD_REQUEST, "bad_query", "protocol is http or tcp"),
+    };
+    if endpoint.is_none() && host.is_none() {
+        let words = "ask about a request: ?endpoint=NAME, ?host=HOST, or both";
+        return error(StatusCode::BAD_REQUEST, "bad_query", words);
+    }
+    json(&state.explainer.explain(Question {
+        endpoint: endpoint.as_deref(),
+        host: host.as_deref(),
+        protocol,
+    }))
+}
+
+fn value(query: Option<&str>, key: &str) -> Option<String> {
+    let query = query?;
     let found = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key);
     found.map(|(_, value)| value.into_owned()).filter(|value| !value.is_empty())
 }

@@ -14,6 +14,7 @@ use crate::cluster::Table;
 use crate::heartbeat::Pulses;
 use crate::metrics::Metrics;
 use crate::plugins::Plugins;
+use crate::proxy::Explainer;
 use crate::route::{Links, Registry};
 
 /// What the admin port shows.
@@ -40,6 +41,8 @@ pub struct State {
     pub(crate) orders: mpsc::Sender<Order>,
     /// The links to other nodes, for `?forward=`.
     pub links: Arc<Links>,
+    /// What the proxy port would do, for `/status/explain`.
+    pub(crate) explainer: Explainer,
     /// This node's own gossip address, which its table does not have.
     pub gossip_addr: SocketAddr,
 }

@@ -237,6 +237,11 @@ impl ProxyConfig {
         Ok(())
     }
 
+    /// Need clients a token, at least those of some tenant?
+    pub(crate) fn asks_for_tokens(&self) -> bool {
+        self.auth.is_enabled() || self.tenants.values().any(|tenant| tenant.auth.is_enabled())
+    }
+
     /// The tenants by their checked ids.
     pub(crate) fn tenants(&self) -> impl Iterator<Item = (TenantId, &ProxyTenantConfig)> {
         self.tenants.iter().filter_map(|(id, tenant)| Some((id.parse().ok()?, tenant)))

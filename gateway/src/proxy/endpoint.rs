@@ -32,6 +32,13 @@ impl Domains {
         Domains { owners: Arc::new(owners), only_these: !domains.is_empty() }
     }
 
+    /// The domains below which hosts name endpoints, for people. Empty where all hosts do.
+    pub fn shown(&self) -> String {
+        let mut all: Vec<_> = self.owners.keys().map(String::as_str).collect();
+        all.sort_unstable();
+        if self.only_these { all.join(", ") } else { String::new() }
+    }
+
     /// The longest domain that the host is, or is below: what stands before it, and its owner.
     fn under<'h>(&self, host: &'h str) -> Option<(&'h str, Option<&TenantId>)> {
         if self.owners.is_empty() {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -42,7 +43,24 @@ struct Queue {
 /// the one that came first has no less use for its answer than the last.
 struct Limit {
     places: Semaphore,
+    most: usize,
     waiting: AtomicUsize,
+}
+
+/// How much of a limit is taken.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Taken {
+    /// `endpoint` or `node`.
+    at: &'static str,
+    most: usize,
+    at_work: usize,
+    waiting: usize,
+}
+
+impl Taken {
+    pub(super) fn is_full(&self) -> bool {
+        self.at_work >= self.most
+    }
 }
 
 /// Why there was no place.
@@ -88,6 +106,16 @@ impl Limits {
         Ok(place)
     }
 
+    /// The limits that a request for the listener meets, and how much of them is taken. Nothing is remembered of a name
+    /// that is asked about.
+    pub(super) fn taken(&self, listener: &EndpointKey) -> Vec<Taken> {
+        let most = self.own.in_flight(listener).unwrap_or(self.per_endpoint) as usize;
+        let idle = Taken { at: "endpoint", most, at_work: 0, waiting: 0 };
+        let known = self.listeners.read().get(listener).map(|limit| limit.taken("endpoint"));
+        let own = known.or_else(|| (most > 0).then_some(idle));
+        own.into_iter().chain(self.node.as_ref().map(|limit| limit.taken("node"))).collect()
+    }
+
     /// The listener's limit. Returns `None` if it has none.
     fn of(&self, listener: &EndpointKey) -> Option<Arc<Limit>> {
         if let Some(limit) = self.listeners.read().get(listener) {
@@ -105,8 +133,9 @@ impl Limits {
 
 impl Limit {
     fn new(most: u32) -> Option<Arc<Limit>> {
-        let places = Semaphore::new((most as usize).min(Semaphore::MAX_PERMITS));
-        (most > 0).then(|| Arc::new(Limit { places, waiting: AtomicUsize::new(0) }))
+        let most = (most as usize).min(Semaphore::MAX_PERMITS);
+        let (places, waiting) = (Semaphore::new(most), AtomicUsize::new(0));
+        (most > 0).then(|| Arc::new(Limit { places, most, waiting }))
     }
 
     /// Takes a place, to be given back by [`Limit::leave`].
@@ -127,6 +156,11 @@ impl Limit {
             // The first cannot be: nobody closes the semaphore.
             Ok(Err(_)) | Err(_) => Err(Full::Time),
         }
+    }
+
+    fn taken(&self, at: &'static str) -> Taken {
+        let at_work = self.most.saturating_sub(self.places.available_permits());
+        Taken { at, most: self.most, at_work, waiting: self.waiting.load(Relaxed) }
     }
 
     fn leave(&self) {
@@ -241,6 +275,8 @@ mod tests {
             Some(Failure::Overloaded),
             "a place is given back once"
         );
+        let taken = limits.taken(&key("b"));
+        assert!(taken.len() == 1 && taken[0].at == "node" && taken[0].at_work == 1 && taken[0].is_full());
         drop(one);
     }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::evenly::Evenly;
+use super::rules::Rules;
 use super::serving::{Fresh, Made, Parts, Serving};
 use super::{http1, http2, stream};
 use crate::metrics::Metrics;
@@ -27,6 +28,8 @@ pub(crate) struct ProxyParts {
     pub(crate) tls: Acceptor,
     pub(crate) plugins: Arc<Plugins>,
     pub(crate) router: Arc<Router>,
+    /// What decides where a request goes, shared with those who explain it.
+    pub(crate) rules: Arc<ArcSwap<Rules>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) traces: Traces,
 }
@@ -70,10 +73,11 @@ impl Proxy {
         workers: &Workers,
     ) -> std::io::Result<Proxy> {
         let addr = listener.local_addr()?;
-        let ProxyParts { tls, plugins, router, metrics, traces } = parts;
+        let ProxyParts { tls, plugins, router, rules, metrics, traces } = parts;
         let (draining, farewell, over) =
             (watch::Sender::new(false), CancellationToken::new(), CancellationToken::new());
         let parts = Parts {
+            rules,
             router,
             metrics,
             plugins,
@@ -82,7 +86,7 @@ impl Proxy {
             farewell: farewell.clone(),
             over: over.clone(),
         };
-        let made = Made::new(fresh, &parts);
+        let made = Made::new(fresh, Rules::clone(&parts.rules.load()));
         let (stop, stopping) = watch::channel(false);
         let idle_end = CancellationToken::new();
         // Each worker takes connections from the same socket, and keeps those it took, unless it has too many.

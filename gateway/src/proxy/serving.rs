@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use piko_bootstrap::access_log::{AccessLog, Side};
 use piko_bootstrap::traces::Traces;
 use piko_net::ConnLimits;
@@ -12,11 +13,9 @@ use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::endpoint::Domains;
 use super::gateway::{Gateway, Timeouts};
-use super::limits::Limits;
 use super::pages::Pages;
-use super::per_endpoint::PerEndpoint;
+use super::rules::Rules;
 use crate::auth::Guard;
 use crate::config::{ProxyConfig, TrustedProxies};
 use crate::metrics::Metrics;
@@ -25,6 +24,7 @@ use crate::route::Router;
 
 /// What stays for as long as the port is open.
 pub(super) struct Parts {
+    pub(super) rules: Arc<ArcSwap<Rules>>,
     pub(super) router: Arc<Router>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) plugins: Arc<Plugins>,
@@ -46,8 +46,7 @@ pub(super) struct Made {
     config: ProxyConfig,
     auth: Arc<Guard>,
     pages: Arc<Pages>,
-    endpoints: PerEndpoint,
-    limits: Arc<Limits>,
+    rules: Rules,
 }
 
 /// What one worker serves by.
@@ -60,20 +59,19 @@ pub(super) struct Serving {
 }
 
 impl Made {
-    pub(super) fn new(fresh: Fresh, parts: &Parts) -> Made {
+    pub(super) fn new(fresh: Fresh, rules: Rules) -> Made {
         let Fresh { config, auth, pages } = fresh;
-        let endpoints = PerEndpoint::new(&config);
-        let limits = Arc::new(Limits::new(config.limits, endpoints.clone(), parts.metrics.clone()));
-        Made { config, auth, pages: Arc::new(pages), endpoints, limits }
+        Made { config, auth, pages: Arc::new(pages), rules }
     }
 
     /// The next one. Requests at work are counted on, unless the limits are others: those of before end uncounted.
     pub(super) fn again(&self, fresh: Fresh, parts: &Parts) -> Made {
-        let mut made = Made::new(fresh, parts);
-        if made.config.limits == self.config.limits && made.config.endpoints == self.config.endpoints {
-            made.limits = self.limits.clone();
+        let mut rules = Rules::new(&fresh.config, &parts.metrics);
+        if fresh.config.limits == self.config.limits && fresh.config.endpoints == self.config.endpoints {
+            rules.limits = self.rules.limits.clone();
         }
-        made
+        parts.rules.store(Arc::new(rules.clone()));
+        Made::new(fresh, rules)
     }
 
     /// For one worker: no two threads count or wait at one place.
@@ -83,16 +81,16 @@ impl Made {
         let (head, idle, write) =
             (http.read_header_timeout.on(), http.idle_timeout.on(), http.write_timeout.on());
         let max_header_bytes = usize::try_from(http.max_header_bytes.0).unwrap_or(usize::MAX);
-        let domains = config.tenants().map(|(id, tenant)| (id, &tenant.domains[..]));
+        let Rules { domains, endpoints, limits, .. } = self.rules.clone();
         let gateway = Gateway {
-            limits: self.limits.clone(),
+            limits,
             router: parts.router.clone(),
             metrics: parts.metrics.clone(),
             auth: self.auth.clone(),
             pages: self.pages.clone(),
             plugins: parts.plugins.clone(),
-            domains: Domains::new(&config.domains, domains),
-            endpoints: self.endpoints.clone(),
+            domains,
+            endpoints,
             // Checked with the rest of the configuration.
             trusted_proxies: TrustedProxies::parse(&config.trusted_proxies).unwrap_or_default(),
             access_log: AccessLog::new(&config.access_log, Side::Node),

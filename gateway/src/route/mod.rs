@@ -2,12 +2,14 @@
 
 pub mod affinity;
 mod choose;
+pub mod explain;
 pub mod health;
 mod in_flight;
 mod links;
 mod recent;
 pub mod registry;
 mod resolve;
+pub mod stand;
 pub mod target;
 pub mod upstream;
 mod weigh;
@@ -22,7 +24,7 @@ use piko_wire::{NodeId, Protocol, RouteKey};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::cluster::{RemoteNode, Table};
+use crate::cluster::{RemoteNode, RemoteRoute, Table};
 use crate::error::Failure;
 use affinity::{Key, Rings, Seat};
 use choose::{Candidate, Choices, Place};
@@ -35,6 +37,7 @@ use registry::Upstreams;
 pub use registry::{Registration, Registry, UpstreamView};
 use resolve::Lives;
 pub use resolve::{Asked, Destination};
+use stand::Stand;
 pub use target::{Kind, Target};
 use upstream::{Mark, Upstream};
 
@@ -90,6 +93,18 @@ struct Way {
     through: Option<Arc<RemoteNode>>,
     /// What is sent on the link is answered.
     good: bool,
+}
+
+/// The agents of another node, as a request sees them, and what they weigh.
+enum Away {
+    /// No way that was not tried leads there.
+    NoWay,
+    /// They are here, too: nobody goes a long way round to them.
+    AlsoHere,
+    /// One of the good choices.
+    Good(Way, u32),
+    /// For want of good ones.
+    Aside(Way, u32),
 }
 
 impl Router {
@@ -272,15 +287,11 @@ impl Router {
             one.weight = weigh::local(one.target.kind().agent_key(), &here);
         }
         for there in remote {
-            let Some(Way { target, through, good: way }) = self.way(&there.node, ask.tried) else { continue };
-            let (good, all) = (weigh::remote(there, remote, &here), there.listed.upstreams);
-            if good == 0 && there.listed.good() > 0 {
-                continue; // they are here, too
-            }
-            let (list, weight) = if way && good > 0 && !target.is_doubted() {
-                (&mut choices.good, good)
-            } else {
-                (&mut choices.aside, all)
+            let (list, Way { target, through, .. }, weight) = match self.away(there, remote, &here, ask.tried)
+            {
+                Away::NoWay | Away::AlsoHere => continue,
+                Away::Good(way, weight) => (&mut choices.good, way, weight),
+                Away::Aside(way, weight) => (&mut choices.aside, way, weight),
             };
             list.push(Candidate {
                 target,
@@ -294,6 +305,17 @@ impl Router {
         self.settle(&mut choices, ask, own).or_else(|| self.settle_aside(choices, ask, own))
     }
 
+    /// How another node's agents stand with a request that may go to them.
+    fn away(&self, there: &RemoteRoute, all: &[RemoteRoute], here: &[u32], tried: &[Tried]) -> Away {
+        let Some(way) = self.way(&there.node, tried) else { return Away::NoWay };
+        let good = weigh::remote(there, all, here);
+        match good {
+            0 if there.listed.good() > 0 => Away::AlsoHere,
+            1.. if way.good && !way.target.is_doubted() => Away::Good(way, good),
+            _ => Away::Aside(way, there.listed.upstreams),
+        }
+    }
+
     /// The upstreams of this node. One that was set aside and is due takes the request at once, if it may: a client
     /// that belongs to another agent stays there.
     fn add_local(&self, choices: &mut Choices<'_>, local: &Upstreams, ask: Ask<'_>) -> Option<InFlight> {
@@ -303,18 +325,18 @@ impl Router {
                 continue;
             }
             let mut place = Place::Here(upstream.clone());
-            let list = match upstream.mark() {
-                _ if target.is_doubted() => &mut choices.aside,
-                Mark::In => &mut choices.good,
-                Mark::Due if ask.key.is_some() => {
+            let list = match Stand::of(upstream) {
+                Stand::Good => &mut choices.good,
+                Stand::Due if ask.key.is_some() => {
                     place = Place::Due(upstream.clone());
                     &mut choices.good
                 }
-                Mark::Due => match self.begin_trial(upstream, ask) {
+                Stand::Due => match self.begin_trial(upstream, ask) {
                     Some(trial) => return Some(trial),
                     None => &mut choices.aside,
                 },
-                Mark::Out => &mut choices.aside,
+                Stand::Leaving => continue,
+                _ => &mut choices.aside,
             };
             let (target, load) = (target.clone(), upstream.load.clone());
             list.push(Candidate { target, weight: 1, load, place, through: None });
