@@ -66,6 +66,8 @@ pub enum Failure {
     Overloaded,
     /// The listener has as many requests at work as it may.
     EndpointOverloaded,
+    /// All tunnels that the request could take have as many requests in flight as they may.
+    TunnelOverloaded,
     /// This node is leaving: the endpoint's agents have left it, or the request has outlasted the grace.
     Draining,
     /// A plugin failed, and may not be left out.
@@ -100,7 +102,7 @@ pub struct Reply {
 
 impl Failure {
     /// Every failure, for the metrics.
-    pub const ALL: [Failure; 38] = [
+    pub const ALL: [Failure; 39] = [
         Failure::Denied(Denied::Missing),
         Failure::Denied(Denied::Unsupported),
         Failure::Denied(Denied::Invalid),
@@ -133,6 +135,7 @@ impl Failure {
         Failure::Timeout,
         Failure::Overloaded,
         Failure::EndpointOverloaded,
+        Failure::TunnelOverloaded,
         Failure::Draining,
         Failure::Plugin,
         Failure::Internal,
@@ -225,6 +228,11 @@ impl Failure {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "endpoint_overloaded",
                 "this endpoint has too many requests at work",
+            ),
+            Failure::TunnelOverloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "tunnel_overloaded",
+                "the endpoint's tunnels have too many requests in flight",
             ),
             Failure::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining", "this node is leaving"),
             Failure::Plugin => (StatusCode::SERVICE_UNAVAILABLE, "plugin_failed", "a plugin failed"),

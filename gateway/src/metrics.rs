@@ -344,6 +344,8 @@ pub enum Shed {
     EndpointQueueFull,
     /// None became free there in time.
     EndpointQueueTimeout,
+    /// The tunnels of all upstreams have as many requests as they may.
+    TunnelsFull,
 }
 
 impl Shed {
@@ -353,6 +355,7 @@ impl Shed {
             Shed::NodeQueueTimeout => ["node", "queue_timeout"],
             Shed::EndpointQueueFull => ["endpoint", "queue_full"],
             Shed::EndpointQueueTimeout => ["endpoint", "queue_timeout"],
+            Shed::TunnelsFull => ["tunnel", "full"],
         }
     }
 }

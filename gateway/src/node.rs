@@ -174,7 +174,7 @@ impl Node {
         let id = table.local_id();
 
         directory.set(table.clone());
-        let targets = Arc::new(Targets::default());
+        let targets = Arc::new(Targets::new(config.proxy.limits.on_tunnel()));
         let registry =
             Registry::new(table.clone(), config.health.rules(), metrics.upstream.ejections.clone());
         let certified = tls

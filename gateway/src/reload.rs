@@ -10,7 +10,7 @@ use crate::proxy::{Fresh, Pages, PagesError};
 use crate::upstream::Admission;
 
 /// The keys that a running node takes: each of these, and what is below it. `log` is the program's.
-pub const TAKEN: [&str; 19] = [
+pub const TAKEN: [&str; 22] = [
     "admin.auth",
     "health",
     "plugins",
@@ -20,7 +20,10 @@ pub const TAKEN: [&str; 19] = [
     "proxy.endpoints",
     "proxy.error_pages",
     "proxy.http",
-    "proxy.limits",
+    "proxy.limits.in_flight",
+    "proxy.limits.per_endpoint",
+    "proxy.limits.queue",
+    "proxy.limits.queue_timeout",
     "proxy.public_url",
     "proxy.request_id",
     "proxy.server_timing",

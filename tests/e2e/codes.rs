@@ -26,7 +26,7 @@ const ELSEWHERE: &[(&str, &[&str])] = &[
     ),
     ("screen.rs", &["login_required"]),
     ("plugin_faults.rs", &["plugin_failed"]),
-    ("overload.rs, shutdown.rs", &["overloaded", "endpoint_overloaded", "draining"]),
+    ("overload.rs, shutdown.rs", &["overloaded", "endpoint_overloaded", "tunnel_overloaded", "draining"]),
     ("cluster.rs, broken.rs", &["node_unreachable", "upstream_unreachable", "upstream_broke_off"]),
     ("proxy.rs, pump.rs", &["upgrade_body_too_large", "client_stalled", "upstream_timeout"]),
     (

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use piko_test_support::client::{get, get_h2, send};
 use piko_test_support::eventually;
-use piko_test_support::program::{Node, Program, agent};
+use piko_test_support::program::{Node, Program, agent, cluster};
 use piko_test_support::service::Service;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -82,6 +82,62 @@ async fn a_full_node_refuses_what_waited_in_vain() {
     held.abort();
     eventually("the place is free again", || async {
         (get(proxy, "/", &[OTHER]).await.ok()?.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// The most that one tunnel carries: another agent takes the rest, and then nobody, on this node and on the next.
+#[tokio::test]
+async fn what_a_full_tunnel_cannot_take_goes_to_another_or_is_refused() {
+    let nodes = cluster(piko(), 2, &["--proxy.limits.per-tunnel=2"]).await;
+    let [near, far] = &nodes[..] else { unreachable!("there are two") };
+    let services = [Service::start("one").await, Service::start("two").await];
+    let one_tunnel = ["--connect.tunnels=1"];
+    let first = format!("my-endpoint/{0},other/{0}", services[0].addr);
+    let _first = agent(piko(), near.upstream, &first, &one_tunnel);
+    for node in &nodes {
+        node.routes("my-endpoint", 200).await;
+        node.routes("other", 200).await;
+    }
+    on_tunnel(near, 0).await;
+    let proxy = near.proxy;
+    let held: Vec<_> =
+        (0..2).map(|_| tokio::spawn(async move { get(proxy, "/hold", &[NAMED]).await.is_ok() })).collect();
+    on_tunnel(near, 2).await;
+
+    for node in &nodes {
+        let refused = get(node.proxy, "/", &[NAMED]).await.unwrap();
+        assert_eq!((refused.status, refused.header("x-piko-error")), (503, "tunnel_overloaded"));
+        assert_eq!(refused.header("retry-after"), "1");
+        let refused = get(node.proxy, "/", &[OTHER]).await.unwrap();
+        assert_eq!(refused.status, 503, "it is the tunnel that is full, not the endpoint");
+        assert_eq!(node.metric("piko_proxy_shed_total").await, 2.0);
+    }
+
+    let second = format!("my-endpoint/{}", services[1].addr);
+    let _second = agent(piko(), near.upstream, &second, &one_tunnel);
+    near.upstreams(3).await;
+    for node in [near, far] {
+        for _ in 0..5 {
+            let answer = send(node.proxy, "POST", "/", &[NAMED], Bytes::from("a")).await.unwrap();
+            let seen: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!((answer.status, &seen["name"]), (200, &"two".into()));
+        }
+    }
+
+    held.iter().for_each(|held| held.abort());
+    eventually("the first takes requests again", || async {
+        (get(proxy, "/", &[OTHER]).await.ok()?.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// Waits until so many requests are on the tunnel of a node's first agent.
+async fn on_tunnel(node: &Node, count: u64) {
+    eventually("that many requests are on the tunnel", || async {
+        let agents = get(node.admin, "/status/upstream/agents", &[]).await.ok()?;
+        let agents: serde_json::Value = serde_json::from_slice(&agents.body).ok()?;
+        (agents[0]["tunnels"][0]["inflight"] == count).then_some(())
     })
     .await;
 }

@@ -9,11 +9,19 @@ use crate::headers::ERROR;
 
 /// An error code in no registry: a node that does not know it takes it for a reset like any other (RFC 9113, section 7).
 const LATE: u32 = 0x7069_6b6f;
+/// The next one.
+const FULL: u32 = LATE + 1;
 
 /// How a node resets a stream to another node when its service is late. That node, where the agent is, then judges the
 /// service: it may have more patience itself, and could not tell this from a client that went away.
 pub fn late() -> Reason {
     Reason::from(LATE)
+}
+
+/// How a node refuses a stream of another node when the tunnels of its agents have as many requests as they may: it was
+/// not begun, and its client may be told why.
+pub fn full() -> Reason {
+    Reason::from(FULL)
 }
 
 /// How much is known of a service when its agent answers instead.

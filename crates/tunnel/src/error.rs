@@ -34,17 +34,6 @@ pub enum SessionError {
     Http2(#[from] h2::Error),
 }
 
-/// Why a stream could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The tunnel has no free stream slot: another one may.
-    #[error("no free stream on the tunnel within {0:?}")]
-    Saturated(Duration),
-    /// The tunnel ended: nothing was sent.
-    #[error("tunnel failed: {0}")]
-    Tunnel(#[from] h2::Error),
-}
-
 /// Is this about a certificate, the server's or ours?
 pub(crate) fn is_certificate(error: &std::io::Error) -> bool {
     use tokio_rustls::rustls::Error as Tls;

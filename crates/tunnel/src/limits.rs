@@ -47,6 +47,10 @@ pub const GATHER_AFTER: u64 = 512 << 10;
 pub const GATHER_EVERY: Duration = Duration::from_millis(10);
 /// Streams open at once on one tunnel.
 pub const MAX_STREAMS: u32 = 10_000;
+/// Requests that a node sends on one tunnel at once, at most. Streams beyond [`MAX_STREAMS`] wait in h2, without a word and
+/// without an end. The tenth between the two is for the control stream, for nodes' questions, and for requests that
+/// come at the same moment and all take the last place.
+pub const MAX_REQUESTS: u32 = MAX_STREAMS / 10 * 9;
 /// Streams reset before they were accepted. A node resets one for each client that hangs up: all that were
 /// open may be, at once.
 pub const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
@@ -58,8 +62,6 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_HANDSHAKE_HEAD: usize = 32 << 10;
 /// Writing one control message: a peer that does not read for this long is dead.
 pub const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long opening a stream may wait for a free slot on the tunnel.
-pub const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lanes of one bundle: each costs a node some 25 KiB, and the largest machines have no use for more.
 pub const MAX_LANES: usize = 16;
 /// Body of a request for an upgrade, bytes. Node and agent each hold it whole before they act on it. `docker exec`

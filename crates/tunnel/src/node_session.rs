@@ -15,12 +15,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::control::ControlStream;
 use crate::doubt::{Contact, Waiting};
-use crate::error::OpenError;
 use crate::gather::Gather;
 use crate::handshake::CONTROL_PATH;
 use crate::io::{Io, Metered};
 use crate::joined::Joined;
-use crate::limits::{HANDSHAKE_TIMEOUT, OPEN_TIMEOUT};
+use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::upkeep::Upkeep;
 use crate::{SessionError, Settings, Windows};
 
@@ -82,12 +81,11 @@ async fn open_control(sender: SendRequest<Bytes>) -> Result<ControlStream, Sessi
 }
 
 impl Opener {
-    /// Waits for a free stream slot, at most [`OPEN_TIMEOUT`]. Nothing has been sent when this fails.
-    pub async fn ready(&self) -> Result<SendRequest<Bytes>, OpenError> {
-        match timeout(OPEN_TIMEOUT, self.sender.clone().ready()).await {
-            Ok(ready) => Ok(ready?),
-            Err(_) => Err(OpenError::Saturated(OPEN_TIMEOUT)),
-        }
+    /// A sender for one stream. Fails if the tunnel has ended: nothing was sent. It does not wait for a stream to be
+    /// free, since h2 tells a new sender nothing of those it keeps waiting: whoever opens streams counts them, and stops at
+    /// [`MAX_REQUESTS`](crate::limits::MAX_REQUESTS).
+    pub async fn ready(&self) -> Result<SendRequest<Bytes>, h2::Error> {
+        self.sender.clone().ready().await
     }
 
     /// Says that a request waits for the head of its answer, from before it is sent until the guard drops: silence

@@ -22,7 +22,7 @@ use http::{HeaderMap, Method, Request, Response, request};
 use piko_bootstrap::traces::{Recording, TRACEPARENT, Traces};
 use piko_cluster::Hop;
 use piko_tunnel::agent_session::Incoming;
-use piko_tunnel::blame::{Blame, late};
+use piko_tunnel::blame::{self, Blame, late};
 use piko_tunnel::body::{RecvBody, SendBodyError, send_body};
 use piko_tunnel::control::Protocol;
 use piko_tunnel::doubt::{ASK_AFTER, Waiting};
@@ -34,6 +34,7 @@ use piko_wire::{NodeId, RouteKey};
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::error::Failure;
 use crate::route::affinity::Key;
 use crate::route::health::{Fault, Verdict};
 use crate::route::{Ask, EndpointKey, InFlight, Router, Tried};
@@ -73,8 +74,10 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
             _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
         };
         let Some((there, opener, sender)) = opened else {
-            debug!(%endpoint, ?protocol, "refused a peer's request: no upstream here");
-            return respond.send_reset(Reason::REFUSED_STREAM);
+            let (why, _) = router.why_none(&route, &tried);
+            debug!(%endpoint, ?protocol, why = why.reply().words, "refused a peer's request");
+            let full = why == Failure::TunnelOverloaded;
+            return respond.send_reset(if full { blame::full() } else { Reason::REFUSED_STREAM });
         };
         tried.push(there.way());
         let whole = body.as_ref().is_none_or(Receiver::is_end_stream);
@@ -375,6 +378,10 @@ async fn next_head(response: &mut ResponseFuture) -> Result<Head, h2::Error> {
 /// The reason to pass on: the other node decides by it whether to retry.
 fn reason(error: &h2::Error) -> Reason {
     let drained = error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
-    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-    if drained || refused { Reason::REFUSED_STREAM } else { Reason::INTERNAL_ERROR }
+    let by = |reason| error.is_reset() && error.reason() == Some(reason);
+    match () {
+        () if drained || by(Reason::REFUSED_STREAM) => Reason::REFUSED_STREAM,
+        () if by(blame::full()) => blame::full(),
+        () => Reason::INTERNAL_ERROR,
+    }
 }

@@ -2,6 +2,7 @@
 
 use h2::Reason;
 use http::Response;
+use piko_tunnel::blame::full;
 use piko_tunnel::receive::{ReceiveError, Receiver};
 use pingora_error::{Error, ErrorType};
 
@@ -25,6 +26,9 @@ impl Broken {
             return Broken::Upstream(Happened::AnswerBegan, Failure::BrokeOff);
         }
         let reason = error.reason();
+        if error.is_remote() && error.is_reset() && reason == Some(full()) {
+            return Broken::Upstream(Happened::Refused, Failure::TunnelOverloaded);
+        }
         let refused = error.is_reset() && reason == Some(Reason::REFUSED_STREAM)
             || error.is_go_away() && reason == Some(Reason::NO_ERROR);
         let happened = match (error.is_remote() && refused, error.is_remote() && error.is_reset()) {

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use piko_bootstrap::traces::{Recording, TRACEPARENT};
 use piko_tunnel::headers;
 use piko_wire::RouteKey;
-use pingora_error::Result;
+use pingora_error::{Error, Result};
 use pingora_proxy::Session;
 
 use super::attempt::{Attempt, Leave};
@@ -21,6 +21,7 @@ use super::retry::{Attempted, Happened, may_retry};
 use super::upload::{MAX_HELD, Upload};
 use super::{outgoing, trace, upgraded};
 use crate::error::Failure;
+use crate::metrics::Shed;
 use crate::route::target::Lane;
 use crate::route::{Ask, InFlight, Kind};
 
@@ -41,10 +42,16 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
     ctx.queued = ctx.started.elapsed().saturating_sub(before);
     ctx.place = Some(entered.map_err(Failure::into_error)?);
     let mut since: Option<Instant> = None;
+    // Another node has refused it, since the tunnels there are full.
+    let mut full = false;
     loop {
         ctx.given_up += since.map_or(Duration::ZERO, |since| since.elapsed());
         let repeatable = idempotent && upload.is_empty();
-        let in_flight = upstream(gateway, ctx, &route, repeatable).await.map_err(Failure::into_error)?;
+        let in_flight = match upstream(gateway, ctx, &route, repeatable).await {
+            Ok(in_flight) => in_flight,
+            Err(Failure::Unreachable) if full => return Err(refuse(gateway, Failure::TunnelOverloaded)),
+            Err(why) => return Err(refuse(gateway, why)),
+        };
         if std::mem::take(&mut ctx.expects) {
             client.go_on(gateway.keeps(), gateway.timeouts.write).await?;
         }
@@ -111,12 +118,21 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
             // The upstream may have lost no more than this lane: it is one to try still.
             ctx.tried.pop();
         }
+        full |= failure == Failure::TunnelOverloaded;
         if !may {
-            return Err(failure.into_error());
+            return Err(refuse(gateway, failure));
         }
     }
     client.settle().await;
     Ok(())
+}
+
+/// The failure that a request ends with, counted where it is one of load.
+fn refuse(gateway: &Gateway, failure: Failure) -> Box<Error> {
+    if failure == Failure::TunnelOverloaded {
+        gateway.metrics.proxy.shed(Shed::TunnelsFull);
+    }
+    failure.into_error()
 }
 
 /// Is the upstream that was tried last doubted?

@@ -234,7 +234,8 @@ mod tests {
 
     /// Nobody waits to the end of the queue's time in a test that is right.
     fn config(in_flight: u32, per_endpoint: u32, queue: u32) -> LimitsConfig {
-        LimitsConfig { in_flight, per_endpoint, queue, queue_timeout: HumanDuration::secs(600) }
+        let queue_timeout = HumanDuration::secs(600);
+        LimitsConfig { in_flight, per_endpoint, queue, queue_timeout, ..LimitsConfig::default() }
     }
 
     fn key(name: &str) -> EndpointKey {

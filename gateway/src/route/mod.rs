@@ -141,7 +141,7 @@ impl Router {
     /// request; and where this node has just started and does not know yet what others have.
     pub async fn select(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
         let knows = self.knows.load(Relaxed);
-        self.soon(route, !knows, || self.pick(route, ask), || false).await
+        self.soon(route, !knows, || self.pick(route, ask), || self.is_full(route, ask.tried)).await
     }
 
     /// What `pick` finds, now or within the grace; nothing any more once it is `in_vain`. `anyway`: it waits even if the
@@ -192,6 +192,7 @@ impl Router {
         let other = route.otherwise();
         let has_other = || self.registry.lookup(&other).is_some() || self.table.remote(&other).is_some();
         let why = match route.protocol {
+            _ if self.is_full(route, tried) => Failure::TunnelOverloaded,
             _ if !tried.is_empty() => Failure::Unreachable,
             _ if self.table.remote(route).is_some() || self.table.is_out_of_reach(route) => {
                 Failure::NodeUnreachable
@@ -204,6 +205,18 @@ impl Router {
             Protocol::Http => Failure::NotHttp,
         };
         (why, None)
+    }
+
+    /// Are there upstreams that would take a request, had their tunnels, or the links to their nodes, not as many as they
+    /// may have? Nobody waits for one to be free: the places before it ([`crate::config::LimitsConfig`]) have a queue.
+    fn is_full(&self, route: &RouteKey, tried: &[Tried]) -> bool {
+        let full = |target: &Target| target.is_full() && is_untried(tried, target, None);
+        let local = self.registry.lookup(route);
+        let mut local = local.iter().flat_map(|all| all.iter());
+        let remote = self.table.remote(route);
+        let mut remote = remote.iter().flat_map(|routes| routes.iter());
+        local.any(|one| full(&one.target))
+            || remote.any(|there| self.links.target(&there.node).is_some_and(|link| full(&link)))
     }
 
     /// How long ago the last listener of an endpoint left, or of a wildcard that it is below. Returns `None` if this
@@ -244,8 +257,8 @@ impl Router {
     /// one, it waits up to the grace as [`Router::select`] does: to the node that asks this one is a way that it has
     /// tried, so it would not come back for an agent that connects here a moment later.
     pub async fn select_local(&self, route: &RouteKey, ask: Ask<'_>) -> Option<InFlight> {
-        let elsewhere = || self.table.remote(route).is_some();
-        self.soon(route, false, || self.pick_local(route, ask), elsewhere).await
+        let in_vain = || self.table.remote(route).is_some() || self.is_full(route, ask.tried);
+        self.soon(route, false, || self.pick_local(route, ask), in_vain).await
     }
 
     /// None while all here are set aside and another node has a good one: the request can still go there.
@@ -410,13 +423,18 @@ impl Router {
     /// The link to a node, for a stream that another node wants passed on to it.
     pub fn link(&self, node: &NodeId) -> Option<InFlight> {
         let (target, _) =
-            self.links.named(node.as_str()).filter(|(target, good)| *good && target.accepts())?;
+            self.links.named(node.as_str()).filter(|(target, good)| *good && is_fresh(&[], target, None))?;
         Some(InFlight::away(target, Load::default(), None))
     }
 }
 
-/// Does the target take requests, and was it not tried that way?
+/// Does the target take one more request, and was it not tried that way?
 fn is_fresh(tried: &[Tried], target: &Target, through: Option<&RemoteNode>) -> bool {
+    !target.is_full() && is_untried(tried, target, through)
+}
+
+/// The same, be it full or not.
+fn is_untried(tried: &[Tried], target: &Target, through: Option<&RemoteNode>) -> bool {
     target.accepts() && !tried.iter().any(|way| way.is(target.id(), through.map(|node| &node.id)))
 }
 

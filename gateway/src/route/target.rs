@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use piko_tunnel::limits::MAX_REQUESTS;
 use piko_tunnel::node_session::Opener;
 use piko_wire::NodeId;
 
@@ -78,22 +79,34 @@ pub struct Target {
     /// and shares no lock with one.
     lanes: ArcSwap<Vec<Option<Opener>>>,
     inflight: AtomicUsize,
+    /// The most requests that it may have in flight.
+    most: u32,
     leaving: AtomicBool,
 }
 
 /// Numbers the targets of one node, so that a request can say which of them it has tried.
-#[derive(Default)]
 pub struct Targets {
     next: AtomicU64,
+    per_tunnel: u32,
 }
 
 impl Targets {
+    /// `per_tunnel`: the most requests that one agent's tunnel may have in flight.
+    pub fn new(per_tunnel: u32) -> Targets {
+        Targets { next: AtomicU64::new(0), per_tunnel }
+    }
+
     /// A live tunnel or link, with a number of its own.
     pub fn add(&self, kind: Kind, opener: Opener) -> Arc<Target> {
         let id = TargetId(self.next.fetch_add(1, Relaxed) + 1);
         let (inflight, leaving) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (lanes, first_worker) = (ArcSwap::default(), workers::current());
-        Arc::new(Target { id, kind, first: opener, first_worker, lanes, inflight, leaving })
+        let most = match kind {
+            Kind::Agent { .. } => self.per_tunnel,
+            // It carries what is for all agents there: what each may have, its own node knows.
+            Kind::Node { .. } => MAX_REQUESTS,
+        };
+        Arc::new(Target { id, kind, first: opener, first_worker, lanes, inflight, most, leaving })
     }
 }
 
@@ -148,7 +161,13 @@ impl Target {
         self.inflight.load(Relaxed)
     }
 
-    /// May new requests go there?
+    /// Has it as many requests in flight as it may? Those that come at the same moment may all take the last place: h2 has
+    /// room for them.
+    pub fn is_full(&self) -> bool {
+        self.inflight() >= self.most as usize
+    }
+
+    /// May new requests go there, if it is not full?
     pub fn accepts(&self) -> bool {
         !self.leaving.load(Relaxed)
     }
@@ -197,5 +216,47 @@ pub struct LaneGuard {
 impl Drop for LaneGuard {
     fn drop(&mut self) {
         self.target.set_lane(self.worker, None);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use piko_tunnel::agent_session::AgentSession;
+    use piko_tunnel::{Settings, node_session};
+
+    use super::*;
+
+    async fn opener() -> Opener {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let settings = Settings {
+            stream_window: 1 << 20,
+            connection_window: 4 << 20,
+            stall_timeout: None,
+            ping_interval: std::time::Duration::from_secs(10),
+            ping_timeout: std::time::Duration::from_secs(10),
+            stalled: Arc::default(),
+        };
+        let agent = AgentSession::handshake(far, &settings);
+        let (node, agent) = tokio::join!(node_session::handshake(near, &settings), agent);
+        drop(agent.unwrap());
+        node.unwrap().0
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_is_full_at_its_limit_and_a_link_at_the_most_there_is() {
+        let targets = Targets::new(2);
+        let agent = Kind::Agent { addr: ([127, 0, 0, 1], 1).into(), agent_id: "a".into(), key: 1 };
+        let agent = targets.add(agent, opener().await);
+        let link = targets.add(Kind::Node { id: "far".parse().unwrap() }, opener().await);
+        assert!(!agent.is_full());
+        for target in [&agent, &agent, &link, &link] {
+            target.enter();
+        }
+        assert!(agent.is_full() && !link.is_full());
+        agent.leave();
+        assert!(!agent.is_full(), "a place is free again");
+        (2..MAX_REQUESTS).for_each(|_| link.enter());
+        assert!(link.is_full());
     }
 }
