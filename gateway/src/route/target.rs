@@ -237,10 +237,14 @@ mod tests {
             ping_timeout: std::time::Duration::from_secs(10),
             stalled: Arc::default(),
         };
-        let agent = AgentSession::handshake(far, &settings);
-        let (node, agent) = tokio::join!(node_session::handshake(near, &settings), agent);
-        drop(agent.unwrap());
-        node.unwrap().0
+        let agent = async {
+            let (mut session, _control) = AgentSession::handshake(far, &settings).await.unwrap();
+            while session.accept().await.is_some() {}
+        };
+        tokio::select! {
+            node = node_session::handshake(near, &settings) => node.unwrap().0,
+            () = agent => panic!("the agent hung up"),
+        }
     }
 
     #[tokio::test]
