@@ -41,7 +41,7 @@ impl Addressing {
     ///
     /// # Errors
     /// If the path leads out of the part of the service that is served.
-    pub(crate) fn apply(&self, ask: &mut Ask) -> Result<Option<WayBack>, Failure> {
+    pub(crate) fn apply(&self, ask: &mut Ask) -> Result<Option<Box<WayBack>>, Failure> {
         if self.host.is_none() && self.prefix.is_empty() && !self.map_back {
             return Ok(None);
         }
@@ -62,7 +62,8 @@ impl Addressing {
             }
             ask.readdress(host.clone());
         }
-        Ok(self.map_back.then(|| WayBack { client, service, prefix: self.prefix.clone() }))
+        // Boxed: it is rare, and a request's future would have room for it at each step.
+        Ok(self.map_back.then(|| Box::new(WayBack { client, service, prefix: self.prefix.clone() })))
     }
 }
 

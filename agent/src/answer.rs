@@ -1,6 +1,5 @@
 //! What of a service's answer goes on: a head free of what framed it, and a body that ends where it should.
 
-use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,12 +9,14 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use piko_tunnel::body::{SendBodyError, send_body};
 use piko_tunnel::headers;
 use tokio::time::timeout;
 
 use crate::failure::Failure;
 use crate::http2::BrokeOff;
+use crate::inspect::capture::Tap;
 use crate::limits::REST_OF_UPLOAD;
 use crate::link::Link;
 use crate::pool::{Arriving, Carrier, Pool};
@@ -113,14 +114,36 @@ pub(crate) fn connection_login(parts: &response::Parts) -> Option<Login> {
 /// Sends a body into the tunnel and moves its connection meanwhile, both ways: an upload that goes on is not held
 /// up by a client that does not read, and counts what was passed. Then the request's rest goes out, and its connection back to the pool.
 pub(crate) async fn pass(
-    body: Arriving,
-    ends_at: Option<u64>,
+    body: UpTo<'_>,
     stream: SendStream<Bytes>,
     carrier: Carrier,
-    (pool, passed): (&Pool, &AtomicU64),
+    pool: &Pool,
 ) -> Result<(), SendBodyError<io::Error>> {
-    let body = UpTo { body, left: ends_at, passed };
-    let mut sending = pin!(send_body(body, stream));
+    // Pinned before it is wrapped: the wrapper would have room for it twice.
+    moving(pin!(send_body(body, stream)), carrier, pool).await
+}
+
+/// Reads a body that goes nowhere but to its tap.
+pub(crate) async fn read(
+    mut body: UpTo<'_>,
+    carrier: Carrier,
+    pool: &Pool,
+) -> Result<(), SendBodyError<io::Error>> {
+    let reading = async move {
+        while let Some(frame) = body.frame().await {
+            frame.map_err(SendBodyError::Source)?;
+        }
+        Ok(())
+    };
+    moving(pin!(reading), carrier, pool).await
+}
+
+/// Takes an answer's body while its connection moves.
+async fn moving(
+    mut taking: Pin<&mut impl Future<Output = Result<(), SendBodyError<io::Error>>>>,
+    carrier: Carrier,
+    pool: &Pool,
+) -> Result<(), SendBodyError<io::Error>> {
     let mut link = match carrier {
         Carrier::Http1(link) => Some(link),
         Carrier::Http2(mut busy) => {
@@ -128,7 +151,7 @@ pub(crate) async fn pass(
                 Poll::Ready(Err(BrokeOff)) => {
                     Poll::Ready(Err(SendBodyError::Source(io::ErrorKind::UnexpectedEof.into())))
                 }
-                _ => sending.as_mut().poll(cx),
+                _ => taking.as_mut().poll(cx),
             })
             .await?;
             busy.finish(REST_OF_UPLOAD).await;
@@ -136,8 +159,8 @@ pub(crate) async fn pass(
         }
     };
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-            return Poll::Ready(sent);
+        if let Poll::Ready(taken) = taking.as_mut().poll(cx) {
+            return Poll::Ready(taken);
         }
         if let Some(moving) = &mut link
             && !moving.drive(cx)
@@ -146,7 +169,7 @@ pub(crate) async fn pass(
             link = None;
         }
         // Again in this turn: the connection may just have read more of it.
-        sending.as_mut().poll(cx)
+        taking.as_mut().poll(cx)
     })
     .await?;
     if let Some(link) = link {
@@ -171,11 +194,24 @@ async fn give_back(mut link: Box<Link>, pool: &Pool) {
 }
 
 /// A body, up to a length that its connection does not know of.
-struct UpTo<'a> {
+pub(crate) struct UpTo<'a> {
     body: Arriving,
     left: Option<u64>,
     /// Counts its bytes.
     passed: &'a AtomicU64,
+    /// Where the inspector keeps it.
+    tap: Option<Box<Tap>>,
+}
+
+impl<'a> UpTo<'a> {
+    pub(crate) fn new(
+        body: Arriving,
+        ends_at: Option<u64>,
+        tap: Option<Box<Tap>>,
+        passed: &'a AtomicU64,
+    ) -> UpTo<'a> {
+        UpTo { body, left: ends_at, passed, tap }
+    }
 }
 
 impl Body for UpTo<'_> {
@@ -195,6 +231,9 @@ impl Body for UpTo<'_> {
         };
         let Some(left) = self.left else {
             frame.iter().flatten().filter_map(Frame::data_ref).for_each(|data| count(data.len()));
+            if let (Some(tap), Ok(Some(frame))) = (&self.tap, &frame) {
+                tap.frame(frame);
+            }
             return Poll::Ready(frame.transpose());
         };
         Poll::Ready(match frame.map(|frame| frame.and_then(|frame| frame.into_data().ok())) {
@@ -202,6 +241,9 @@ impl Body for UpTo<'_> {
                 data.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                 count(data.len());
                 self.left = Some(left - data.len() as u64);
+                if let Some(tap) = &self.tap {
+                    tap.take(&data);
+                }
                 Some(Ok(Frame::data(data)))
             }
             // hyper takes the connection's end for the body's.

@@ -96,6 +96,33 @@ impl Ask {
         })
     }
 
+    /// A request of the agent's own making, with a body of that many bytes. What belongs to a hop is not taken over.
+    pub(crate) fn made(
+        method: Method,
+        path: PathAndQuery,
+        host: Option<Authority>,
+        mut fields: HeaderMap,
+        length: Option<u64>,
+    ) -> Ask {
+        fields.remove(header::HOST);
+        headers::strip_hop_by_hop(&mut fields);
+        headers::strip_framing(&mut fields);
+        headers::strip_private(&mut fields);
+        let connection_auth = headers::logs_in_connection(&fields);
+        Ask {
+            method,
+            path,
+            authority: host,
+            fields,
+            framing: length.map_or(Framing::Absent, Framing::Length),
+            trailers: None,
+            upgrade: None,
+            connection_auth,
+            client: None,
+            hints: None,
+        }
+    }
+
     /// The host that the client addressed, by the name it knows.
     pub(crate) fn addressed(&self) -> Option<&str> {
         let host = || self.fields.get(header::HOST).and_then(|host| host.to_str().ok());

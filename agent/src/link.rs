@@ -18,11 +18,12 @@ use piko_tunnel::io::BoxIo;
 use tracing::debug;
 
 use crate::failure::{Failure, NoAnswer, is_tls};
+use crate::inspect::capture::Tapped;
 use crate::limits::{MAX_BUFFER, MAX_FIELDS, USUAL_FIELDS};
 use crate::seats::Hold;
 
 /// A request's body on its way to the service: as it comes, or whole.
-pub(crate) type Body = Either<RecvBody, Full<Bytes>>;
+pub(crate) type Body = Either<Tapped<RecvBody>, Full<Bytes>>;
 
 /// The body of a request without one.
 pub(crate) fn empty() -> Body {

@@ -1,44 +1,26 @@
 //! Every metric an agent exports, declared once; and the port that shows them.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use piko_bootstrap::metrics::{
     Descriptors, counter, counters, fractions, gauge, gauges, latencies, method_label, raise,
 };
-use piko_net::gate::Standing;
-use piko_net::{Conn, ConnLimits, Counts, GateLimits, Port, Refusals, files};
+use piko_net::files;
 use piko_tunnel::round_trip::RoundTrip;
 use prometheus::{
     GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
-use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 
-/// Connections at once: scrapers are few. A full port closes the one idle longest for a new one.
-const PLACES: GateLimits = GateLimits { most: 64, address_share: 1.0, reserve: 0 };
-/// Request heads come at once or not at all, and answers are read as fast.
-const LIMITS: ConnLimits = ConnLimits {
-    first_byte: None,
-    tls: Duration::from_secs(5),
-    head: Some(Duration::from_secs(10)),
-    // Above the interval at which most scrapers come back.
-    idle: Some(Duration::from_secs(75)),
-    write: Some(Duration::from_secs(5)),
-    http: true,
-};
-/// Largest head of a request, bytes. Larger ones are answered 431.
-const MAX_HEAD: usize = 32 << 10;
+use crate::own_port::{self, Serving};
+
 /// All of an agent's metrics, on a registry of their own.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -162,40 +144,11 @@ impl Drop for Counted<'_> {
 ///
 /// # Errors
 /// If the listener cannot be watched.
-pub(crate) fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> std::io::Result<Serving> {
-    let port = Port::new(PLACES, Arc::new(Counts::new("metrics")), Refusals::default());
-    port.accept(listener.into_std()?, &Handle::current(), Handle::current, move |accepted| {
-        let metrics = metrics.clone();
-        async move {
-            let Some(conn) = Conn::open(accepted, None, LIMITS).await else { return };
-            let watch = conn.watch();
-            let service = service_fn(move |request| {
-                watch.set(Standing::Busy);
-                let answer = answer(&request, &metrics);
-                watch.set(Standing::Idle);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                // The connection itself keeps this time.
-                .header_read_timeout(None)
-                .max_buf_size(MAX_HEAD)
-                .serve_connection(TokioIo::new(conn), service);
-            // A scraper that went away is no news.
-            let _ = connection.await;
-        }
-    })?;
-    Ok(Serving(port))
-}
-
-/// The port of the metrics, until it is dropped.
-pub(crate) struct Serving(Port);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.close();
-        self.0.cut();
-    }
+pub(crate) fn serve(listener: std::net::TcpListener, metrics: Arc<Metrics>) -> std::io::Result<Serving> {
+    own_port::serve(listener, "metrics", move |request| {
+        let answered = answer(&request, &metrics);
+        async move { answered }
+    })
 }
 
 fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {

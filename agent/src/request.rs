@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
 use http_body_util::{Either, Full};
 use hyper::body::Body as _;
 use piko_bootstrap::access_line;
@@ -29,10 +29,11 @@ use tokio_util::io::InspectReader;
 use tracing::debug;
 
 use crate::addressing::WayBack;
-use crate::answer::{self, Login, Said};
+use crate::answer::{self, Login, Said, UpTo};
 use crate::ask::Ask;
 use crate::failure::{Failure, NoAnswer, reply};
 use crate::hints;
+use crate::inspect::capture::{Seen, Tap, Tapped, Way};
 use crate::limits::{LINGER, UPGRADE_BODY_TIME};
 use crate::link::{Body, empty};
 use crate::login;
@@ -54,6 +55,20 @@ struct Line {
     user_agent: Option<HeaderValue>,
     request_headers: Option<String>,
     trace_id: Option<String>,
+}
+
+/// What goes along with a request on its way.
+struct Going<'a> {
+    service: &'a Service,
+    way_back: Option<Box<WayBack>>,
+    /// Where the inspector keeps it.
+    seen: Option<&'a Seen>,
+}
+
+impl Going<'_> {
+    fn tap(&self, way: Way) -> Option<Box<Tap>> {
+        self.seen.map(|seen| seen.tap(way))
+    }
 }
 
 /// Serves one stream. A client that hangs up, or a tunnel that ends, ends the request to the service.
@@ -84,14 +99,19 @@ pub(crate) async fn serve(
     let request_id = parts.headers.get(headers::REQUEST_ID).cloned();
     let stranger = service.login.as_ref().is_some_and(|login| !login.admits(&mut parts.headers));
     let ask = Ask::parse(parts, stream.is_end_stream()).map_err(Failure::from);
+    let seen = match (&service.inspect, &ask) {
+        (Some(ring), Ok(ask)) => Seen::of(ring, service.endpoint.as_str(), ask),
+        _ => None,
+    };
+    let going = |way_back| Going { service, way_back, seen: seen.as_ref() };
     let ask = ask.and_then(|mut ask| Ok((service.addressing.apply(&mut ask)?, ask)));
     let served = match ask {
         _ if stranger => Ok(login::ask(&mut respond, &method).into()),
         Err(failure) => Err(failure.into()),
         Ok((way_back, ask)) if ask.upgrade.is_some() => {
-            Box::pin(upgrade(ask, stream, &mut respond, (service, way_back), pool)).await
+            Box::pin(upgrade(ask, stream, &mut respond, going(way_back), pool)).await
         }
-        Ok((way_back, ask)) => plain(ask, stream, &mut respond, (service, way_back), pool).await,
+        Ok((way_back, ask)) => plain(ask, stream, &mut respond, going(way_back), pool).await,
     };
     let (Logged { status, response_headers, moved }, failed) = match served {
         Ok(logged) => (logged, None),
@@ -102,6 +122,14 @@ pub(crate) async fn serve(
         }
         Err(NoAnswer::ClientGone) => (CLIENT_GONE.into(), None),
     };
+    if let Some(seen) = seen {
+        match failed {
+            Some(failure) => seen.failed(status, failure.row().code),
+            None if status == CLIENT_GONE => seen.failed(status, "client_gone"),
+            // An answer of the service's is known by now: this is for one of ours.
+            None => seen.answered(status, &HeaderMap::new()),
+        }
+    }
     counted.done(status);
     spans.iter_mut().for_each(|spans| spans.finish(status, failed));
     let id = request_id.as_ref();
@@ -162,13 +190,13 @@ async fn plain(
     ask: Ask,
     stream: Receiver,
     respond: &mut SendResponse<Bytes>,
-    (service, way_back): (&Service, Option<WayBack>),
+    going: Going<'_>,
     pool: &Pool,
 ) -> Result<Logged, NoAnswer> {
     let (method, connection_auth) = (ask.method.clone(), ask.connection_auth);
-    let patience = ask.patience(service.timeout);
+    let patience = ask.patience(going.service.timeout);
     let stalled = stream.stalled();
-    let (body, progress) = upload(stream, ask.framing);
+    let (body, progress) = upload(stream, ask.framing, going.tap(Way::Up));
     let progress = progress.unwrap_or_default();
     let (response, mut carrier) = first_of(pool, (ask, body), respond, patience, &progress).await?;
     let (mut parts, body) = response.into_parts();
@@ -187,25 +215,29 @@ async fn plain(
     if !said.reusable {
         carrier.close_after();
     }
-    if let Some(way_back) = way_back {
+    if let Some(way_back) = &going.way_back {
         way_back.map(&mut parts.headers);
     }
     let status = parts.status;
     tokio::select! {
-        passed = pass_on(parts, body, &said, respond, service, (&method, carrier, pool)) => {
+        passed = pass_on(parts, body, &said, respond, &going, (&method, carrier, pool)) => {
             let counted = |moved: Moved| Moved { up: progress.bytes(), ..moved };
             passed.map(|logged| Logged { moved: logged.moved.map(counted), ..logged })
         }
         // The service answers, but takes nothing of the upload.
         () = stalled.wait() => {
-            debug!(endpoint = %service.endpoint, "upload stalled");
+            debug!(endpoint = %going.service.endpoint, "upload stalled");
             Ok(status.into())
         }
     }
 }
 
 /// The request's body, and when it last moved.
-fn upload(stream: Receiver, framing: Framing) -> (Body, Option<std::sync::Arc<Progress>>) {
+fn upload(
+    stream: Receiver,
+    framing: Framing,
+    tap: Option<Box<Tap>>,
+) -> (Body, Option<std::sync::Arc<Progress>>) {
     if stream.is_end_stream() {
         return (empty(), None);
     }
@@ -215,7 +247,7 @@ fn upload(stream: Receiver, framing: Framing) -> (Body, Option<std::sync::Arc<Pr
     };
     let body = RecvBody::new(stream, length);
     let progress = body.progress();
-    (Either::Left(body), Some(progress))
+    (Either::Left(Tapped { inner: body, tap }), Some(progress))
 }
 
 /// The head of the service's answer, unless it is late or the client hangs up before. Informational heads go to the
@@ -252,21 +284,25 @@ async fn pass_on(
     body: Arriving,
     said: &Said,
     respond: &mut SendResponse<Bytes>,
-    service: &Service,
+    going: &Going<'_>,
     (method, carrier, pool): (&Method, Carrier, &Pool),
 ) -> Result<Logged, NoAnswer> {
     if headers::list_size(&parts.headers) > limits::MAX_MESSAGE_HEADERS {
         return Err(Failure::ResponseHeaders.into());
     }
     parts.version = Version::HTTP_2;
-    let response_headers = service.access_log.config.response_headers.show(&parts.headers);
+    let response_headers = going.service.access_log.config.response_headers.show(&parts.headers);
     let (status, passed) = (parts.status, AtomicU64::new(0));
+    if let Some(seen) = going.seen {
+        seen.answered(parts.status, &parts.headers);
+    }
     let end = *method == Method::HEAD || said.ends_at == Some(0) || body.is_end_stream();
     let sent = respond.send_response(Response::from_parts(parts, ()), end);
     let stream = sent.map_err(|_| NoAnswer::ClientGone)?;
     if !end {
-        if let Err(e) = answer::pass(body, said.ends_at, stream, carrier, (pool, &passed)).await {
-            debug!(endpoint = %service.endpoint, error = %e, "response broke off");
+        let body = UpTo::new(body, said.ends_at, going.tap(Way::Down), &passed);
+        if let Err(e) = answer::pass(body, stream, carrier, pool).await {
+            debug!(endpoint = %going.service.endpoint, error = %e, "response broke off");
         }
     } else {
         answer::finish(carrier, pool).await;
@@ -299,18 +335,21 @@ async fn upgrade(
     mut ask: Ask,
     mut stream: Receiver,
     respond: &mut SendResponse<Bytes>,
-    (service, way_back): (&Service, Option<WayBack>),
+    going: Going<'_>,
     pool: &Pool,
 ) -> Result<Logged, NoAnswer> {
     let (body, unread) = body_before_upgrade(&mut stream, ask.framing).await?;
     let before = body.len() as u64;
-    ask.permit_upgrades(&service.upgrades);
+    ask.permit_upgrades(&going.service.upgrades);
+    if let Some(tap) = going.tap(Way::Up) {
+        tap.take(&body);
+    }
     let (method, asked) = (ask.method.clone(), ask.upgrade.clone());
-    let patience = ask.patience(service.timeout);
+    let patience = ask.patience(going.service.timeout);
     let asking = (ask, Either::Right(Full::new(body)));
     let (response, mut carrier) = first_of(pool, asking, respond, patience, &Progress::default()).await?;
     let (mut parts, body) = response.into_parts();
-    if let Some(way_back) = way_back {
+    if let Some(way_back) = &going.way_back {
         way_back.map(&mut parts.headers);
     }
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
@@ -318,7 +357,7 @@ async fn upgrade(
         if !said.reusable || answer::connection_login(&parts).is_some() && !carrier.is_held() {
             carrier.close_after();
         }
-        let passed = pass_on(parts, body, &said, respond, service, (&method, carrier, pool)).await?;
+        let passed = pass_on(parts, body, &said, respond, &going, (&method, carrier, pool)).await?;
         let counted = |moved: Moved| Moved { up: before, ..moved };
         return Ok(Logged { moved: passed.moved.map(counted), ..passed });
     }
@@ -331,27 +370,41 @@ async fn upgrade(
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_framing(&mut parts.headers);
     headers::strip_private(&mut parts.headers);
+    if let Some(seen) = going.seen {
+        seen.answered(parts.status, &parts.headers);
+    }
     parts.status = StatusCode::OK;
     parts.version = Version::HTTP_2;
     parts.headers.insert(headers::UPGRADED, protocol);
     let sent = respond.send_response(Response::from_parts(parts, ()), false);
     let send = sent.map_err(|_| NoAnswer::ClientGone)?;
     let websocket = headers::has_token(&asked, "websocket");
-    let Moved { up, down } = splice(TunnelStream::new(send, stream, unread), early, io, websocket).await;
+    let taps = (going.tap(Way::Up), going.tap(Way::Down));
+    let near = TunnelStream::new(send, stream, unread);
+    let Moved { up, down } = splice(near, early, io, (websocket, taps)).await;
     let moved = Some(Moved { up: before + up, down });
     Ok(Logged { moved, ..StatusCode::SWITCHING_PROTOCOLS.into() })
 }
 
+/// Where the inspector keeps what goes up, and down.
+type Taps = (Option<Box<Tap>>, Option<Box<Tap>>);
+
 /// Copies both ways until both ends are done. A WebSocket that one end has closed has a moment to say its last words;
 /// the output of a command may outlive its input by far, and the node ends what is silent. `early`: what the service
 /// sent right behind its 101.
-async fn splice(near: TunnelStream, early: Bytes, far: BoxIo, websocket: bool) -> Moved {
+async fn splice(
+    near: TunnelStream,
+    early: Bytes,
+    far: BoxIo,
+    (websocket, (up, down)): (bool, Taps),
+) -> Moved {
     let reset = near.reset();
     let (bytes_up, bytes_down) = (AtomicU64::new(0), AtomicU64::new(0));
     let (from_client, mut to_client) = split(near);
     let (from_service, mut to_service) = split(far);
+    let from_client = Tapped { inner: from_client, tap: up };
     let mut from_client = InspectReader::new(from_client, |data| count(&bytes_up, data));
-    let from_service = Cursor::new(early).chain(from_service);
+    let from_service = Tapped { inner: Cursor::new(early).chain(from_service), tap: down };
     let mut from_service = InspectReader::new(from_service, |data| count(&bytes_down, data));
     let up = async {
         let copied = copy(&mut from_client, &mut to_service).await;

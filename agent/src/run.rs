@@ -2,6 +2,7 @@
 //! do when is `plan.rs`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cluster::Cluster;
-use crate::config::{AgentConfig, Listener, ServerConfig};
+use crate::config::{AgentConfig, InspectConfig, Listener, ServerConfig};
 use crate::error::AgentError;
 use crate::health::{self, Unhealthy};
+use crate::inspect::api;
+use crate::inspect::ring::Ring;
 use crate::lanes::Lanes;
 use crate::metrics::{self, Metrics};
+use crate::own_port::Serving;
 use crate::plan::{Next, Plan};
 use crate::public::Public;
 use crate::service::{self, Services, Target};
@@ -73,6 +77,8 @@ pub struct Agent {
     streams: Streams,
     metrics: Arc<Metrics>,
     server: ServerConfig,
+    /// Its port is open already: who asks where it is gets to know.
+    inspector: Option<(std::net::TcpListener, Arc<Ring>)>,
 }
 
 impl Agent {
@@ -101,7 +107,9 @@ impl Agent {
             return Err(AgentError::NoListeners);
         }
         let metrics = Arc::new(Metrics::new());
-        let services = service::all(&listeners, (&metrics, traces), threads.map_or(1, NonZero::get))?;
+        let inspector = inspector(&config.inspect)?;
+        let ring = inspector.as_ref().map(|(_, ring)| ring);
+        let services = service::all(&listeners, (&metrics, traces, ring), threads.map_or(1, NonZero::get))?;
         let services = services.into_iter().map(|s| (s.endpoint.to_string(), s)).collect();
         Ok(Agent {
             listeners,
@@ -115,7 +123,13 @@ impl Agent {
             streams: Streams::new(),
             metrics,
             server: config.server,
+            inspector,
         })
+    }
+
+    /// Where its inspector listens, if it has one.
+    pub fn inspector(&self) -> Option<SocketAddr> {
+        self.inspector.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
     }
 
     /// The listeners it will register.
@@ -128,6 +142,7 @@ impl Agent {
     pub async fn run(self, shutdown: CancellationToken, tell: impl Fn(Event)) -> Result<(), AgentError> {
         let threads = Threads::start(self.threads).map_err(AgentError::Threads)?;
         let _server = self.serve_metrics().await?;
+        let _inspector = self.serve_inspector(&threads)?;
         let _tidying = self.tidy_pools();
         let unhealthy = Arc::new(watch::Sender::new(Unhealthy::new()));
         let _probing = health::probe_all(&self.services, &unhealthy);
@@ -157,16 +172,30 @@ impl Agent {
     }
 
     /// The agent's own port, if it is on, until dropped.
-    async fn serve_metrics(&self) -> Result<Option<metrics::Serving>, AgentError> {
+    async fn serve_metrics(&self) -> Result<Option<Serving>, AgentError> {
         if !self.server.enabled {
             return Ok(None);
         }
         let addr = &self.server.bind_addr;
-        let bound = TcpListener::bind(addr.socket()).await;
+        let bound = TcpListener::bind(addr.socket()).await.and_then(TcpListener::into_std);
         let serving = bound.and_then(|listener| metrics::serve(listener, self.metrics.clone()));
         let serving = serving.map_err(|source| AgentError::Bind {
             key: "server.bind_addr".into(),
             addr: addr.to_string(),
+            source,
+        })?;
+        Ok(Some(serving))
+    }
+
+    /// The inspector, if there is one, until dropped.
+    fn serve_inspector(&self, threads: &Arc<Threads>) -> Result<Option<Serving>, AgentError> {
+        let Some((listener, ring)) = &self.inspector else { return Ok(None) };
+        let listener = listener.try_clone();
+        let serving = listener
+            .and_then(|listener| api::serve(listener, ring.clone(), self.services.clone(), threads.clone()));
+        let serving = serving.map_err(|source| AgentError::Bind {
+            key: "inspect.bind_addr".into(),
+            addr: self.inspector().map(|addr| addr.to_string()).unwrap_or_default(),
             source,
         })?;
         Ok(Some(serving))
@@ -238,6 +267,20 @@ impl Agent {
             warn!("requests did not finish within the grace period");
         }
     }
+}
+
+/// The inspector's port, open, and where requests are kept.
+fn inspector(config: &InspectConfig) -> Result<Option<(std::net::TcpListener, Arc<Ring>)>, AgentError> {
+    let Some(addr) = config.wanted() else { return Ok(None) };
+    let listener = api::bind(addr.socket()).map_err(|source| AgentError::Bind {
+        key: "inspect.bind_addr".into(),
+        addr: addr.to_string(),
+        source,
+    })?;
+    if let Ok(addr) = listener.local_addr() {
+        info!("inspector on http://{addr}");
+    }
+    Ok(Some((listener, Arc::new(Ring::new(config)))))
 }
 
 /// An agent with its tunnels.

@@ -15,6 +15,7 @@ use crate::config::{Health, HttpAddr, HttpClientConfig, HttpScheme, Listener, Pl
 use crate::connect::Connector;
 use crate::error::AgentError;
 use crate::failure::Complaints;
+use crate::inspect::ring::Ring;
 use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -37,6 +38,8 @@ pub(crate) struct Service {
     pub(crate) target: Target,
     /// How it is asked whether it works.
     pub(crate) health: Option<Health>,
+    /// Where the inspector keeps its requests, if there is one.
+    pub(crate) inspect: Option<Arc<Ring>>,
 }
 
 /// What a tunnel serves, by endpoint.
@@ -51,17 +54,17 @@ pub(crate) enum Target {
 /// pool. `threads`: as many as streams come from.
 pub(crate) fn all(
     listeners: &[Listener],
-    (metrics, traces): (&Arc<Metrics>, &Traces),
+    shared: (&Arc<Metrics>, &Traces, Option<&Arc<Ring>>),
     threads: usize,
 ) -> Result<Vec<Arc<Service>>, AgentError> {
     let mut pools = Pools { threads, pools: Vec::new() };
-    listeners.iter().map(|listener| service(listener, &mut pools, (metrics, traces)).map(Arc::new)).collect()
+    listeners.iter().map(|listener| service(listener, &mut pools, shared).map(Arc::new)).collect()
 }
 
 fn service(
     listener: &Listener,
     pools: &mut Pools,
-    (metrics, traces): (&Arc<Metrics>, &Traces),
+    (metrics, traces, inspect): (&Arc<Metrics>, &Traces, Option<&Arc<Ring>>),
 ) -> Result<Service, AgentError> {
     let (target, addressing) = match &listener.service {
         ServiceAddr::Tcp(place) => (Target::Tcp(place.clone()), Addressing::default()),
@@ -88,6 +91,7 @@ fn service(
         login: (!listener.basic_auth.is_empty()).then(|| Login::new(listener.basic_auth.expose())),
         target,
         health: listener.health.clone(),
+        inspect: inspect.cloned(),
     })
 }
 

@@ -10,10 +10,12 @@ mod demo;
 mod exit;
 mod explain;
 mod forward;
+mod inspector;
 mod migrate;
 mod plugin;
 mod process;
 mod reload;
+mod requests;
 mod secrets;
 mod server;
 mod service;
@@ -38,7 +40,7 @@ use exit::{BAD_CONFIG, BadConfig, NOT_PERMITTED, NotPermitted, UNREACHABLE};
 /// The commands, as `piko --help` lists them.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["server", "agent", "forward", "demo"]),
-    ("Look", &["status", "explain"]),
+    ("Look", &["status", "explain", "requests", "replay"]),
     ("Set up", &["config", "reload", "token", "cert", "cluster", "service", "plugin", "migrate"]),
     ("Shell", &["completions", "man"]),
 ];
@@ -60,6 +62,8 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("forward", m)) => forward::run(m),
         Some(("status", m)) => status::run(m),
         Some(("explain", m)) => explain::run(m),
+        Some(("requests", m)) => requests::run(m),
+        Some(("replay", m)) => requests::replay(m),
         Some(("demo", m)) => demo::run(m),
         Some(("token", m)) => token::run(m),
         Some(("cluster", m)) => cluster::run(m),
@@ -127,6 +131,8 @@ fn command() -> Command {
         .subcommand(forward::command())
         .subcommand(status::command())
         .subcommand(explain::command())
+        .subcommand(requests::command())
+        .subcommand(requests::replay_command())
         .subcommand(demo::command())
         .subcommand(config::command())
         .subcommand(reload::command())

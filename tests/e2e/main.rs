@@ -25,6 +25,7 @@ mod h2_conformance;
 mod health;
 mod hostile_h2;
 mod http1;
+mod inspect;
 mod lanes;
 mod logs;
 mod metrics;

@@ -4,6 +4,7 @@ mod address;
 mod connect;
 mod forward;
 mod health;
+mod inspect;
 mod listener;
 mod resolve;
 
@@ -18,6 +19,7 @@ pub use address::{HttpAddr, HttpScheme, Place, Protocol, ServiceAddr, parse_addr
 pub use connect::{ConnectConfig, Transport, is_loopback};
 pub use forward::{ForwardConfig, ForwardConnectConfig, Port, PortConfig};
 pub use health::{Health, HealthConfig, HttpHealthConfig, Question, TcpHealthConfig};
+pub use inspect::InspectConfig;
 pub use listener::{HostHeader, HttpClientConfig, Listener, ListenerConfig};
 
 /// An agent's configuration.
@@ -37,6 +39,8 @@ pub struct AgentConfig {
     pub http_client: HttpClientConfig,
     /// The agent's own port: `/metrics` and `/health`.
     pub server: ServerConfig,
+    /// The inspector: recent requests and their answers, on a page and an API of this machine.
+    pub inspect: InspectConfig,
     /// Windows and liveness of the tunnel.
     pub tunnel: TunnelConfig,
     /// One log line a request.
@@ -69,6 +73,7 @@ impl Default for AgentConfig {
             timeout: HumanDuration::secs(60),
             http_client: HttpClientConfig::default(),
             server: ServerConfig::default(),
+            inspect: InspectConfig::default(),
             tunnel: TunnelConfig::default(),
             access_log: AccessLogConfig::default(),
             traces: TracesConfig::default(),
@@ -101,6 +106,7 @@ impl ConfigSpec for AgentConfig {
         if self.grace_period.get().is_zero() {
             return Err(Invalid::new("grace_period", "must be more than 0"));
         }
+        self.inspect.validate()?;
         self.tunnel.validate()?;
         self.traces.validate()?;
         self.log.validate()

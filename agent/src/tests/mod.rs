@@ -62,9 +62,8 @@ impl Tunnel {
     }
 
     async fn with(config: AgentConfig) -> Tunnel {
-        let all =
-            service::all(&config.resolve().unwrap(), (&Arc::new(Metrics::new()), &Traces::default()), 1)
-                .unwrap();
+        let (metrics, traces) = (Arc::new(Metrics::new()), Traces::default());
+        let all = service::all(&config.resolve().unwrap(), (&metrics, &traces, None), 1).unwrap();
         let mut tasks = JoinSet::new();
         for service in &all {
             if let Target::Http(pool) = &service.target {

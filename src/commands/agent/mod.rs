@@ -24,6 +24,9 @@ use crate::{signal, traces};
 use folder::Folder;
 use screen::{Line, Screen};
 
+/// Where the inspector is, for who starts an agent by hand.
+const INSPECTOR: &str = "127.0.0.1:4040";
+
 pub(crate) fn command() -> Command {
     let one = |name: &'static str, about: &'static str| {
         let command = Command::new(name).about(about).arg(
@@ -98,6 +101,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             listener.basic_auth = basic_auth(matches)?;
             listener.host_header = HostHeader::from(word("host-header"));
             listener.rewrite_responses = matches.get_flag("rewrite-responses");
+            config.inspect.bind_addr.get_or_insert(INSPECTOR.parse().expect("a constant address is valid"));
         }
         config.listeners = vec![listener];
         config.endpoints.clear();
@@ -131,7 +135,7 @@ async fn serve(
     let export = unsent.map(|unsent| unsent.start(&traced, "piko-agent", &instance));
     let shown = folder.as_ref().map(|folder| folder.served().display().to_string());
     let lines = agent.listeners().iter().map(|listener| Line::of(listener, shown.as_deref())).collect();
-    let screen = Screen::new(lines, url);
+    let screen = Screen::new(lines, url, agent.inspector());
     let greeted = AtomicBool::new(false);
     let tell = move |event: Event| {
         if process::on_terminal() {

@@ -1,6 +1,7 @@
 //! What a person at a terminal reads of an agent: what is reachable and where, and why it is not.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use piko_agent::config::{Listener, ServiceAddr};
@@ -12,6 +13,8 @@ pub(super) struct Screen {
     lines: Vec<Line>,
     /// Where the agent connects to, as it may be shown.
     url: String,
+    /// Where the inspector listens.
+    inspector: Option<SocketAddr>,
 }
 
 /// What a person is told of a listener.
@@ -30,8 +33,8 @@ impl Line {
 }
 
 impl Screen {
-    pub(super) fn new(lines: Vec<Line>, url: String) -> Screen {
-        Screen { lines, url }
+    pub(super) fn new(lines: Vec<Line>, url: String, inspector: Option<SocketAddr>) -> Screen {
+        Screen { lines, url, inspector }
     }
 
     /// What an event is to a person. `again`: what is served was said when the first tunnel opened.
@@ -44,7 +47,9 @@ impl Screen {
                 let first = self.lines.first();
                 let try_it = first
                     .map_or_else(String::new, |line| format!("\nTry: {}\n\n", self.try_it(line, public)));
-                format!("\nConnected to {url} (node {node_id})\n\n{served}{try_it}")
+                let inspector = self.inspector.map(|addr| format!("\nEvery request: http://{addr}\n"));
+                let inspector = inspector.unwrap_or_default();
+                format!("\nConnected to {url} (node {node_id})\n\n{served}{inspector}{try_it}")
             }
             Event::Failed { reason, tries, pause } => {
                 format!("Not connected: {reason}\n  try {tries} failed; the next one in {}\n", rough(*pause))
@@ -96,7 +101,7 @@ mod tests {
 
     fn screen(tcp: bool, url: &str) -> Screen {
         let line = Line { endpoint: "db".into(), service: "localhost:1".into(), tcp };
-        Screen::new(vec![line], url.into())
+        Screen::new(vec![line], url.into(), None)
     }
 
     fn connected(public: Public) -> Event {
@@ -110,6 +115,14 @@ mod tests {
         let said = |again| screen.words(&connected(Public::default()), again);
         assert!(said(false).contains("  db → localhost:1\n\nTry: curl "), "{}", said(false));
         assert_eq!(said(true), "Connected to http://localhost:8001 (node n)\n");
+    }
+
+    #[test]
+    fn where_the_inspector_is_is_said() {
+        let mut screen = screen(false, "http://localhost:8001");
+        screen.inspector = Some(([127, 0, 0, 1], 4041).into());
+        let said = screen.words(&connected(Public::default()), false);
+        assert!(said.contains("localhost:1\n\nEvery request: http://127.0.0.1:4041\n\nTry: "), "{said}");
     }
 
     #[test]
