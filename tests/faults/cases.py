@@ -1,7 +1,7 @@
 """The faults, one function each: causes it, and says what its clients saw and whether that is what is wanted."""
 import asyncio, collections, signal, time
 
-import lab
+import hosts, lab
 from lab import AGENTS, BAD_SERVICE, CLIENTS, SERVICE, active, agent, all_active, cluster, metric, nginx, node, port, ready, serving, until
 from load import Connection, Load, frame, websocket
 
@@ -200,6 +200,32 @@ async def freeze_node():
     await load.stop()
     return (f"{load.said()} failed, the longest took {load.longest():.1f} s; whole again after {healed:.1f} s",
             not load.failed() and load.longest() < 2.5)
+
+
+@case("two nodes cut from each other (20 s) while both see a third, clients at one, the agent at the other", "≤ 1 % from 2 s on; the status names the cut link")
+async def cut_link():
+    nodes = await hosts.cluster()
+    hosts.agent(2, "far")
+    load = Load([hosts.PROXY], 60, endpoint="far", limit=8, address=hosts.address(1))
+    async def served():
+        return load.log and load.log[-1][2] == 200
+    await until("the endpoint is served", served)
+    load.log.clear()
+    await asyncio.sleep(1)
+    begun = time.time()
+    hosts.between(nodes, 1, 2, "add")
+    async def named():
+        links = {one["id"][:2]: {far[:2] for far in one["links"]} for one in await hosts.status(3)}
+        return links == {"n1": {"n3"}, "n2": {"n3"}, "n3": {"n1", "n2"}}
+    shown = await until("the status names the cut link", named, 15)
+    await asyncio.sleep(20 - (time.time() - begun))
+    hosts.between(nodes, 1, 2, "del")
+    healed = await until("all is whole again", hosts.whole)
+    await asyncio.sleep(1)
+    await load.stop()
+    later = sum(one[0] >= begun + 2 for one in load.log)
+    return (f"{load.said()} failed, from 2 s on {load.said(begun + 2)}, the longest took {load.longest():.1f} s; shown after {shown:.1f} s, whole again after {healed:.1f} s",
+            len(load.failed(begun + 2)) <= later / 100)
 
 
 @case("SIGTERM with WebSockets open on the node, POSTs of 1.5 s, grace 6 s", "0 taken and cut")

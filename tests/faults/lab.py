@@ -198,9 +198,9 @@ async def echo(reader, writer, key):
 # What is looked at ----------------------------------------------------------------------------------
 
 
-async def get(number, path, limit=5):
+async def get(number, path, limit=5, address="127.0.0.1"):
     async with asyncio.timeout(limit):
-        reader, writer = await asyncio.open_connection("127.0.0.1", number)
+        reader, writer = await asyncio.open_connection(address, number)
         try:
             writer.write(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
             head, _, body = (await reader.read()).partition(b"\r\n\r\n")
