@@ -11,7 +11,6 @@ use piko_plugin_host::{HostError, Reloaded};
 use piko_tunnel::Settings;
 use piko_wire::{InvalidNode, NodeId};
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -35,9 +34,6 @@ use crate::trust::secret::{self, SecretError};
 use crate::trust::{ClusterKey, Door, Purpose};
 use crate::upstream::{UpstreamOptions, UpstreamPort};
 use crate::workers::Workers;
-
-/// A node that has joined waits so long for the first table: it is here after milliseconds, unless the others are gone.
-const FIRST_TABLE: Duration = Duration::from_secs(5);
 
 /// A running node. Dropping it cuts everything; [`Node::shutdown`] does it well.
 pub struct Node {
@@ -319,19 +315,9 @@ impl Node {
     /// request is answered for want of it. On failure the node is to be shut down.
     pub async fn join(&self) -> Result<usize, StartError> {
         let joined = self.cluster.join().await?;
-        if joined > 0 && timeout(FIRST_TABLE, self.has_a_table()).await.is_err() {
-            warn!(within = ?FIRST_TABLE, "no other node has sent its table yet; ready without");
-        }
         self.router.joined();
         self.parts.ready.send_replace(true);
         Ok(joined)
-    }
-
-    /// Waits for the table of another node.
-    async fn has_a_table(&self) {
-        let table = self.table();
-        let mut changes = table.subscribe_changes();
-        while !table.has_a_table() && changes.changed().await.is_ok() {}
     }
 
     /// The next order that the admin port was given.

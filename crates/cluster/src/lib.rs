@@ -29,4 +29,4 @@ pub use node::{Load, RemoteNode, RemoteRoute, Status};
 pub use replicate::{Action, Config, Event, Replicator};
 pub use state::{Caps, Ignored, State};
 pub use time::Time;
-pub use view::NodeView;
+pub use view::{FirstTable, NodeView};

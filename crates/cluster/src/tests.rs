@@ -17,7 +17,7 @@ use crate::message::{self, Change, Identity, Link, Listed, Message};
 use crate::node::{RemoteRoute, Status};
 use crate::replicate::{Action, Config, Event, HEARTBEAT, Replicator};
 use crate::state::{Caps, Ignored};
-use crate::view::NodeView;
+use crate::view::{FirstTable, NodeView};
 
 /// Room for all that these tests do.
 const CAPS: Caps = Caps { nodes: 16, endpoints: 100_000 };
@@ -697,7 +697,10 @@ fn a_node_without_a_link_says_so_and_its_word_is_the_last_one_sent() {
 #[test]
 fn a_table_is_here_when_a_pull_was_answered_whole() {
     let (owner, follower) = pair();
-    let has = || follower.ask(|r| r.state().has_a_table());
+    let first = || follower.ask(|r| r.state().first_table());
+    let has = || first() == FirstTable::Here;
+    assert_eq!(first(), FirstTable::Awaited);
+    assert_eq!(new(identity("alone", 1)).ask(|r| r.state().first_table()), FirstTable::NobodyThere);
     assert!(!has());
     follower.apply(addr(1), heartbeat(&owner)).unwrap();
     assert!(!has(), "a heartbeat is no table");
@@ -714,7 +717,7 @@ fn a_table_is_here_when_a_pull_was_answered_whole() {
     follower.then(|r, _| r.pulled(addr(1), 1));
     assert!(has());
     follower.member_down(addr(1));
-    assert!(!has(), "of a node that is there");
+    assert_eq!(first(), FirstTable::NobodyThere, "it is of a node that is there");
 }
 
 #[test]

@@ -29,6 +29,17 @@ pub struct NodeView {
     pub links: BTreeSet<NodeId>,
 }
 
+/// Does a node that has just come know where the endpoints of others are?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstTable {
+    /// It has the table of at least one other node that is there.
+    Here,
+    /// Other nodes are there, and none of their tables is here yet.
+    Awaited,
+    /// No other node is there, as far as is known.
+    NobodyThere,
+}
+
 impl State {
     /// The active nodes with upstreams for an endpoint, by protocol.
     pub fn remote(&self, route: &RouteKey) -> Option<Arc<[RemoteRoute]>> {
@@ -119,9 +130,15 @@ impl State {
         self.identity.id == *id || self.members.values().any(|member| member.identity.id == *id)
     }
 
-    /// Has this node the table of at least one other node that is there?
-    pub fn has_a_table(&self) -> bool {
-        self.active().any(|member| member.whole)
+    /// Is the table of another node here that is there, or one to come?
+    pub fn first_table(&self) -> FirstTable {
+        if self.active().next().is_none() {
+            FirstTable::NobodyThere
+        } else if self.active().any(|member| member.whole) {
+            FirstTable::Here
+        } else {
+            FirstTable::Awaited
+        }
     }
 
     /// The id of the node at the far end of a link, this one included.

@@ -52,6 +52,11 @@ impl Joiner {
         }
     }
 
+    /// Is there anything to join?
+    pub(super) fn has_addresses(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
     /// The first join. Retries only where a failure would be fatal; else the loop goes on anyway.
     pub(super) async fn first(&self) -> Result<usize, ClusterError> {
         let deadline = Instant::now() + self.within;

@@ -2,11 +2,12 @@
 //!
 //! What is decided is `piko-cluster`'s, which is pure ([`Table`] is its lock and clock). `gossip` runs memberlist, and
 //! `drive` the tables over it; `port` (and `calls`, its TCP side) is what both go through, `packet` and `stream` what
-//! that looks like, `transport` the port as memberlist wants it. `join` finds nodes to join. Every key is made by
+//! that looks like, `transport` the port as memberlist wants it. `join` finds nodes to join, `first` waits for the first of their tables. Every key is made by
 //! [`crate::trust::secret`].
 
 mod calls;
 mod drive;
+mod first;
 mod gossip;
 mod join;
 mod options;
@@ -86,14 +87,18 @@ impl Cluster {
         Ok(Cluster { table, gossip, join, stop, runtime: Mutex::new(Some(runtime)), heartbeat })
     }
 
-    /// The first join; then the rejoin loop goes on in the background. Returns how many nodes were
-    /// joined: 0 where there is no other to join.
+    /// The first join; then the rejoin loop goes on in the background. Ends when this node may serve: it has the table of
+    /// another node, is to join none, or finds none. Returns how many nodes were joined: 0 where there is no other to join.
     pub async fn join(&self) -> Result<usize, ClusterError> {
         let joined = self.join.first().await;
         if let Some(runtime) = self.runtime.lock().as_ref() {
             runtime.spawn(self.join.clone().keep(self.stop.clone()));
         }
-        joined
+        let joined = joined?;
+        if self.join.has_addresses() {
+            first::table(&self.table, joined > 0).await;
+        }
+        Ok(joined)
     }
 
     /// What is known of the cluster.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use piko_cluster::{
-    Action, Config, Event, Identity, Ignored, Link, Listed, Message, Names, NodeView, RemoteNode,
+    Action, Config, Event, FirstTable, Identity, Ignored, Link, Listed, Message, Names, NodeView, RemoteNode,
     RemoteRoute, Replicator, State, Time,
 };
 use piko_wire::{EndpointKey, NodeId, RouteKey};
@@ -138,9 +138,9 @@ impl Table {
         self.changes.subscribe()
     }
 
-    /// Has this node the table of at least one other node that is there?
-    pub fn has_a_table(&self) -> bool {
-        self.read(State::has_a_table)
+    /// Is the table of another node here that is there, or one to come?
+    pub(super) fn first_table(&self) -> FirstTable {
+        self.read(State::first_table)
     }
 
     /// Is a node of that id known?
