@@ -1,10 +1,17 @@
 //! Several nodes: any node serves any endpoint, and what happens when one goes.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
 use bytes::Bytes;
 use piko_test_support::client::{get, send};
 use piko_test_support::eventually;
 use piko_test_support::program::{Node, agent, cluster};
 use piko_test_support::service::Service;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::piko;
 
@@ -210,11 +217,80 @@ async fn a_node_that_cannot_join_gives_up_or_goes_on_alone() {
     late.program.kill();
     let alone = Node::start(piko(), &[late.gossip], &["--cluster.abort-if-join-fails=false"]);
     alone.ready().await;
+    assert!(alone.program.log().contains("ready without the table of one"), "{}", alone.program.log());
     late.restart();
     eventually("they find each other", || async {
         (alone.statuses().await == ["active", "active"]).then_some(())
     })
     .await;
+}
+
+/// A service that takes requests and never answers, and how many it has.
+async fn silent() -> (SocketAddr, Arc<AtomicUsize>, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let taken = Arc::<AtomicUsize>::default();
+    let count = taken.clone();
+    let task = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read_u8().await;
+            count.fetch_add(1, SeqCst);
+            open.push(stream);
+        }
+    });
+    (addr, taken, AbortOnDropHandle::new(task))
+}
+
+/// An agent dies with requests of another node's clients at work. What may be done twice is, by an agent of its node or of
+/// another; the rest is not.
+#[tokio::test]
+async fn relayed_requests_outlive_their_agent_if_they_may_be_repeated() {
+    let nodes = cluster(piko(), 2, &[]).await;
+    let [near, far] = &nodes[..] else { unreachable!("there are two") };
+    let service = Service::start("other").await;
+    // The other agent is at the node of the one that dies, at the client's, or nowhere.
+    for (endpoint, other) in [("beside", Some(far)), ("here", Some(near)), ("alone", None)] {
+        let (addr, taken, _silent) = silent().await;
+        let start = |node: &Node, addr| {
+            agent(piko(), node.upstream, &format!("{endpoint}/{addr}"), &["--connect.tunnels=1"])
+        };
+        let mut dies = start(far, addr);
+        let ask = |method: &'static str| {
+            let (proxy, body) = (near.proxy, if method == "PUT" { "twice" } else { "" });
+            tokio::spawn(async move {
+                send(proxy, method, "/", &[("x-piko-endpoint", endpoint)], Bytes::from(body)).await.unwrap()
+            })
+        };
+        let first = eventually("the agent's endpoint is known", || async {
+            let first = ask("GET");
+            let known = eventually("it is answered, or at work", || async {
+                (first.is_finished() || taken.load(SeqCst) > 0).then_some(taken.load(SeqCst) > 0)
+            });
+            known.await.then_some(first)
+        })
+        .await;
+        let (put, post) = (ask("PUT"), ask("POST"));
+        eventually("each is at work", || async { (taken.load(SeqCst) == 3).then_some(()) }).await;
+        let other_agent = other.map(|node| start(node, service.addr));
+        near.upstreams(usize::from(endpoint == "here")).await;
+        far.upstreams(if endpoint == "beside" { 2 } else { 1 }).await;
+        dies.kill();
+        let [get, put, post] = [first.await.unwrap(), put.await.unwrap(), post.await.unwrap()];
+        let repeated = if other.is_some() { 200 } else { 502 };
+        assert_eq!(
+            (get.status, put.status),
+            (repeated, repeated),
+            "{endpoint}: {} {}",
+            get.text(),
+            put.text()
+        );
+        assert_eq!((post.status, post.header("x-piko-error")), (502, "upstream_unreachable"), "{endpoint}");
+        drop(other_agent);
+        for node in &nodes {
+            node.upstreams(0).await;
+        }
+    }
 }
 
 /// Two agents of one endpoint on two nodes, asked on a third: both get their share, by weight.

@@ -9,8 +9,9 @@ use crate::headers::ERROR;
 
 /// An error code in no registry: a node that does not know it takes it for a reset like any other (RFC 9113, section 7).
 const LATE: u32 = 0x7069_6b6f;
-/// The next one.
+/// The next ones.
 const FULL: u32 = LATE + 1;
+const BROKE: u32 = LATE + 2;
 
 /// How a node resets a stream to another node when its service is late. That node, where the agent is, then judges the
 /// service: it may have more patience itself, and could not tell this from a client that went away.
@@ -22,6 +23,12 @@ pub fn late() -> Reason {
 /// not begun, and its client may be told why.
 pub fn full() -> Reason {
     Reason::from(FULL)
+}
+
+/// How a node resets a stream of another node when the tunnel to its agent broke before the answer began: the service may
+/// have acted on the request, as where the tunnel to a node's own agent breaks.
+pub fn broke() -> Reason {
+    Reason::from(BROKE)
 }
 
 /// How much is known of a service when its agent answers instead.

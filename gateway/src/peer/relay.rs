@@ -7,7 +7,8 @@
 //! ```
 //! The directions know nothing of each other, except that the answer's end ends the upload: HTTP has
 //! no use for the rest of a request that was answered. A reset of either side reaches the other. Answers
-//! are judged here, where the agent is; a request without a body that no service got goes to another agent.
+//! are judged here, where the agent is; a request without a body that no service got, or that may be repeated when its
+//! agent's tunnel breaks before the answer, goes to another agent.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
@@ -90,6 +91,10 @@ pub(super) async fn relay(incoming: Incoming, router: &Router) {
         };
         parts = match (stop, spare) {
             (Stop::Elsewhere, Some(spare)) if watch.again() => spare,
+            // The service may have acted on it.
+            (Stop::Reset(reason), Some(spare)) if reason == blame::broke() && repeatable && watch.again() => {
+                spare
+            }
             (Stop::Elsewhere, _) => return respond.send_reset(Reason::REFUSED_STREAM),
             (Stop::Reset(reason), _) => return respond.send_reset(reason),
             (Stop::BrokeOff, _) => return,
@@ -317,7 +322,7 @@ async fn send_down(
             Head::Informational(_) if informational == MAX_INFORMATIONAL => {}
             Head::Informational(head) => {
                 informational += 1;
-                respond.send_informational(head).map_err(|e| reason(&e))?;
+                respond.send_informational(head).map_err(|_| Reason::INTERNAL_ERROR)?;
             }
             Head::Final(response) => break response,
         }
@@ -339,7 +344,8 @@ async fn send_down(
         body.be_patient();
     }
     let stalled = body.stalled();
-    let download = respond.send_response(Response::from_parts(parts, ()), end).map_err(|e| reason(&e))?;
+    let download = respond.send_response(Response::from_parts(parts, ()), end);
+    let download = download.map_err(|_| Reason::INTERNAL_ERROR)?;
     if end {
         return Ok(after);
     }
@@ -375,13 +381,14 @@ async fn next_head(response: &mut ResponseFuture) -> Result<Head, h2::Error> {
     .await
 }
 
-/// The reason to pass on: the other node decides by it whether to retry.
+/// The reason to pass on of a stream that broke before its answer: the other node decides by it whether to retry.
 fn reason(error: &h2::Error) -> Reason {
     let drained = error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
     let by = |reason| error.is_reset() && error.reason() == Some(reason);
     match () {
         () if drained || by(Reason::REFUSED_STREAM) => Reason::REFUSED_STREAM,
         () if by(blame::full()) => blame::full(),
+        () if by(blame::broke()) || !(error.is_remote() && error.is_reset()) => blame::broke(),
         () => Reason::INTERNAL_ERROR,
     }
 }

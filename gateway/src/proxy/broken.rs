@@ -2,7 +2,7 @@
 
 use h2::Reason;
 use http::Response;
-use piko_tunnel::blame::full;
+use piko_tunnel::blame::{broke, full};
 use piko_tunnel::receive::{ReceiveError, Receiver};
 use pingora_error::{Error, ErrorType};
 
@@ -26,8 +26,14 @@ impl Broken {
             return Broken::Upstream(Happened::AnswerBegan, Failure::BrokeOff);
         }
         let reason = error.reason();
-        if error.is_remote() && error.is_reset() && reason == Some(full()) {
-            return Broken::Upstream(Happened::Refused, Failure::TunnelOverloaded);
+        // Another node's words.
+        if error.is_remote() && error.is_reset() {
+            if reason == Some(full()) {
+                return Broken::Upstream(Happened::Refused, Failure::TunnelOverloaded);
+            }
+            if reason == Some(broke()) {
+                return Broken::Upstream(Happened::BrokeBeyond, Failure::Unreachable);
+            }
         }
         let refused = error.is_reset() && reason == Some(Reason::REFUSED_STREAM)
             || error.is_go_away() && reason == Some(Reason::NO_ERROR);

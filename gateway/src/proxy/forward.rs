@@ -114,8 +114,10 @@ pub(super) async fn forward(gateway: &Gateway, session: &mut Session, ctx: &mut 
         let may = may_retry(happened, request(&upload));
         drop(attempt);
         let doubted = in_doubt(ctx);
-        if !first && !doubted && matches!(happened, Happened::NothingSent | Happened::TunnelBroke) {
-            // The upstream may have lost no more than this lane: it is one to try still.
+        let lost_lane = !first && matches!(happened, Happened::NothingSent | Happened::TunnelBroke);
+        if !doubted && (lost_lane || happened == Happened::BrokeBeyond) {
+            // The upstream may have lost no more than this lane, the other node no more than that agent: it is one to
+            // try still.
             ctx.tried.pop();
         }
         full |= failure == Failure::TunnelOverloaded;

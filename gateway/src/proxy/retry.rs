@@ -22,6 +22,8 @@ pub(super) enum Happened {
     Doubted,
     /// The tunnel broke before an answer. Whether the service has the request is not known.
     TunnelBroke,
+    /// The tunnel of another node's agent broke before an answer; that node is well.
+    BrokeBeyond,
     /// The agent reset the stream before an answer: it had the request and gave up on it.
     Reset,
     /// The answer has begun, and the client may have read some of it.
@@ -46,7 +48,9 @@ pub(super) fn may_retry(happened: Happened, request: Attempted) -> bool {
     }
     match happened {
         Happened::NothingSent | Happened::Refused | Happened::NotReached => true,
-        Happened::TunnelBroke | Happened::Doubted | Happened::TrialFailed => request.idempotent,
+        Happened::TunnelBroke | Happened::BrokeBeyond | Happened::Doubted | Happened::TrialFailed => {
+            request.idempotent
+        }
         Happened::Reset | Happened::AnswerBegan => false,
     }
 }
@@ -65,6 +69,7 @@ mod tests {
             (Happened::TrialFailed, true, false),
             (Happened::Doubted, true, false),
             (Happened::TunnelBroke, true, false),
+            (Happened::BrokeBeyond, true, false),
             (Happened::Reset, false, false),
             (Happened::AnswerBegan, false, false),
         ];
