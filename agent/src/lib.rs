@@ -20,6 +20,7 @@ mod addressing;
 mod alive;
 mod answer;
 mod ask;
+pub mod checkup;
 mod cluster;
 pub mod config;
 mod connect;

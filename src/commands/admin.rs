@@ -93,6 +93,12 @@ impl Admin {
         Ok(Admin { url: word("server.url").unwrap_or_default(), token, tls, forward: word("forward") })
     }
 
+    /// One whose address is known, with the token of the environment, if there is one.
+    pub(crate) fn at(url: String, tls: ClientTlsConfig) -> Admin {
+        let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty());
+        Admin { url, token: token.map(|token| token.trim().to_owned()), tls, forward: None }
+    }
+
     /// What it shows at a path.
     pub(crate) async fn ask(&self, path: &str) -> anyhow::Result<Value> {
         self.send(Method::GET, path, &[]).await
@@ -105,6 +111,16 @@ impl Admin {
         path: &str,
         query: &[(&str, &str)],
     ) -> anyhow::Result<Value> {
+        let body = self.bytes(method, path, query).await?;
+        serde_json::from_slice(&body).context("answer is no JSON; is this an admin port?")
+    }
+
+    /// What it shows as text.
+    pub(crate) async fn text(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<String> {
+        Ok(String::from_utf8_lossy(&self.bytes(Method::GET, path, query).await?).into_owned())
+    }
+
+    async fn bytes(&self, method: Method, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Bytes> {
         let url = &self.url;
         let wrong = || format!("{url:?} is no URL of an admin port; write it like http://localhost:8002");
         let mut target = Url::parse(url).with_context(wrong)?;
@@ -167,7 +183,7 @@ fn cure(status: StatusCode) -> &'static str {
     }
 }
 
-async fn exchange(request: Request<Empty<Bytes>>, tls: ClientTls) -> anyhow::Result<Value> {
+async fn exchange(request: Request<Empty<Bytes>>, tls: ClientTls) -> anyhow::Result<Bytes> {
     let client = Client::builder(TokioExecutor::new()).build(tls.connector(HttpConnector::new(), false));
     let response = client.request(request).await.map_err(Unanswered::Unreachable)?;
     let status = response.status();
@@ -177,8 +193,7 @@ async fn exchange(request: Request<Empty<Bytes>>, tls: ClientTls) -> anyhow::Res
         let words = words.and_then(|words| Some(format!(": {}", words["error"].as_str()?)));
         return Err(Unanswered::Status(status, words.unwrap_or_default()).into());
     }
-    let body = body.map_err(|e| anyhow::anyhow!("read answer: {e}"))?.to_bytes();
-    serde_json::from_slice(&body).context("answer is no JSON; is this an admin port?")
+    Ok(body.map_err(|e| anyhow::anyhow!("read answer: {e}"))?.to_bytes())
 }
 
 /// Does the admin port at `addr` say that its node is ready?

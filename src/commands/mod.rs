@@ -7,6 +7,7 @@ mod cert;
 mod cluster;
 mod config;
 mod demo;
+mod doctor;
 mod exit;
 mod explain;
 mod forward;
@@ -40,7 +41,7 @@ use exit::{BAD_CONFIG, BadConfig, NOT_PERMITTED, NotPermitted, UNREACHABLE};
 /// The commands, as `piko --help` lists them.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["server", "agent", "forward", "demo"]),
-    ("Look", &["status", "explain", "requests", "replay"]),
+    ("Look", &["status", "explain", "requests", "replay", "doctor"]),
     ("Set up", &["config", "reload", "token", "cert", "cluster", "service", "plugin", "migrate"]),
     ("Shell", &["completions", "man"]),
 ];
@@ -64,6 +65,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("explain", m)) => explain::run(m),
         Some(("requests", m)) => requests::run(m),
         Some(("replay", m)) => requests::replay(m),
+        Some(("doctor", m)) => doctor::run(m),
         Some(("demo", m)) => demo::run(m),
         Some(("token", m)) => token::run(m),
         Some(("cluster", m)) => cluster::run(m),
@@ -133,6 +135,7 @@ fn command() -> Command {
         .subcommand(explain::command())
         .subcommand(requests::command())
         .subcommand(requests::replay_command())
+        .subcommand(doctor::command())
         .subcommand(demo::command())
         .subcommand(config::command())
         .subcommand(reload::command())

@@ -15,6 +15,7 @@ mod cluster;
 mod codes;
 mod commands;
 mod config;
+mod doctor;
 mod doubt;
 mod edge;
 mod errors;

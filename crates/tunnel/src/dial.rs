@@ -17,8 +17,8 @@ use url::Url;
 use crate::EndpointId;
 use crate::error::is_certificate;
 use crate::handshake::{
-    AGENT_ID, AGENT_VERSION, BUNDLE, KNOWN_NODES, LANES, NODE_ID, TCP_PATH, TCP_UPGRADE_TOKEN, TENANT_ID,
-    TUNNEL_PATH, UPGRADE_TOKEN, WS_PROTOCOL, websocket_key,
+    AGENT_ID, AGENT_VERSION, BUNDLE, KNOWN_NODES, LANES, NODE_ID, NODE_VERSION, TCP_PATH, TCP_UPGRADE_TOKEN,
+    TENANT_ID, TUNNEL_PATH, UPGRADE_TOKEN, WS_PROTOCOL, websocket_key,
 };
 use crate::headers;
 use crate::io::BoxIo;
@@ -140,6 +140,8 @@ pub struct Dialed {
     pub io: BoxIo,
     /// The id of the node that answered. Empty if something before it left the header out.
     pub node_id: String,
+    /// Its version, if it says one: it is of 0.3 or later then.
+    pub node_version: Option<String>,
     /// Where it is (or the balancer before it).
     pub addr: SocketAddr,
 }
@@ -250,17 +252,18 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
             };
             return Err(refused(parts.status, &parts.headers, &body));
         }
-        let node_id =
-            response.headers().get(NODE_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        let said =
+            |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (node_id, node_version) = (said(NODE_ID).unwrap_or_default(), said(NODE_VERSION));
         let bundle = Bundle::of(response.headers());
         let upgraded = tokio::select! {
             upgraded = hyper::upgrade::on(response) => upgraded,
             e = &mut failure => return Err(failed(e)),
         };
-        Ok((upgraded.map_err(failed)?, node_id, bundle))
+        Ok((upgraded.map_err(failed)?, node_id, node_version, bundle))
     };
     let late = |_| DialError::Late(shown(options.url.as_str()), ANSWER_TIMEOUT);
-    let (upgraded, node_id, bundle) =
+    let (upgraded, node_id, node_version, bundle) =
         tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.map_err(late)??;
     let io: BoxIo = match upgraded.downcast::<TokioIo<BoxIo>>() {
         Ok(parts) if parts.read_buf.is_empty() => parts.io.into_inner(),
@@ -272,7 +275,7 @@ async fn ask(options: &DialOptions, purpose: &Purpose, websocket: bool) -> Resul
         Err(upgraded) => Box::new(TokioIo::new(upgraded)),
     };
     let io: BoxIo = if websocket { Box::new(websocket::client(io).await) } else { io };
-    Ok(Dialed { io, node_id, addr, bundle })
+    Ok(Dialed { io, node_id, node_version, addr, bundle })
 }
 
 /// TCP, and TLS where the URL says so. Also what to send as `Host`.

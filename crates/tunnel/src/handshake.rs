@@ -20,6 +20,8 @@ pub const TCP_UPGRADE_TOKEN: &str = "piko-tcp";
 pub const WS_PROTOCOL: &str = "piko-tunnel.v1";
 /// In the 101: the node that answered.
 pub const NODE_ID: HeaderName = HeaderName::from_static("x-piko-node-id");
+/// The version of the node that answered.
+pub const NODE_VERSION: HeaderName = HeaderName::from_static("x-piko-node-version");
 /// In the request: the agent's id, for logs and status only.
 pub const AGENT_ID: HeaderName = HeaderName::from_static("x-piko-agent-id");
 /// In the request: the agent's version, for logs and status only.
@@ -105,6 +107,7 @@ pub fn accepted(kind: Upgrade, request: &HeaderMap, node_id: &str) -> HeaderMap 
     if let Ok(id) = HeaderValue::from_str(node_id) {
         headers.insert(NODE_ID, id);
     }
+    headers.insert(NODE_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     match kind {
         Upgrade::Tunnel => {
             headers.insert(header::UPGRADE, HeaderValue::from_static(UPGRADE_TOKEN));

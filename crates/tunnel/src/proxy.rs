@@ -65,6 +65,11 @@ impl Proxy {
         Proxy { address, kind: Kind::Http { authorization, tls: Some(tls) } }
     }
 
+    /// What it is called in logs: its address, without a password.
+    pub fn name(&self) -> String {
+        self.address.to_string()
+    }
+
     /// `address`: `socks5://host:port`, or `socks5h://…` for one that looks up names itself, as curl has it. `user`: name
     /// and password (RFC 1929).
     pub fn socks5(address: Uri, user: Option<(String, String)>) -> Proxy {
