@@ -142,7 +142,7 @@ fn line(one: &Value) -> String {
     let path = one["grpc_method"].as_str().map_or_else(|| word("path"), str::to_owned);
     let mut line = format!(
         "{:>6}  {:<6} {status:>3} {took:>11}  {}  {path}",
-        one["id"],
+        one["id"].to_string(),
         word("method"),
         word("endpoint")
     );

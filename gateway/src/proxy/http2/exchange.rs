@@ -32,6 +32,8 @@ struct Streams {
     /// The answer ends after what is queued.
     ends: bool,
     ended: bool,
+    /// The client was told to ask by HTTP/1.1: that reset was this node's.
+    sent_away: bool,
 }
 
 impl Http2 {
@@ -45,6 +47,7 @@ impl Http2 {
             waiting: Bytes::new(),
             ends: false,
             ended: false,
+            sent_away: false,
         };
         Http2 { streams: Mutex::new(streams), tally: Tally::default() }
     }
@@ -93,6 +96,10 @@ impl Exchange for Http2 {
     /// Ready once the client has reset the stream, or its connection is gone.
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         let streams = &mut *self.streams.lock();
+        if streams.sent_away {
+            // What is left of the answer is read all the same, so that log and metrics know what came.
+            return Poll::Pending;
+        }
         let reset = match &mut streams.answer {
             Some(answer) => ready!(answer.poll_reset(cx)),
             None => ready!(streams.respond.poll_reset(cx)),
@@ -112,7 +119,7 @@ impl Exchange for Http2 {
         }
         if needs_http1(&head) {
             streams.respond.send_reset(Reason::HTTP_1_1_REQUIRED);
-            streams.ended = true;
+            (streams.ended, streams.sent_away) = (true, true);
             self.tally.set_answered(head);
             return Ok(());
         }
