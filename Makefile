@@ -1,4 +1,4 @@
-.PHONY: piko demo plugins test simulation fuzz lint bench million image image-test dist package-test alerts chart programs chaos soak
+.PHONY: piko demo plugins test simulation fuzz lint bench million image image-test dist package-test alerts chart programs pages chaos soak
 
 # The program, optimised: bin/piko. Its debug information, for backtraces and perf, is beside it: bin/piko.debug
 piko:
@@ -23,6 +23,12 @@ test:
 	cd plugins && cargo test --workspace --quiet
 	tools/setup programs-few
 	PIKO=target/debug/piko tests/programs/run aria2 git redis-server registry rsync ssh
+
+# The inspector's page in Chromium. SHOTS names a folder that keeps the pictures.
+pages:
+	tools/setup pages
+	cargo build --bin piko
+	tests/pages/run
 
 # The cluster's tables and links in CLUSTER_SEEDS (10000) worlds of faults. Some minutes.
 simulation:
